@@ -1,0 +1,111 @@
+"""Measure a trained model on a dataset: reconstruction, codebook use and, if it has one, its prior.
+
+    python scripts/evaluate.py outputs/mnist
+    accelerate launch scripts/evaluate.py me/vqvae-mnist --dataset_name ylecun/mnist \
+        --eval_split test --output_file metrics.json
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import HfArgumentParser
+
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data import load_split
+from hf_vqvae.evaluation import evaluate_model, load_model
+
+
+@dataclass
+class EvaluationArguments:
+    """What to measure and where to write it."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The same as MODEL: a folder, or owner/name on the Hub."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."}
+    )
+    batch_size: int = field(
+        default=256, metadata={"help": "Images a process handles at a time; changes no result."}
+    )
+    output_file: str | None = field(
+        default=None, metadata={"help": "JSON file for the metrics, in the form of metrics.json."}
+    )
+
+
+def main() -> None:
+    evaluation, data = parse_arguments()
+    accelerator = Accelerator()
+    try:
+        model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
+        with accelerator.main_process_first():  # one process fills the cache, the others read it
+            images, info = load_split(data, model.base_model.config, data.eval_split)
+        metrics = evaluate_model(
+            model.to(accelerator.device),
+            images,
+            accelerator,
+            batch_size=evaluation.batch_size,
+            split=data.eval_split,
+        )
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
+    if accelerator.is_main_process:
+        where = f"{data.eval_split} of {info['name']}, {len(images):,} images"
+        processes = f"number of processes: {accelerator.num_processes}"
+        print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
+        print(format_table(metrics))
+        if evaluation.output_file:
+            write_json(metrics, Path(evaluation.output_file))
+    accelerator.end_training()
+
+
+def parse_arguments() -> tuple[EvaluationArguments, DataArguments]:
+    """The flags, with MODEL also as a positional argument anywhere among them."""
+    parser = HfArgumentParser(
+        (EvaluationArguments, DataArguments), description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="A folder, or owner/name.")
+    evaluation, data, rest, unknown = parser.parse_args_into_dataclasses(
+        return_remaining_strings=True
+    )
+    if unknown:
+        parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
+    named = [name for name in (rest.model, evaluation.model_name_or_path) if name is not None]
+    if len(named) != 1:
+        parser.error(f"name one model, as MODEL or --model_name_or_path, got {len(named)}: {named}")
+    evaluation.model_name_or_path = named[0]
+    return evaluation, data
+
+
+def format_table(metrics: dict[str, dict[str, Any]]) -> str:
+    """One line a metric: name, value, unit, protocol."""
+    rows = [("name", "value", "unit", "protocol")]
+    for metric in metrics.values():
+        value = f"{metric['value']:.6g}"
+        rows.append((metric["name"], value, metric["scale"], metric["protocol"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    rows.insert(1, (*("-" * width for width in widths), "-" * len("protocol")))
+    return "\n".join(
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {unit:<{widths[2]}}  {protocol}"
+        for name, value, unit, protocol in rows
+    )
+
+
+def write_json(metrics: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write beside the file and rename, so that it is never half written."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        sys.exit(f"Error: cannot write `--output_file` {path}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Push the folder of a finished run to the Hub.
+
+    python scripts/push_to_hub.py outputs/mnist --hub_model_id me/vqvae-mnist
+
+The token is that of HF_TOKEN or `hf auth login`.
+"""
+
+import sys
+
+from transformers import HfArgumentParser
+
+from hf_vqvae.arguments import HubArguments
+from hf_vqvae.hub import PushError, check_can_push, push_folder
+
+
+def main() -> None:
+    parser = HfArgumentParser(HubArguments, description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="Folder of a finished run, as scripts/train.py leaves it.")
+    parser.add_argument(
+        "--overwrite_card",
+        action="store_true",
+        help="Overwrite a README.md that was written or edited by hand on the Hub.",
+    )
+    # The card has the license of the run already: only a flag changes it.
+    parser.set_defaults(hub_license=None)
+    hub, rest = parser.parse_args_into_dataclasses()
+    if not hub.hub_model_id:
+        parser.error("--hub_model_id says where to push: name or owner/name.")
+    target = {
+        "private": hub.hub_private,
+        "revision": hub.hub_revision,
+        "create_pr": hub.hub_create_pr,
+    }
+    try:
+        repo_id = check_can_push(hub.hub_model_id, **target)
+        url = push_folder(
+            rest.folder,
+            repo_id,
+            **target,
+            commit_message=hub.hub_commit_message,
+            license=hub.hub_license,
+            overwrite_card=rest.overwrite_card,
+        )
+    except (PushError, ValueError) as error:
+        sys.exit(f"{error}")
+    print(f"Pushed to {url}")
+
+
+if __name__ == "__main__":
+    main()

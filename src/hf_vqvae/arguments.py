@@ -1,0 +1,275 @@
+"""The flags of the scripts: dataclasses for `HfArgumentParser`, each field with its help."""
+
+import difflib
+import sys
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, SchedulerType
+
+from .models.configuration_pixelcnn import PixelCNNConfig
+from .models.configuration_strict import own_fields
+from .models.configuration_vqvae import VQVAEConfig
+
+
+@dataclass
+class DataArguments:
+    """Which images to read, from where, and how."""
+
+    dataset_name: str = field(
+        default="ylecun/mnist",
+        metadata={
+            "help": "A dataset on the Hub (owner/name), a local folder in the layout of a Hub "
+            "dataset or of images, or `digits`, the digits that scikit-learn ships."
+        },
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, where it has several."}
+    )
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of a dataset on the Hub (default: its newest)."},
+    )
+    train_split: str = field(
+        default="train",
+        metadata={
+            "help": "Split to train on, or rows of one in their order, as in 'train[1000:]'."
+        },
+    )
+    eval_split: str = field(
+        default="test",
+        metadata={"help": "Split to evaluate on, or rows of one, as in 'train[:1000]'."},
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the images (default: the only one there is)."}
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the class labels (default: the only one, if there is one)."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode training images anew as they are read, for datasets too large for "
+            "memory. The evaluation split is still decoded into memory."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows only."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many rows only."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Cache of `datasets` (default: that of the Hub clients)."}
+    )
+    dataloader_num_workers: int = field(
+        default=0,
+        metadata={"help": "Processes that decode a stream; images in memory need none (0)."},
+    )
+
+
+@dataclass
+class TrainingArguments:
+    """How to train the two stages; the defaults are the recipe whose numbers stand in the README."""
+
+    output_dir: str = field(
+        default="outputs/vqvae",
+        metadata={
+            "help": "Folder of the finished run; it appears only when the run is complete. Until then "
+            "the work is in a folder of that name with `.partial` behind it."
+        },
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace a finished or unfinished run in output_dir."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "`latest`, or a checkpoint folder of this run: go on from there."},
+    )
+    vqvae_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A trained VQ-VAE (folder or Hub id): train only the prior on its codes."
+        },
+    )
+    train_prior: bool = field(default=True, metadata={"help": "Train the prior (stage 2)."})
+    num_train_epochs: int = field(default=30, metadata={"help": "Epochs of the VQ-VAE."})
+    prior_num_train_epochs: int = field(default=30, metadata={"help": "Epochs of the prior."})
+    train_batch_size: int = field(
+        default=128,
+        metadata={"help": "Images of one optimizer step, over all processes and accumulations."},
+    )
+    eval_batch_size: int = field(
+        default=256, metadata={"help": "Images that a process evaluates or encodes at a time."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Parts that each batch is computed in, to save memory."}
+    )
+    learning_rate: float = field(default=2e-3, metadata={"help": "Adam, VQ-VAE."})
+    prior_learning_rate: float = field(default=1e-3, metadata={"help": "Adam, prior."})
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={"help": "Schedule of both stages: a name of transformers' get_scheduler."},
+    )
+    warmup_steps: int = field(
+        default=200,
+        metadata={"help": "Steps of linear warm-up, though at most a tenth of a stage's steps."},
+    )
+    max_grad_norm: float | None = field(
+        default=None, metadata={"help": "Clip the norm of the gradient to this (default: never)."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of weights, shuffling and samples."})
+    mixed_precision: str = field(
+        default="no",
+        metadata={
+            "help": "`bf16` (GPU, and CPUs that have it) or `fp16` (GPU); the quantizer stays float32.",
+            "choices": ["no", "bf16", "fp16"],
+        },
+    )
+    checkpointing_steps: int = field(
+        default=1000,
+        metadata={"help": "Steps between checkpoints; 0 writes one at each epoch's end."},
+    )
+    checkpoints_total_limit: int = field(
+        default=2, metadata={"help": "Checkpoints kept; the oldest go first."}
+    )
+    logging_steps: int = field(
+        default=50, metadata={"help": "Steps between updates of the bar's figures and trackers."}
+    )
+    log_with: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Trackers, through Accelerate: tensorboard, wandb, trackio."},
+    )
+
+    def __post_init__(self):
+        minima = {"num_train_epochs": 1, "prior_num_train_epochs": 1, "train_batch_size": 1}
+        minima |= {"eval_batch_size": 1, "gradient_accumulation_steps": 1, "warmup_steps": 0}
+        minima |= {"checkpointing_steps": 0, "checkpoints_total_limit": 1, "logging_steps": 1}
+        for name, minimum in minima.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"--{name} must be at least {minimum}, got {getattr(self, name)}.")
+        for name in ("learning_rate", "prior_learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name} must be above 0 and finite, got {value}.")
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
+                f"--gradient_accumulation_steps ({self.gradient_accumulation_steps})."
+            )
+        schedules = [name.value for name in SchedulerType]
+        if self.lr_scheduler_type not in schedules:
+            raise ValueError(
+                f"--lr_scheduler_type {self.lr_scheduler_type!r} is none of {', '.join(schedules)}."
+            )
+        unknown = set(self.log_with) - {"tensorboard", "wandb", "trackio"}
+        if unknown:
+            raise ValueError(
+                f"--log_with {', '.join(sorted(unknown))}: the trackers are tensorboard, wandb, trackio."
+            )
+
+
+@dataclass
+class HubArguments:
+    """Whether and how to publish. The token comes from HF_TOKEN or `hf auth login`, never from a flag."""
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the finished run to the Hub."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to, as owner/name."}
+    )
+    hub_private: bool = field(default=False, metadata={"help": "Make a new repository private."})
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch to push to; made if missing (default: main)."}
+    )
+    hub_create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
+    hub_commit_message: str | None = field(default=None, metadata={"help": "Commit message."})
+    hub_license: str = field(default="apache-2.0", metadata={"help": "License on the card."})
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("--push_to_hub needs --hub_model_id owner/name: where to push to.")
+
+
+def config_arguments(config_class: type, name: str, **defaults) -> type:
+    """A dataclass of flags out of a config's own fields, each with the field's type, default and help.
+
+    Args:
+        config_class: a `PreTrainedConfig` whose fields were made by `setting`.
+        name: name of the dataclass.
+        defaults: other defaults; `...` leaves the flag out.
+    """
+    flags = []
+    for config_field in own_fields(config_class):
+        default = defaults.get(config_field.name, config_field.default)
+        if default is ...:
+            continue
+        kind = config_field.type
+        if "list[int]" in str(kind):
+            kind = list[int]
+            default = list(default) if isinstance(default, tuple) else [default]
+        elif kind == float | int:
+            kind = float
+        if default is None:
+            kind = kind | None
+        value = {"default": default} if not isinstance(default, list) else {}
+        if isinstance(default, list):
+            value = {"default_factory": partial(list, default)}
+        flags.append((config_field.name, kind, field(metadata=config_field.metadata, **value)))
+    return make_dataclass(name, flags)
+
+
+VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", data_variance=None)
+# Codes and grid are the VQ-VAE's.
+PriorArguments = config_arguments(
+    PixelCNNConfig, "PriorArguments", num_embeddings=..., grid_size=...
+)
+
+
+def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
+    """Instances of `dataclasses` from the command line, or from a YAML or JSON file and the flags after it.
+
+    `train.py run.yaml --seed 1` reads run.yaml as if its keys were flags, and lets later flags win. What is wrong,
+    an unknown flag above all, ends the program with status 2 and a line that names it.
+    """
+    parser = HfArgumentParser(dataclasses, description=description, allow_abbrev=False)
+    words = sys.argv[1:]
+    try:
+        if words and words[0].endswith((".yaml", ".yml", ".json")):
+            words = flags_of_file(words[0]) + words[1:]
+        namespace, unknown = parser.parse_known_args(words)
+        if unknown:
+            flags = [option for action in parser._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown argument {unknown[0]}{hint}; --help lists all.")
+        values = vars(namespace)
+        return tuple(
+            cls(**{f.name: values[f.name] for f in fields(cls) if f.init}) for cls in dataclasses
+        )
+    except ValueError as error:
+        # Without the usage, which is longer than a screen.
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def flags_of_file(path: str) -> list[str]:
+    """The command line that a YAML or JSON file of flags stands for.
+
+    Raises:
+        ValueError: if the file is missing or no mapping from flags to values.
+    """
+    try:
+        # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the arguments in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must map flags to values, such as `seed: 1`.")
+    words = []
+    for name, value in values.items():
+        if value is None or value == []:
+            continue
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words

@@ -1,0 +1,213 @@
+"""What a run trains and is evaluated on: images decoded into memory, or as they stream."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from .arguments import DataArguments
+from .data_sources import DataError, Source, open_source
+from .decoding import ROWS_PER_BATCH, DecodedImages, RowDecoder, check_memory, decode_rows
+from .models.configuration_vqvae import VQVAEConfig
+
+VARIANCE_ROWS = 10_000
+# A folder of images with a subfolder for each split but none for classes looks to `datasets` as if
+# its own names for splits, these, were the classes.
+SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
+SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
+
+
+@dataclass
+class ImageSplits:
+    """What a run trains and is evaluated on.
+
+    Args:
+        train: images in memory, or a stream of `{"pixel_values": float32 (C, H, W), "labels": int}`
+            in the order of its rows.
+        eval: images in memory.
+        info: where they come from, as it stands in `run.json` and on the card; `train_count` is
+            `None` for a stream of unknown length.
+        data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
+            of its first 10,000 rows.
+    """
+
+    train: DecodedImages | datasets.IterableDataset
+    eval: DecodedImages
+    info: dict[str, Any]
+    data_variance: float
+
+
+@dataclass
+class _Split:
+    """A split that has been opened but not decoded; `count` is `None` where only reading tells."""
+
+    rows: datasets.Dataset | datasets.IterableDataset
+    count: int | None
+    decoder: RowDecoder
+
+
+def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
+    """The training and the evaluation split, at the size and with the channels of `config`.
+
+    Both are opened and checked before an image of either is decoded. Labels are passed on where a
+    column has them: -1, the Hub's mark for a hidden class, stays, and an empty cell becomes -1.
+
+    Raises:
+        DataError: if something is missing, empty, too large for memory or no image that fits; see
+            also [`open_source`] and [`decode_image`].
+    """
+    flags = {"--train_split": arguments.train_split, "--eval_split": arguments.eval_split}
+    source = _open(arguments, flags)
+    train = _open_split(source, arguments, config, "train")
+    evaluation = _open_split(source, arguments, config, "eval")
+    if not arguments.streaming:
+        check_memory(train.count, train.decoder, "decode images as they are read (`--streaming`)")
+    eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
+    if arguments.streaming:
+        train_images = train.rows.map(
+            train.decoder.decode_streamed, with_indices=True, remove_columns=train.rows.column_names
+        )
+        # 8-bit values come back exactly, so that both kinds of training set are measured alike.
+        first = train_images.take(VARIANCE_ROWS)
+        pixels = (((row["pixel_values"] + 0.5) * 255).round().byte() for row in first)
+    else:
+        train_images = decode_rows(train.rows, train.count, train.decoder)
+        pixels = train_images.images.split(ROWS_PER_BATCH)
+    counts = {"train_count": train.count, "eval_count": len(eval_images)}
+    splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
+    info = _describe(source, arguments, train.decoder) | splits | counts
+    return ImageSplits(train_images, eval_images, info, _variance(pixels, train.decoder.split))
+
+
+def load_split(
+    arguments: DataArguments, config: VQVAEConfig, split: str
+) -> tuple[DecodedImages, dict[str, Any]]:
+    """The evaluation split of [`load_images`] alone, or any other split in its place.
+
+    Returns:
+        The first `max_eval_samples` images of `split`, and what `run.json` says of a dataset, with
+        `split` and `count` for this one.
+
+    Raises:
+        DataError: as [`load_images`].
+    """
+    arguments = replace(arguments, eval_split=split)
+    source = _open(arguments, {"--eval_split": split})
+    opened = _open_split(source, arguments, config, "eval")
+    images = decode_rows(opened.rows, opened.count, opened.decoder)
+    info = _describe(source, arguments, opened.decoder)
+    return images, info | {"split": split, "count": len(images)}
+
+
+def _open(arguments: DataArguments, splits: dict[str, str]) -> Source:
+    for name in ("max_train_samples", "max_eval_samples"):
+        limit = getattr(arguments, name)
+        if limit is not None and limit < 1:
+            raise DataError(f"`--{name}` must be at least 1, got {limit}; leave it out for all.")
+    source = open_source(arguments)
+    for flag, split in splits.items():
+        source.check_split(split, flag)
+    return source
+
+
+def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, role: str) -> _Split:
+    """Rows, limited to the samples asked for and to the columns needed; `role` is train or eval."""
+    split = getattr(arguments, f"{role}_split")
+    limit = getattr(arguments, f"max_{role}_samples")
+    if source.features is not None:  # known before the files are there: a typo costs no download
+        _find_columns(source.features, arguments)
+    rows = source.stream(split) if arguments.streaming else source.read(split)
+    if rows.features is None:
+        raise DataError(
+            f"The files of dataset {source.name!r} do not say which columns they have, so they "
+            "cannot be streamed: leave out `--streaming`."
+        )
+    image_column, label_column = _find_columns(rows.features, arguments)
+    label_names = getattr(rows.features.get(label_column), "names", None)
+    count = source.count(split) if arguments.streaming else len(rows)
+    if limit is not None:
+        count = limit if count is None else min(limit, count)
+        rows = rows.take(count)
+    rows = rows.select_columns([column for column in (image_column, label_column) if column])
+    rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    return _Split(rows, count, RowDecoder(split, image_column, label_column, label_names, config))
+
+
+def _find_columns(features: datasets.Features, arguments: DataArguments) -> tuple[str, str | None]:
+    """Names of the image column and, if there is one, of the label column."""
+    image_column, label_column = arguments.image_column, arguments.label_column
+    for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
+        if column is not None and column not in features:
+            raise DataError(
+                f"`{flag} {column}`: there is no such column, there are "
+                f"{', '.join(repr(name) for name in features)}."
+            )
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_column = image_column or _only(images, "image", features)
+    if image_column not in images:
+        raise DataError(
+            f"Column {image_column!r} has no images but {features[image_column]}: name an image "
+            f"column with `--image_column`; here these are {images}."
+        )
+    if label_column is None:
+        classes = [
+            name
+            for name, kind in features.items()
+            if isinstance(kind, datasets.ClassLabel) and not SPLIT_FOLDERS.issuperset(kind.names)
+        ]
+        return image_column, _only(classes, "label", features) if classes else None
+    kind = features[label_column]
+    if not isinstance(kind, datasets.ClassLabel) and "int" not in getattr(kind, "dtype", ""):
+        raise DataError(
+            f"Column {label_column!r} has no class labels but {kind}: name a column of classes or "
+            "whole numbers with `--label_column`, or none."
+        )
+    return image_column, label_column
+
+
+def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise DataError(
+            f"Columns {', '.join(repr(name) for name in candidates)} all have {kind}s: say which "
+            f"with `--{kind}_column`."
+        )
+    raise DataError(
+        f"No column has {kind}s; there are {features}. A column of pixels as lists can be cast "
+        "with `datasets` (`cast_column(name, datasets.Image())`) and saved as parquet."
+    )
+
+
+def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "config": arguments.dataset_config_name,
+        "revision": source.revision,
+        "image_column": decoder.image_column,
+        "label_column": decoder.label_column,
+        "label_names": decoder.label_names,
+        "load_command": source.load_command,
+    }
+
+
+def _variance(pixels: Iterable[Tensor], split: str) -> float:
+    """Population variance of uint8 `pixels` on the [0, 1] scale, from exact counts."""
+    counts = torch.zeros(256, dtype=torch.int64)
+    for part in pixels:
+        counts += torch.bincount(part.flatten(), minlength=256)
+    if not counts.any():
+        raise DataError(f"Split {split!r} is empty: name another.")
+    values = torch.linspace(0, 1, 256, dtype=torch.float64)
+    shares = counts.double() / counts.sum()
+    variance = (shares * (values - (shares * values).sum()) ** 2).sum().item()
+    if (counts > 0).sum() == 1:
+        raise DataError(
+            f"All pixels of split {split!r} are equal, so there is nothing to learn: name another "
+            "split or image column."
+        )
+    return variance

@@ -1,0 +1,243 @@
+"""Rows of a dataset to pixels: what every kind of image file means, and images in memory."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import datasets
+import numpy as np
+import psutil
+import torch
+from datasets.utils import tqdm
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .data_sources import DataError
+from .models.configuration_vqvae import VQVAEConfig, as_pair
+from .models.image_processing_vqvae import VQVAEImageProcessorPil
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
+UNKNOWN_LABEL = -1
+ROWS_PER_BATCH = 1024
+ROWS_PER_TASK = 64  # a thread's share: few enough to spread large images, enough to hide the cost
+
+
+@dataclass(frozen=True)
+class RowDecoder:
+    """Decodes the rows of one split; small, so that worker processes can be given a copy.
+
+    Args:
+        split: name of the split, for messages.
+        image_column, label_column: names; `label_column` is `None` without labels.
+        label_names: names of the classes, or `None` where the dataset has none.
+        config: its `image_size` and `num_channels` are what images are made to.
+    """
+
+    split: str
+    image_column: str
+    label_column: str | None
+    label_names: list[str] | None
+    config: VQVAEConfig
+
+    def decode(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, int]:
+        """Pixels uint8 (C, H, W) and the label of a row; an error names the row by `number`."""
+        cell = row[self.image_column]
+        where = f"row {number} of split {self.split!r}"
+        if cell is None:
+            raise DataError(f"There is no image in {where}: remove the row, or fill it in.")
+        try:
+            pixels = decode_image(cell, self.config)
+        except Exception as error:  # whatever a broken file makes its decoder raise
+            file = f", file {PurePath(cell['path']).name}" if cell.get("path") else ""
+            if not isinstance(error, DataError):
+                # The message of PIL is but the address of a buffer where it knows no format.
+                unknown = isinstance(error, UnidentifiedImageError)
+                reason = "no image format of PIL" if unknown else error
+                error = f"cannot be decoded ({reason}): mend or remove it."
+            raise DataError(f"The image in {where}{file} {error}") from None
+        return pixels, self._label(row, where)
+
+    def decode_streamed(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        """A row as the model takes it: `pixel_values` float32 (C, H, W), and `labels` if any."""
+        pixels, label = self.decode(row, number)
+        example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
+        return example if self.label_column is None else example | {"labels": label}
+
+    def _label(self, row: dict[str, Any], where: str) -> int:
+        label = None if self.label_column is None else row[self.label_column]
+        label = UNKNOWN_LABEL if label is None else int(label)
+        count = len(self.label_names or ())
+        if label < UNKNOWN_LABEL or (count and label >= count):
+            raise DataError(
+                f"The label in {where} is {label}: column {self.label_column!r} must have 0 to "
+                f"{count - 1 if count else 'any whole number'}, or {UNKNOWN_LABEL} where the class "
+                "is unknown. Name another column with `--label_column`."
+            )
+        return label
+
+
+def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:
+    """One image file as uint8 (C, H, W), resized as the image processor does.
+
+    What a file means: 1-bit images are grey; a palette is its colours, or grey where all of them
+    are and one channel is asked for; CMYK and YCbCr become RGB (by PIL, without colour profiles);
+    EXIF orientation is applied. A transparent image has its alpha as one more channel. Whatever
+    its shape, the whole image is resized to `config.image_size`; of that size it stays as it is.
+
+    Args:
+        cell: `bytes` or `path` of the file, as in an image column that is not decoded.
+
+    Raises:
+        DataError: if the image has other channels than `config.num_channels`, or more than 8 bits
+            a channel; both with what to do. Undecodable files raise what their decoder raises.
+    """
+    image = datasets.Image().decode_example(cell)
+    if image.mode.startswith("I") or image.mode == "F":
+        raise DataError(
+            f"has more than 8 bits a channel (mode {image.mode}), which would lose most of its "
+            "greys or its range without a word: save the images with 8 bits a channel first."
+        )
+    mode = _natural_mode(image, config.num_channels)
+    if MODES.get(config.num_channels) != mode:
+        channels = len(Image.new(mode, (1, 1)).getbands())
+        wanted = MODES.get(config.num_channels)
+        raise DataError(
+            f"has {channels} channel{'s' * (channels > 1)} (mode {image.mode}), but `num_channels` "
+            f"is {config.num_channels}: use `--num_channels {channels}`"
+            + (f", or convert the images to {wanted} first." if wanted else ".")
+        )
+    if image.mode != mode:
+        image = image.convert(mode)
+    height, width = as_pair(config.image_size)
+    if image.size != (width, height):
+        image = image.resize((width, height), VQVAEImageProcessorPil.resample)
+    pixels = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _natural_mode(image: Image.Image, num_channels: int) -> str:
+    """The mode out of `MODES` that keeps all that the image means."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.mode in ("P", "PA") and num_channels < 3:
+        colours = np.asarray(image.convert("RGB"))
+        grey = bool((colours == colours[..., :1]).all())
+    return MODES[(1 if grey else 3) + image.has_transparency_data]
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """uint8 on [0, 255] to float32 on [-0.5, 0.5], as the image processor does."""
+    return pixels.float().div_(255).sub_(0.5)
+
+
+class DecodedImages(torch.utils.data.Dataset):
+    """Images in memory, 8 bits a value.
+
+    A `DataLoader` over it takes `collate_fn=DecodedImages.collate`: batches are cut out whole.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), -1 where the class is unknown, or `None`.
+
+    Raises:
+        ValueError: if a type or shape is another.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None):
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(
+                "`images` must be uint8 of shape (N, C, H, W), got "
+                f"{images.dtype} of shape {tuple(images.shape)}."
+            )
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
+            raise ValueError(
+                f"`labels` must be int64 of shape ({len(images)},), one for each image, got "
+                f"{labels.dtype} of shape {tuple(labels.shape)}."
+            )
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """`pixel_values` (C, H, W) and, if there are any, `labels` ()."""
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """`pixel_values` float32 (B, C, H, W) in [-0.5, 0.5] and, if any, `labels` int64 (B,)."""
+        rows = torch.as_tensor(indices)
+        batch = {"pixel_values": scale_pixels(self.images[rows])}
+        return batch if self.labels is None else batch | {"labels": self.labels[rows]}
+
+    @staticmethod
+    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as `__getitems__` made it."""
+        return batch
+
+
+def check_memory(count: int, decoder: RowDecoder, way_out: str) -> None:
+    """Raises `DataError`, ending in `way_out`, if `count` decoded images are too many to hold."""
+    config = decoder.config
+    height, width = as_pair(config.image_size)
+    needed = count * config.num_channels * height * width
+    # Half, because training needs memory too; every process of the machine holds its own copy.
+    limit = psutil.virtual_memory().available // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if needed > limit:
+        raise DataError(
+            f"The {count:,} images of split {decoder.split!r} take {needed / 2**30:,.1f} GiB "
+            f"decoded to {config.num_channels}x{height}x{width}, more than the "
+            f"{limit / 2**30:,.1f} GiB that a process here may fill with images: {way_out}, or "
+            "make `--image_size` smaller."
+        )
+
+
+def decode_rows(
+    rows: datasets.Dataset | datasets.IterableDataset, count: int | None, decoder: RowDecoder
+) -> DecodedImages:
+    """All `rows` in memory, in their order.
+
+    Args:
+        count: how many they are, `None` for a stream that does not know.
+
+    Raises:
+        DataError: if a row is bad (the first one is named), there are none, or too many to hold.
+    """
+    way_out = "take fewer of them (`--max_train_samples`, `--max_eval_samples`)"
+    capacity = ROWS_PER_BATCH if count is None else count
+    check_memory(capacity, decoder, way_out)
+    shape = (decoder.config.num_channels, *as_pair(decoder.config.image_size))
+    images = np.empty((capacity, *shape), np.uint8)
+    labels = np.empty(capacity, np.int64)
+    done = 0
+
+    def fill(start: int, part: list[tuple]) -> None:
+        for number, cells in enumerate(part, start):
+            row = dict(zip(columns, cells, strict=True))
+            images[number], labels[number] = decoder.decode(row, number)
+
+    bar = tqdm(
+        desc=f"Decoding {decoder.split}",
+        total=count,
+        unit="img",
+        disable=os.environ.get("LOCAL_RANK", "0") != "0",
+    )
+    # Decoders let go of the interpreter, so threads share large images; small ones gain little.
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for batch in rows.iter(batch_size=ROWS_PER_BATCH):
+            columns, table = list(batch), list(zip(*batch.values(), strict=True))
+            while done + len(table) > len(images):  # a stream longer than it said, or knew
+                check_memory(2 * len(images), decoder, way_out)
+                images.resize((2 * len(images), *shape), refcheck=False)
+                labels.resize(len(images), refcheck=False)
+            starts = range(0, len(table), ROWS_PER_TASK)
+            parts = [table[start : start + ROWS_PER_TASK] for start in starts]
+            # Results are taken in order, which makes the first bad row the one that is named.
+            list(pool.map(fill, [done + start for start in starts], parts))
+            done += len(table)
+            bar.update(len(table))
+    if not done:
+        raise DataError(f"Split {decoder.split!r} is empty: name another.")
+    kept_labels = None if decoder.label_column is None else torch.from_numpy(labels[:done])
+    return DecodedImages(torch.from_numpy(images[:done]), kept_labels)

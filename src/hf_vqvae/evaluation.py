@@ -1,0 +1,237 @@
+"""The numbers of a trained model over a whole split, on one process or several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub.utils import httpx
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel
+
+from .metrics import (
+    SSIM_SIGMA,
+    SSIM_WINDOW,
+    CodebookUsage,
+    CodeLikelihood,
+    ReconstructionQuality,
+    ssim_window,
+)
+from .models import (
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+
+if TYPE_CHECKING:
+    from .data import DecodedImages
+
+Model = VQVAEModel | VQVAEForImageGeneration
+
+
+def load_model(name_or_path: str, revision: str | None = None) -> Model:
+    """Load a VQ-VAE, with or without a prior, from a folder or from the Hub, in eval mode.
+
+    Raises:
+        ValueError: if there is no such model, it is of another kind, or its weights are not whole.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
+            raise ValueError(
+                f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
+                "'vqvae_image_generation' can be evaluated here"
+            )
+        model, loading = AutoModel.from_pretrained(
+            name_or_path, config=config, revision=revision, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, httpx.TransportError) as error:
+        raise ValueError(
+            f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
+            "training wrote (with config.json and model.safetensors) or owner/name on the Hub."
+        ) from error
+    if loading["missing_keys"]:
+        # They would be evaluated as they were drawn at random.
+        raise ValueError(
+            f"the weights of {name_or_path!r} lack {len(loading['missing_keys'])} tensors, for "
+            f"example {min(loading['missing_keys'])!r}. Save the model again with its config."
+        )
+    return model
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: Model,
+    images: "DecodedImages",
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 256,
+    split: str = "test",
+) -> dict[str, dict[str, Any]]:
+    """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
+
+    To be called by every process of `accelerator`: each takes every n-th image, and only the sums
+    behind the metrics travel, so that no image counts twice or is dropped, whatever the number of
+    processes and the batch size. Runs in eval mode and leaves every module in the mode it was in.
+
+    Args:
+        model: on the device to use; may come out of `accelerator.prepare`.
+        batch_size: images a process handles at a time; it does not change the result.
+        split: name of the split that `images` are, for the record.
+
+    Returns:
+        What metrics.json holds, on all processes: under each metric's key a dict of `name`,
+        `value`, `split`, `count` (images), `scale` (or unit), `stage` ("vqvae" or "prior") and
+        `protocol` (how it was measured, in words).
+
+    Raises:
+        ValueError: if there are no images, `batch_size` is below 1, or the model makes NaN.
+    """
+    model = accelerator.unwrap_model(model)
+    vqvae, prior = model.base_model, getattr(model, "prior", None)
+    num_embeddings = vqvae.config.num_embeddings
+    processor = VQVAEImageProcessorPil()
+    quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
+    likelihood = CodeLikelihood(num_embeddings)
+    with _eval_mode(model):
+        for pixel_values in _own_batches(images, accelerator, batch_size, vqvae.device, split):
+            codes = vqvae.encode(pixel_values).codes
+            # What the codes alone give back, which is what a reader of the codes gets.
+            reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
+            references = processor.postprocess(pixel_values, output_type="pt")
+            quality.add_batch(predictions=reconstructions, references=references)
+            usage.add_batch(predictions=codes)
+            if prior is not None:
+                likelihood.add_batch(**_predict_codes(prior, codes))
+    values = {}
+    for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
+        metric.sum_over_processes_(accelerator)
+        values |= metric.compute()
+    return {
+        key: {"name": name, "value": values[key], "split": split, "count": len(images)}
+        | {"scale": scale, "stage": stage, "protocol": protocol}
+        for key, (name, stage, scale, protocol) in _protocols(vqvae.config).items()
+        if key in values
+    }
+
+
+@torch.inference_mode()
+def codebook_counts(
+    model: Model, images: "DecodedImages", accelerator: Accelerator, *, batch_size: int = 256
+) -> list[int]:
+    """How often each of the `num_embeddings` codes occurs in the codes of all `images`.
+
+    Like `evaluate_model` called by every process, exact, and the same on all of them.
+
+    Raises:
+        ValueError: if there are no images or `batch_size` is below 1.
+    """
+    model = accelerator.unwrap_model(model)
+    vqvae = model.base_model
+    usage = CodebookUsage(vqvae.config.num_embeddings)
+    with _eval_mode(model):
+        for pixel_values in _own_batches(images, accelerator, batch_size, vqvae.device, "codes"):
+            usage.add_batch(predictions=vqvae.encode(pixel_values).codes)
+    usage.sum_over_processes_(accelerator)
+    return usage.compute()["codebook_counts"]
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _own_batches(
+    images: "DecodedImages",
+    accelerator: Accelerator,
+    batch_size: int,
+    device: torch.device,
+    description: str,
+) -> Iterator[Tensor]:
+    """The `pixel_values` of this process's share: every n-th image, none of them padding."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
+    own = range(accelerator.process_index, len(images), accelerator.num_processes)
+    starts = range(0, len(own), batch_size)
+    hidden = not accelerator.is_main_process
+    for start in tqdm(
+        starts, f"Evaluate ({description})", unit="batch", leave=False, disable=hidden
+    ):
+        batch = images.__getitems__(list(own[start : start + batch_size]))
+        yield batch["pixel_values"].to(device)
+
+
+def _predict_codes(prior: nn.Module, codes: Tensor) -> dict[str, Tensor]:
+    """The inputs of `CodeLikelihood`: what `prior` says of each code, given those before it."""
+    logits = prior(codes).logits.float()  # (B, K, h, w)
+    nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
+    return {
+        "predictions": logits.argmax(1),
+        "references": codes,
+        "negative_log_likelihoods": nats,
+    }
+
+
+def _protocols(config: VQVAEConfig) -> dict[str, tuple[str, str, str, str]]:
+    """Of each metric: name, stage, scale or unit, and how it is measured."""
+    height, width = config.grid_size
+    size = config.image_size
+    window = ssim_window(*((size, size) if isinstance(size, int) else size))
+    sigma = SSIM_SIGMA * window / SSIM_WINDOW
+    clipped = "clipped to [0, 1], not rounded to 8 bits"
+    of_codebook = f"of {config.num_embeddings} codes"
+    before = "given the true codes before it"
+    return {
+        "reconstruction_mse": (
+            "Reconstruction MSE",
+            "vqvae",
+            "[0, 1]",
+            f"mean over all pixels; {clipped}",
+        ),
+        "psnr": ("PSNR", "vqvae", "dB", f"of the MSE over all pixels, data range 1; {clipped}"),
+        "ssim": (
+            "SSIM",
+            "vqvae",
+            "at most 1",
+            f"mean over images, {window}x{window} Gaussian window, sigma {sigma:.3g}; {clipped}",
+        ),
+        "codebook_perplexity": (
+            "Codebook perplexity",
+            "vqvae",
+            of_codebook,
+            "exp(entropy) of one histogram of all codes",
+        ),
+        "codes_used": ("Codes used", "vqvae", of_codebook, "codes that occur at least once"),
+        "nll": (
+            "Negative log-likelihood",
+            "prior",
+            "nats per code",
+            f"mean over all codes, each {before}",
+        ),
+        "bits_per_code": ("Bits per code", "prior", "bits per code", "nats per code / ln 2"),
+        "bits_per_image": (
+            "Bits per image",
+            "prior",
+            "bits per image",
+            f"sum over its {height}x{width} codes, mean over images",
+        ),
+        "code_accuracy": (
+            "Next-code accuracy",
+            "prior",
+            "share from 0 to 1",
+            f"codes that were the most probable one {before}",
+        ),
+    }

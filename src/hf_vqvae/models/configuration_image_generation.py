@@ -1,0 +1,86 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""Configuration of the VQ-VAE together with its prior."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_pixelcnn import PixelCNNConfig
+from .configuration_strict import StrictConfig
+from .configuration_vqvae import VQVAEConfig
+
+
+@strict
+class VQVAEForImageGenerationConfig(StrictConfig):
+    r"""
+    Configuration of a [`VQVAEForImageGeneration`].
+
+    `from_pretrained` also takes the config of a bare VQ-VAE (stage 1): the prior's is then the default one for that
+    codebook and grid.
+
+    Args:
+        vqvae_config (`VQVAEConfig` or `dict`, *optional*):
+            The autoencoder; the default is `VQVAEConfig()`.
+        prior_config (`PixelCNNConfig` or `dict`, *optional*):
+            The prior. `num_embeddings` and `grid_size` that it leaves out are those of `vqvae_config`.
+
+    Raises:
+        ValueError: if the prior's codes or grid are not those of the VQ-VAE.
+    """
+
+    model_type = "vqvae_image_generation"
+    sub_configs_defaults = {"vqvae_config": VQVAEConfig, "prior_config": PixelCNNConfig}
+
+    vqvae_config: dict | VQVAEConfig | None = None
+    prior_config: dict | PixelCNNConfig | None = None
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.vqvae_config, VQVAEConfig):
+            self.vqvae_config = VQVAEConfig(**(self.vqvae_config or {}))
+        if not isinstance(self.prior_config, PixelCNNConfig):
+            taken = {
+                "num_embeddings": self.vqvae_config.num_embeddings,
+                "grid_size": self.vqvae_config.grid_size,
+            }
+            self.prior_config = PixelCNNConfig(**{**taken, **(self.prior_config or {})})
+        super().__post_init__(**kwargs)
+
+    @property
+    def image_size(self):
+        """Image size of the autoencoder."""
+        return self.vqvae_config.image_size
+
+    @property
+    def num_channels(self) -> int:
+        """Image channels of the autoencoder."""
+        return self.vqvae_config.num_channels
+
+    def validate_prior_fits(self):
+        """The prior is a distribution over exactly the VQ-VAE's grids of codes."""
+        for name in ("num_embeddings", "grid_size"):
+            ours, theirs = getattr(self.vqvae_config, name), getattr(self.prior_config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"`prior_config.{name}` ({theirs}) must equal the VQ-VAE's ({ours}): "
+                    "the prior draws the VQ-VAE's codes."
+                )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As `PreTrainedConfig.get_config_dict`; a stage-1 folder's config becomes the `vqvae_config`."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == VQVAEConfig.model_type:
+            dtype = config_dict.get("dtype")
+            config_dict = {"vqvae_config": config_dict, "model_type": cls.model_type, "dtype": dtype}
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As `PreTrainedConfig.from_dict`; unknown keys of the parts are dropped with a warning too."""
+        config_dict = dict(config_dict)
+        for key, part in (("vqvae_config", VQVAEConfig), ("prior_config", PixelCNNConfig)):
+            if isinstance(config_dict.get(key), dict):
+                config_dict[key] = part.drop_unknown(config_dict[key])
+        return super().from_dict(config_dict, **kwargs)
+
+
+__all__ = ["VQVAEForImageGenerationConfig"]

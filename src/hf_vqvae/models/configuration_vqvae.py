@@ -1,0 +1,144 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""Configuration of the VQ-VAE."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_strict import StrictConfig, setting
+
+
+def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """`28 -> (28, 28)`; a pair `(height, width)` stays."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+@strict
+class VQVAEConfig(StrictConfig):
+    r"""
+    Configuration of a [`VQVAEModel`]. `VQVAEConfig()` is the network of the Keras example "Vector-Quantized
+    Variational Autoencoders" (Sayak Paul, keras.io/examples/generative/vq_vae) as on the page keras-io/vq-vae: MNIST,
+    latent dimension 16, 128 embeddings.
+
+    Args:
+        image_size (`int` or pair of `int`, *optional*, defaults to 28):
+            Height and width in pixels, each a multiple of `2 ** len(hidden_sizes)`.
+        num_channels (`int`, *optional*, defaults to 1):
+            Image channels: 1 for grey, 3 for RGB, or any other number for tensors.
+        hidden_sizes (`list[int]`, *optional*, defaults to `(32, 64)`):
+            Channels of each encoder level; a level is a 3x3 convolution of stride 2. The decoder mirrors them.
+        num_residual_layers (`int`, *optional*, defaults to 0):
+            Residual blocks (ReLU, 3x3, ReLU, 1x1) that follow each level.
+        embedding_dim (`int`, *optional*, defaults to 16):
+            Dimension D of a latent and of a code's vector.
+        num_embeddings (`int`, *optional*, defaults to 128):
+            Codebook size K, at least 2.
+        commitment_cost (`float`, *optional*, defaults to 0.25):
+            Weight beta of the commitment loss (van den Oord et al. 2017, eq. 3).
+        codebook_update (`"ema"` or `"gradient"`, *optional*, defaults to `"ema"`):
+            How codes learn: by exponential moving averages (ibid., appendix A.1) or by the codebook loss (eq. 3).
+        ema_decay (`float`, *optional*, defaults to 0.9):
+            Decay gamma of the moving averages, in [0, 1) (appendix A.1 has 0.99; 0.9 measures better, see README).
+        codebook_init (`"kmeans"` or `"uniform"`, *optional*, defaults to `"kmeans"`):
+            From the latents of the first training batch by k-means, or uniform in [-1/K, 1/K].
+        dead_code_threshold (`float`, *optional*, defaults to 0.0):
+            A code chosen for fewer latents a step than this, on moving average, is replaced by a latent of the
+            batch. 0 replaces none.
+        data_variance (`float`, *optional*, defaults to 1.0):
+            Variance of the training pixels on the [0, 1] scale; divides the reconstruction error in the loss.
+
+    Raises:
+        ValueError: if a setting is unknown or out of its range; the message names it and the rule.
+    """
+
+    model_type = "vqvae"
+    base_config_key = "vqvae_config"
+
+    image_size: int | list[int] | tuple[int, ...] = setting(
+        28, "Image height and width in pixels; multiples of 2 ** len(hidden_sizes)."
+    )
+    num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.")
+    hidden_sizes: list[int] | tuple[int, ...] = setting(
+        (32, 64), "Channels of each encoder level; every level halves the size."
+    )
+    num_residual_layers: int = setting(0, "Residual blocks after each level.")
+    embedding_dim: int = setting(16, "Dimension D of latents and codes (the Keras page: 16).")
+    num_embeddings: int = setting(128, "Codebook size K (the Keras page: 128; the paper: 512).")
+    commitment_cost: float | int = setting(0.25, "Weight of the commitment loss (paper: 0.25).")
+    codebook_update: Literal["ema", "gradient"] = setting(
+        "ema", "Codebook learns by moving averages (paper, A.1) or by gradient (eq. 3)."
+    )
+    ema_decay: float | int = setting(0.9, "Decay of the codebook's moving averages, in [0, 1).")
+    codebook_init: Literal["kmeans", "uniform"] = setting(
+        "kmeans", "First codebook: k-means on the first training batch, or uniform in [-1/K, 1/K]."
+    )
+    dead_code_threshold: float | int = setting(
+        0.0, "Replace codes chosen for fewer latents a step than this (moving average); 0: never."
+    )
+    data_variance: float | int = setting(
+        1.0, "Variance of the training pixels on [0, 1]; train.py measures it."
+    )
+
+    def __post_init__(self, **kwargs):
+        # JSON has no tuples: one type in memory, whatever it came from.
+        self.hidden_sizes = tuple(self.hidden_sizes)
+        if not isinstance(self.image_size, int):
+            self.image_size = tuple(self.image_size)
+        super().__post_init__(**kwargs)
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Pixels per code along each side."""
+        return 2 ** len(self.hidden_sizes)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the grid of codes."""
+        height, width = as_pair(self.image_size)
+        return height // self.downsampling_factor, width // self.downsampling_factor
+
+    def validate_counts(self):
+        """Every count at least its minimum."""
+        minima = {"num_channels": 1, "num_residual_layers": 0, "embedding_dim": 1}
+        for name, minimum in {**minima, "num_embeddings": 2}.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise ValueError(
+                "`hidden_sizes` must name the channels of at least one level, each at least 1, "
+                f"got {list(self.hidden_sizes)}."
+            )
+
+    def validate_image_size(self):
+        """Every level halves the image, so its sides are multiples of the downsampling factor."""
+        sides, factor = as_pair(self.image_size), self.downsampling_factor
+        if len(sides) != 2:
+            raise ValueError(
+                f"`image_size` must be one number or (height, width), got {list(sides)}."
+            )
+        for side in sides:
+            if side < factor or side % factor:
+                below = side // factor * factor
+                fitting = " or ".join(str(size) for size in (below, below + factor) if size > 0)
+                raise ValueError(
+                    f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
+                    f"`hidden_sizes`), got {side}: the nearest sizes that fit are {fitting}."
+                )
+
+    def validate_ranges(self):
+        """Real-valued settings inside their ranges."""
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1), got {self.ema_decay}.")
+        for name in ("commitment_cost", "dead_code_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
+        if not 0 < self.data_variance < float("inf"):
+            raise ValueError(
+                f"`data_variance` must be above 0 and finite, got {self.data_variance}. "
+                "A dataset whose pixels are all equal has none to learn."
+            )
+
+
+__all__ = ["VQVAEConfig", "as_pair"]

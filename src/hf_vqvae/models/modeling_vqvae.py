@@ -1,0 +1,285 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""The VQ-VAE: encoder, vector quantizer, decoder (van den Oord et al. 2017, section 3).
+
+Shapes: B batch, C channels, H x W image, D dimension of a latent, h x w grid of codes, K codes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .codes import check_codes
+from .configuration_vqvae import VQVAEConfig, as_pair
+from .publishing import PublishMixin
+from .quantization import VectorQuantizer
+
+
+@dataclass
+class VQVAEEncoderOutput(ModelOutput):
+    """Output of [`VQVAEModel.encode`].
+
+    Attributes:
+        codes: (B, h, w) int64 in [0, K).
+        latents: (B, D, h, w), before quantization.
+    """
+
+    codes: torch.LongTensor | None = None
+    latents: torch.FloatTensor | None = None
+
+
+@dataclass
+class VQVAEOutput(ModelOutput):
+    """Output of [`VQVAEModel`].
+
+    Attributes:
+        loss: scalar, with `return_loss=True`: `reconstruction_loss / data_variance + codebook_loss +
+            commitment_cost * commitment_loss` (eq. 3; no codebook loss where the codebook learns by moving average).
+        reconstruction: (B, C, H, W), on the scale of `pixel_values`; not clipped.
+        reconstruction_loss: scalar mean squared error per pixel; the same on the [0, 1] scale.
+        codebook_loss: scalar, or None where the codebook learns by moving average.
+        commitment_loss: scalar, not yet times `commitment_cost`.
+        codes: (B, h, w) int64.
+        latents: (B, D, h, w), before quantization.
+        quantized: (B, D, h, w), the codes' vectors.
+        hidden_states: with `output_hidden_states=True`, the output of every encoder level, and the latents.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    codebook_loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    latents: torch.FloatTensor | None = None
+    quantized: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, 3x3 to half the channels, ReLU, 1x1 back, added to the input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, max(1, channels // 2), kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(max(1, channels // 2), channels, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        update = self.conv1(nn.functional.relu(hidden))
+        return hidden + self.conv2(nn.functional.relu(update))
+
+
+class VQVAEEncoderLevel(GradientCheckpointingLayer):
+    """Halves the size: 3x3 convolution of stride 2, ReLU, residual blocks."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2)
+        self.residual = nn.Sequential(*[ResidualBlock(out_channels) for _ in range(num_residual_layers)])
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H / 2, W / 2)
+        # TensorFlow's "same" padding of an even size, the example's: one row below, one column to the right.
+        hidden = nn.functional.pad(hidden, (0, 1, 0, 1))
+        return self.residual(nn.functional.relu(self.conv(hidden)))
+
+
+class UpsamplingConv2d(nn.ConvTranspose2d):
+    """Transposed 3x3 convolution of stride 2 that doubles the size by cropping the last row and column of its output.
+
+    The crop mirrors the encoder's padding. No padding of `conv_transpose2d` crops on one side only, but a 4x4 kernel
+    with a zero row above and a zero column left of the 3x3 one crops just that with padding 1, and without a copy.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=3, stride=2)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
+        kernel = nn.functional.pad(self.weight, (1, 0, 1, 0))
+        return nn.functional.conv_transpose2d(hidden, kernel, self.bias, stride=2, padding=1)
+
+
+class VQVAEDecoderLevel(GradientCheckpointingLayer):
+    """Doubles the size: residual blocks, transposed 3x3 convolution of stride 2, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
+        super().__init__()
+        self.residual = nn.Sequential(*[ResidualBlock(in_channels) for _ in range(num_residual_layers)])
+        self.conv = UpsamplingConv2d(in_channels, out_channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
+        return nn.functional.relu(self.conv(self.residual(hidden)))
+
+
+class VQVAEEncoder(nn.Module):
+    """Images (B, C, H, W) to latents (B, D, h, w)."""
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__()
+        channels = [config.num_channels, *config.hidden_sizes]
+        self.levels = nn.ModuleList(
+            VQVAEEncoderLevel(wide, narrow, config.num_residual_layers)
+            for wide, narrow in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.conv_out = nn.Conv2d(channels[-1], config.embedding_dim, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.training and self.levels[0].gradient_checkpointing and not hidden.requires_grad:
+            # Reentrant checkpointing gives a level no gradient where its input takes none.
+            hidden = hidden.detach().requires_grad_()
+        for level in self.levels:
+            hidden = level(hidden)
+        return self.conv_out(hidden)
+
+
+class VQVAEDecoder(nn.Module):
+    """Quantized latents (B, D, h, w) to images (B, C, H, W)."""
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__()
+        sizes = tuple(reversed(config.hidden_sizes))
+        # The example's decoder widens in its first transposed layer, so there is no 1x1 that mirrors the encoder's.
+        channels = [config.embedding_dim, *sizes]
+        self.levels = nn.ModuleList(
+            VQVAEDecoderLevel(narrow, wide, config.num_residual_layers)
+            for narrow, wide in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.conv_out = nn.ConvTranspose2d(sizes[-1], config.num_channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for level in self.levels:
+            hidden = level(hidden)
+        return self.conv_out(hidden)
+
+
+class VQVAEPreTrainedModel(PublishMixin, PreTrainedModel):
+    """Weight initialisation, saving and loading."""
+
+    config: VQVAEConfig
+    base_model_prefix = "vqvae"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VQVAEEncoderLevel", "VQVAEDecoderLevel", "VectorQuantizer"]
+    _can_record_outputs = {
+        "hidden_states": [
+            OutputRecorder(VQVAEEncoderLevel, capture_initial_hidden_state=False),
+            OutputRecorder(
+                nn.Conv2d, layer_name="encoder.conv_out", capture_initial_hidden_state=False
+            ),
+        ]
+    }
+    _can_compile_fullgraph = True
+    # A full repo holds the prior beside the autoencoder.
+    _keys_to_ignore_on_load_unexpected = [r"^prior\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Glorot-uniform kernels and zero biases as in the example; codes uniform in [-1/K, 1/K]; empty averages."""
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, VectorQuantizer):
+            bound = 1 / module.embedding.num_embeddings
+            init.uniform_(module.embedding.weight, -bound, bound)
+            for _, buffer in module.named_buffers():
+                init.zeros_(buffer)
+
+
+class VQVAEModel(VQVAEPreTrainedModel):
+    """VQ-VAE (van den Oord et al. 2017, "Neural Discrete Representation Learning").
+
+    ```python
+    >>> model = VQVAEModel.from_pretrained("outputs/quickstart")
+    >>> codes = model.encode(pixel_values).codes  # (B, h, w)
+    >>> images = model.decode(codes)  # (B, C, H, W) in [-0.5, 0.5]
+    ```
+    """
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__(config)
+        self.encoder = VQVAEEncoder(config)
+        self.quantizer = VectorQuantizer(config)
+        self.decoder = VQVAEDecoder(config)
+        self.post_init()
+
+    def encode(self, pixel_values: Tensor) -> VQVAEEncoderOutput:
+        """Codes (B, h, w) and latents (B, D, h, w) of images (B, C, H, W) in [-0.5, 0.5]; learns nothing.
+
+        Raises:
+            ValueError: if shape or dtype do not fit the config.
+        """
+        latents = self.encoder(self._checked_pixels(pixel_values))
+        return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (B, C, H, W), about in [-0.5, 0.5], of codes (B, h, w) of any integer dtype.
+
+        Raises:
+            TypeError: if the codes are no integers.
+            ValueError: if their shape is not that of the grid, or one is outside [0, K).
+        """
+        check_codes(codes, self.config.num_embeddings, self.config.grid_size)
+        return self.decoder(self.quantizer.decode(codes))
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VQVAEOutput:
+        r"""
+        Args:
+            pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
+            return_loss: whether to compute `loss`.
+
+        Raises:
+            ValueError: if shape or dtype of `pixel_values` do not fit the config.
+        """
+        pixels = self._checked_pixels(pixel_values)
+        latents = self.encoder(pixels)
+        quantized = self.quantizer(latents)
+        reconstruction = self.decoder(quantized.quantized)
+        error = nn.functional.mse_loss(reconstruction.float(), pixel_values.float())
+        loss = None
+        if return_loss:
+            loss = error / self.config.data_variance
+            loss = loss + self.config.commitment_cost * quantized.commitment_loss
+            if quantized.codebook_loss is not None:
+                loss = loss + quantized.codebook_loss
+        return VQVAEOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            reconstruction_loss=error,
+            codebook_loss=quantized.codebook_loss,
+            commitment_loss=quantized.commitment_loss,
+            codes=quantized.codes,
+            latents=latents,
+            quantized=quantized.quantized,
+        )
+
+    def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
+        expected = (self.config.num_channels, *as_pair(self.config.image_size))
+        if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch, {', '.join(map(str, expected))}) of this model's config, "
+                f"got {tuple(pixel_values.shape)}: the model's image processor resizes images to it."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` must be floating point in [-0.5, 0.5], got {pixel_values.dtype}: "
+                "the model's image processor makes them of 8-bit images."
+            )
+        return pixel_values.to(self.encoder.conv_out.weight.dtype)
+
+
+__all__ = ["VQVAEEncoderOutput", "VQVAEModel", "VQVAEOutput", "VQVAEPreTrainedModel"]

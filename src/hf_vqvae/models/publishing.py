@@ -1,0 +1,230 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""Publishing on the Hub: the model, the code it needs where this package is not installed, and its card.
+
+Everything goes up in one commit, so that nobody ever downloads half a model.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
+
+from .hub_commit import WEIGHTS, add_tags, commit_folder, is_as_signed, sign_card, unsigned
+
+logger = logging.get_logger(__name__)
+
+TASK = "unconditional-image-generation"
+# What a training run leaves beside its model; checkpoints and codes stay at home.
+RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
+
+
+class PublishMixin:
+    """`push_to_hub` for the models of this package; comes before `PreTrainedModel` among the bases."""
+
+    def save_for_hub(
+        self,
+        folder,
+        repo_id: str = "",
+        *,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | str | None = None,
+        token: bool | str | None = None,
+    ) -> None:
+        """Writes into `folder` everything that a repo needs: what `save_pretrained` writes, the image processor, the
+        model code with its `auto_map`, and the card.
+
+        A model that was loaded from the folder or repo of a run and still has the weights of that run brings the
+        run's card, figures and numbers along; any other model gets a card without results.
+
+        Args:
+            folder: an empty or new folder.
+            repo_id: the name that a generated card tells readers to load.
+            max_shard_size: as of `save_pretrained`.
+            tags: tags to add to those of the card.
+            token: reads the repo that the model came from, where that is private.
+        """
+        folder = Path(folder)
+        self.save_pretrained(folder, max_shard_size=max_shard_size)
+        source = _find_source(self, token)
+        processor = _find_image_processor(self, source)
+        if processor is not None:
+            processor.save_pretrained(folder)
+        add_code(folder, type(self))
+        if source is not None and _is_described_by_card_in(source, self):
+            copy_files(source, folder, RUN_FILES)
+            card = ModelCard(unsigned((source / "README.md").read_text("utf-8")))
+        else:
+            card = _build_card(self, repo_id)
+        tags = [tags] if isinstance(tags, str) else tags or []
+        add_tags(card, [*(self.model_tags or []), *tags])
+        (folder / "README.md").write_text(sign_card(str(card)), "utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """Uploads the model to the Hub in one commit, with its image processor, its code and its card.
+
+        Arguments and return value are those of `PreTrainedModel.push_to_hub`; see `save_for_hub` for what is written.
+        A README.md of the repo that was written or edited by hand is kept (a warning says so) and only gets `tags`.
+
+        Raises:
+            ValueError: if `private` is asked of a repo that is public, or `create_pr` together with `revision`.
+        """
+        if "/" not in repo_id:
+            repo_id = f"{HfApi(token=token).whoami()['name']}/{repo_id}"
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_for_hub(
+                folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token
+            )
+            return commit_folder(
+                folder,
+                repo_id,
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                edited_card="keep",
+                tags=tags,
+            )
+
+
+def add_code(folder: Path, model_class: type) -> None:
+    """Makes `load with trust_remote_code=True` work: code files, and the `auto_map` of the JSON files in `folder`."""
+    # Not at the top: loading a model needs neither. The Hub's loader finds these lines all the same.
+    from .image_processing_vqvae import VQVAEImageProcessorPil
+    from .pipeline_image_generation import ImageGenerationPipeline
+
+    classes = {"AutoConfig": model_class.config_class, "AutoModel": model_class}
+    for one in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
+        if one.__module__ == "__main__":
+            raise ValueError(
+                f"{one.__name__} is defined in __main__; move it into a file that can be published."
+            )
+        file = sys.modules[one.__module__].__file__
+        for needed in (file, *get_relative_import_files(file)):
+            shutil.copyfile(needed, folder / Path(needed).name)
+
+    settings = {"auto_map": {name: _reference(one) for name, one in classes.items()}}
+    if model_class.main_input_name == "pixel_values" and hasattr(model_class, "sample"):
+        pipeline = {
+            "impl": _reference(ImageGenerationPipeline),
+            "pt": ["AutoModel"],
+            "type": "image",
+        }
+        settings["custom_pipelines"] = {TASK: pipeline}
+    _update_json(folder / "config.json", settings)
+    if (folder / "preprocessor_config.json").exists():
+        auto_map = {"AutoImageProcessor": _reference(VQVAEImageProcessorPil)}
+        _update_json(folder / "preprocessor_config.json", {"auto_map": auto_map})
+
+
+def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Copies the files of `source` that match one of `patterns` to the same places in `folder`."""
+    for pattern in patterns:
+        for path in sorted(path for path in source.glob(pattern) if path.is_file()):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _reference(one: type) -> str:
+    return f"{one.__module__.split('.')[-1]}.{one.__name__}"
+
+
+def _update_json(path: Path, settings: dict) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**content, **settings}, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _find_source(model, token) -> Path | None:
+    """The folder that the model was loaded from; a repo's files are taken from its cache or downloaded."""
+    name = model.config.name_or_path
+    if not name or Path(name).is_dir():
+        return Path(name) if name else None
+    try:
+        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
+        return Path(snapshot_download(name, allow_patterns=patterns, token=token))
+    except Exception as error:
+        logger.warning(
+            f"The card of {name}, which this model comes from, could not be read: {error}"
+        )
+        return None
+
+
+def _find_image_processor(model, source: Path | None):
+    """The source's image processor, or a new one of the config's size; a prior alone has none."""
+    from .image_processing_vqvae import VQVAEImageProcessorPil
+
+    if model.main_input_name != "pixel_values":
+        return None
+    if source is not None and (source / "preprocessor_config.json").exists():
+        return VQVAEImageProcessorPil.from_pretrained(source)
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return VQVAEImageProcessorPil(size={"height": height, "width": width})
+
+
+def _is_described_by_card_in(source: Path, model) -> bool:
+    """Whether the model still is what `source` holds: only then do the card and the numbers there describe it."""
+    card = source / "README.md"
+    if not card.exists():
+        return False
+    if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8")):
+        return False  # a card that `_build_card` has made, for another name
+    saved_config = json.loads((source / "config.json").read_text("utf-8"))
+    same = type(model).__name__ in saved_config.get("architectures", [])
+    if same:
+        weights = model.state_dict()
+        saved = type(model).from_pretrained(source).state_dict()
+        same = saved.keys() == weights.keys() and all(
+            value.dtype == saved[name].dtype and torch.equal(value.cpu(), saved[name])
+            for name, value in weights.items()
+        )
+    if not same:
+        logger.warning(
+            f"This model is not the one in {source}: the card there does not describe it. It is published with a card "
+            "without results."
+        )
+    return same
+
+
+def _build_card(model, repo_id: str) -> ModelCard:
+    """A card without results. Built without a template: Jinja2 is no dependency of the models."""
+    data = ModelCardData(
+        library_name="transformers", pipeline_tag=TASK, tags=["vq-vae", "pixelcnn", "hf_vqvae"]
+    )
+    travelling = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
+    settings = model.config.to_diff_dict()
+    settings = {key: value for key, value in settings.items() if key not in travelling}
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n"
+        f"# {repo_id.split('/')[-1] or type(model).__name__}\n\n"
+        f"A `{type(model).__name__}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. "
+        "2017, [Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior.\n\n"
+        "No record of a training run came with it, so this card has no results.\n\n"
+        "```python\nfrom transformers import AutoModel\n\n"
+        f'model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)\n```\n\n'
+        f"## Settings\n\n```json\n{json.dumps(settings, indent=2, default=str)}\n```\n"
+    )
+
+
+__all__ = ["PublishMixin"]

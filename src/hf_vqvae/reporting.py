@@ -1,0 +1,127 @@
+"""What a run leaves beside its weights: metrics, figures, records, card; and pictures for the trackers on the way."""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from .card import write_card, write_figures
+from .data import DecodedImages, ImageSplits
+from .evaluation import codebook_counts, evaluate_model, load_model
+from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from .models.configuration_vqvae import as_pair
+from .plotting import color_codes, image_grid
+from .run_folder import RunFolder, read_json, write_json
+
+PACKAGES = (
+    "hf_vqvae",
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "safetensors",
+)
+TRACKED_IMAGES = 16
+
+
+def report(
+    model_folder: Path,
+    images: ImageSplits,
+    flags: tuple,
+    accelerator: Accelerator,
+    folder: RunFolder,
+) -> None:
+    """Measures the trained model as it lies on disk, and completes the unfinished run's folder.
+
+    Args:
+        model_folder: a VQ-VAE's or that of both stages.
+        flags: the dataclasses of the command line.
+    """
+    model = load_model(str(model_folder)).to(accelerator.device)
+    split = images.info["eval_split"]
+    metrics = evaluate_model(model, images.eval, accelerator, split=split)
+    counts = codebook_counts(model, images.eval, accelerator)
+    if not accelerator.is_main_process:
+        return
+    values = {key: value for dataclass in flags for key, value in asdict(dataclass).items()}
+    run = {
+        "dataset": images.info,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+        "hardware": _hardware(accelerator),
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "seconds": read_json(folder.partial / "seconds.json"),
+        "seed": values["seed"],
+        "codebook_counts": counts,
+    }
+    model.save_pretrained(folder.partial)
+    processor_for(model).save_pretrained(folder.partial)
+    write_json(folder.partial / "metrics.json", metrics)
+    write_json(folder.partial / "arguments.json", values)
+    write_json(folder.partial / "run.json", run)
+    generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
+    write_figures(folder.partial, model, images.eval, generator)
+    write_card(folder.partial)
+
+
+def processor_for(model: VQVAEModel | VQVAEForImageGeneration) -> VQVAEImageProcessorPil:
+    """The image processor for a model's image size."""
+    height, width = as_pair(model.config.image_size)
+    return VQVAEImageProcessorPil(size={"height": height, "width": width})
+
+
+def tracker_images(images: DecodedImages) -> Callable[[Any], dict[str, np.ndarray]]:
+    """A function from a model to pictures: reconstructions and codes of the first images, samples if it has a prior."""
+    pixel_values = images.__getitems__(list(range(min(TRACKED_IMAGES, len(images)))))[
+        "pixel_values"
+    ]
+
+    @torch.inference_mode()
+    def show(model: VQVAEModel | VQVAEForImageGeneration) -> dict[str, np.ndarray]:
+        processor = processor_for(model)
+        training = model.training
+        model.eval()
+        device = model.device
+        pictures = {}
+        if isinstance(model, VQVAEForImageGeneration):
+            generator = torch.Generator(device).manual_seed(0)
+            pictures["samples"] = model.sample(TRACKED_IMAGES, generator=generator)
+        else:
+            inputs = pixel_values.to(device)
+            codes = model.encode(inputs).codes
+            # Each image above its reconstruction.
+            pairs = torch.cat([inputs, model.decode(codes)])
+            pictures["reconstructions"] = pairs
+            factor = model.config.downsampling_factor
+            colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
+        model.train(training)
+        grids = {}
+        for name, values in pictures.items():
+            arrays = np.rint(processor.postprocess(values, output_type="np") * 255).astype(np.uint8)
+            grids[name] = image_grid(
+                arrays, columns=TRACKED_IMAGES if name == "reconstructions" else 4
+            )
+        if "reconstructions" in grids:
+            grids["codes"] = image_grid(colors, columns=4)
+        return grids
+
+    return show
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{accelerator.device.type.upper()}, {cores} cores, {platform.machine()}"

@@ -1,0 +1,686 @@
+"""A small Hub on 127.0.0.1 for tests: the part of its HTTP API that the official clients call.
+
+`huggingface_hub`, `transformers` and `datasets` run against it unmodified. It keeps repositories,
+branches, pull requests and large files in memory, checks tokens as the Hub does, and can be told
+to fail. Large files go through plain LFS only, so clients need `HF_HUB_DISABLE_XET=1`; that, the
+endpoint and the token are read at import, so give `server.environment(home, token=...)` to a fresh
+process:
+
+    with HubServer() as server:
+        server.add_token("hf_write", user="me")
+        subprocess.run([...], env=server.environment(tmp_path / "home", token="hf_write"))
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+LARGE_FILE_SUFFIXES = (".safetensors", ".bin", ".parquet", ".arrow", ".npz", ".gz", ".zip")
+GIT_ATTRIBUTES = "".join(
+    f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILE_SUFFIXES
+).encode()
+ANY_REPO = r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The content of one file in one commit; `sha256` is set for files kept as large files."""
+
+    content: bytes
+    sha256: str | None = None
+
+    @property
+    def oid(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 or self.oid
+
+
+@dataclass
+class Commit:
+    """One state of a repository; `files` maps each path to its blob."""
+
+    oid: str
+    parent: str | None
+    title: str
+    message: str
+    author: str
+    files: dict[str, Blob]
+    date: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    )
+
+
+@dataclass
+class Repo:
+    """A model or dataset repository; `refs` maps branches and `refs/pr/N` to commits."""
+
+    kind: str
+    name: str
+    private: bool
+    commits: dict[str, Commit] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def find(self, revision: str) -> Commit | None:
+        return self.commits.get(self.refs.get(revision, revision))
+
+    def add_commit(
+        self,
+        revision: str,
+        files: dict[str, Blob],
+        title: str,
+        message: str,
+        author: str,
+        parent: str | None,
+    ) -> Commit:
+        seed = f"{self.name} {len(self.commits)} {parent} {title} {sorted(files)}"
+        commit = Commit(
+            hashlib.sha1(seed.encode()).hexdigest(), parent, title, message, author, files
+        )
+        self.commits[commit.oid] = commit
+        self.refs[revision] = commit.oid
+        return commit
+
+    def history(self, revision: str = "main") -> list[Commit]:
+        """The commits of `revision`, newest first; the last is the Hub's own "initial commit"."""
+        commits, commit = [], self.find(revision)
+        while commit is not None:
+            commits.append(commit)
+            commit = self.commits.get(commit.parent or "")
+        return commits
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose token it is, and its role: "write", "read" or "fineGrained" with its `scopes`."""
+
+    user: str
+    role: str
+    organizations: tuple[str, ...] = ()
+    scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def can_write(self, namespace: str, repo: str | None = None) -> bool:
+        if self.role == "fineGrained":
+            return any(
+                name in (namespace, repo) and "repo.write" in rights for name, rights in self.scopes
+            )
+        return self.role == "write" and namespace in (self.user, *self.organizations)
+
+
+@dataclass
+class Failure:
+    method: str
+    path: re.Pattern[str]
+    status: int | str
+    times: int
+
+
+class Refusal(Exception):
+    """An error answer in the Hub's form."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": message}
+        self.headers = {"X-Error-Message": message, **headers}
+        if code is not None:
+            self.headers["X-Error-Code"] = code
+
+
+class HubServer:
+    """The server and all it keeps, open to the test. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, Account] = {}
+        self.repos: dict[tuple[str, str], Repo] = {}
+        self.large_files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.failures: list[Failure] = []
+        self.lock = threading.RLock()
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> "HubServer":
+        # A short poll so that leaving the block does not wait half a second.
+        serve = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        serve.daemon = True
+        serve.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def add_token(
+        self,
+        token: str,
+        user: str = "me",
+        role: str = "write",
+        organizations: tuple[str, ...] = (),
+        scopes: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    ) -> str:
+        self.tokens[token] = Account(user, role, organizations, scopes)
+        return token
+
+    def fail(self, method: str, path: str, *, status: int | str = 503, times: int = 1) -> None:
+        """Make the next `times` requests whose path matches the regular expression fail.
+
+        `status` is an HTTP status, answered without any effect; "cut", the connection is reset
+        halfway through the body (of the request, or of the answer to a GET); or "lost_answer", the
+        request takes effect and the connection is closed before the answer.
+        """
+        self.failures.append(Failure(method, re.compile(path), status, times))
+
+    def add_repo(
+        self,
+        name: str,
+        files: dict[str, bytes] | None = None,
+        kind: str = "model",
+        private: bool = False,
+    ) -> Repo:
+        """Create a repository with the initial commit of the Hub and maybe one with `files`."""
+        with self.lock:
+            repo = self.repos[kind, name] = Repo(kind, name, private)
+            attributes = {".gitattributes": Blob(GIT_ATTRIBUTES)}
+            first = repo.add_commit("main", attributes, "initial commit", "", "system", None)
+            if files:
+                blobs = {path: self._blob(path, content) for path, content in files.items()}
+                repo.add_commit("main", attributes | blobs, "Add files", "", "system", first.oid)
+        return repo
+
+    def repo(self, name: str, kind: str = "model") -> Repo:
+        return self.repos[kind, name]
+
+    def environment(self, home: str | Path, token: str | None = None) -> dict[str, str]:
+        """The variables a client process needs, without any token or cache of this machine."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        kept.pop("HUGGING_FACE_HUB_TOKEN", None)
+        variables = {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        return kept | variables | ({"HF_TOKEN": token} if token is not None else {})
+
+    def _blob(self, path: str, content: bytes) -> Blob:
+        if not is_large_file(path, content[:512]):
+            return Blob(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.large_files[sha256] = content
+        return Blob(content, sha256)
+
+    def _take_failure(self, method: str, path: str) -> int | str | None:
+        with self.lock:
+            for failure in self.failures:
+                if failure.times > 0 and failure.method == method and failure.path.search(path):
+                    failure.times -= 1
+                    return failure.status
+        return None
+
+
+def is_large_file(path: str, sample: bytes) -> bool:
+    """Whether the Hub keeps a file as a large file: by its ending, or because it is binary."""
+    return path.endswith(LARGE_FILE_SUFFIXES) or b"\0" in sample
+
+
+def read_card_metadata(content: str) -> dict[str, Any] | None:
+    """The YAML block at the top of a card, None where there is none; raises `yaml.YAMLError`."""
+    found = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", content, re.DOTALL)
+    return yaml.safe_load(found[1]) if found else None
+
+
+def find_card_errors(metadata: Any) -> list[str]:
+    """What the Hub refuses in a card's metadata (the rules that matter for a model card)."""
+    if not isinstance(metadata, dict):
+        return ["metadata must be a mapping"]
+    errors = [
+        f'"{key}" must be a string'
+        for key in ("license", "pipeline_tag", "library_name")
+        if not isinstance(metadata.get(key, ""), str)
+    ]
+    errors += [
+        f'"{key}" must be a list of strings'
+        for key in ("tags", "datasets", "metrics")
+        if not all(isinstance(item, str) for item in metadata.get(key) or [])
+    ]
+    for number, model in enumerate(metadata.get("model-index") or []):
+        place = f"model-index[{number}]"
+        if not isinstance(model.get("name"), str):
+            errors.append(f'"{place}.name" is required')
+        for result in model.get("results", []):
+            dataset = result.get("dataset", {})
+            if not isinstance(result.get("task", {}).get("type"), str):
+                errors.append(f'"{place}.results.task.type" is required')
+            for key in ("name", "type"):
+                if not isinstance(dataset.get(key), str):
+                    errors.append(f'"{place}.results.dataset.{key}" is required')
+            for key in ("config", "split", "revision"):
+                if not isinstance(dataset.get(key, ""), str):
+                    errors.append(f'"{place}.results.dataset.{key}" must be a string')
+            for metric in result.get("metrics", []):
+                if not isinstance(metric.get("type"), str) or metric.get("value") is None:
+                    errors.append(f'"{place}.results.metrics" needs type and value')
+    return errors
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One method a kind of request; `ROUTES` below says which."""
+
+    protocol_version = "HTTP/1.1"
+    hub: HubServer
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet: tests read `hub.requests`."""
+
+    def handle_request(self) -> None:
+        method, url = self.command, urlsplit(self.path)
+        self.hub.requests.append((method, self.path))
+        failure = self.hub._take_failure(method, url.path)
+        if failure == "cut" and method != "GET":
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            return self._reset()
+        self.body = self._read_body()
+        self.query = parse_qs(url.query)
+        try:
+            if isinstance(failure, int):
+                raise Refusal(failure, "Something is wrong with this server, on purpose.")
+            account = self._authenticate()
+            for route_method, pattern, action in ROUTES:
+                found = re.fullmatch(pattern, url.path)
+                if found and route_method == method.replace("HEAD", "GET"):
+                    groups = {key: unquote(value or "") for key, value in found.groupdict().items()}
+                    with self.hub.lock:
+                        status, content, headers = action(self, account, **groups)
+                    break
+            else:
+                raise Refusal(404, f"No such page: {method} {url.path}")
+        except Refusal as refusal:
+            status, content, headers = refusal.status, refusal.body, refusal.headers
+        if failure == "lost_answer":
+            self.close_connection = True
+            return
+        self._answer(status, content, headers, cut=failure == "cut")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
+
+    # Reading and answering
+
+    def _read_body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _answer(self, status: int, content: Any, headers: dict[str, str], cut: bool) -> None:
+        is_bytes = isinstance(content, bytes)
+        data = content if is_bytes else json.dumps(content).encode()
+        kind = "application/octet-stream" if is_bytes else "application/json"
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and is_bytes:
+            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+            if first >= len(data):
+                status, data = 416, b""
+            else:
+                headers = headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
+                status, data = 206, data[first : last + 1]
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(data))} | headers
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self._reset()
+
+    def _reset(self) -> None:
+        """Drop the connection the hard way, with a TCP reset."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+        self.rfile.close()
+        self.connection.close()
+
+    def finish(self) -> None:
+        if not self.rfile.closed:
+            super().finish()
+
+    # Rights
+
+    def _authenticate(self) -> Account | None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.hub.tokens:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        return self.hub.tokens.get(token)
+
+    def _find_repo(self, account: Account | None, kind: str, name: str) -> Repo:
+        repo = self.hub.repos.get((kind, name))
+        namespace = name.split("/")[0]
+        hidden = repo is not None and repo.private
+        if hidden and account and namespace in (account.user, *account.organizations):
+            hidden = False
+        if repo is None or hidden:
+            status = 401 if account is None else 404
+            raise Refusal(status, "Repository not found", "RepoNotFound")
+        return repo
+
+    def _find_commit(self, repo: Repo, revision: str) -> Commit:
+        commit = repo.find(revision)
+        if commit is None:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def _check_write(self, account: Account | None, repo: Repo) -> None:
+        if account is None:
+            raise Refusal(401, "Invalid username or password.")
+        if account.role == "read":
+            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        may_push = account.can_write(repo.name.split("/")[0], repo.name)
+        if not may_push and "create_pr" not in self.query:
+            message = "pass `create_pr=1` as a query parameter to create a Pull Request"
+            raise Refusal(403, f"Forbidden: {message}")
+
+    # Users and repositories
+
+    def _page(self, kind: str, repo: str) -> str:
+        return f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+
+    def whoami(self, account: Account | None):
+        if account is None:
+            raise Refusal(401, "Invalid username or password.")
+        token: dict[str, Any] = {"displayName": "test", "role": account.role}
+        if account.role == "fineGrained":
+            token["fineGrained"] = {
+                "global": [],
+                "scoped": [
+                    {"entity": {"type": "user", "name": name}, "permissions": list(rights)}
+                    for name, rights in account.scopes
+                ],
+            }
+        organizations = [
+            {"type": "org", "name": name, "roleInOrg": "write"} for name in account.organizations
+        ]
+        auth = {"type": "access_token", "accessToken": token}
+        return 200, {"type": "user", "name": account.user, "orgs": organizations, "auth": auth}, {}
+
+    def create_repo(self, account: Account | None):
+        wanted = json.loads(self.body)
+        if account is None:
+            raise Refusal(401, "Invalid username or password.")
+        kind, namespace = wanted.get("type") or "model", wanted["organization"] or account.user
+        name = f"{namespace}/{wanted['name']}"
+        if not account.can_write(namespace):
+            message = f"You don't have the rights to create a {kind} under the namespace"
+            raise Refusal(403, f'{message} "{namespace}"')
+        url = self._page(kind, name)
+        if (kind, name) in self.hub.repos:
+            return 409, {"error": f"You already created this {kind} repo", "url": url}, {}
+        self.hub.add_repo(name, kind=kind, private=wanted.get("visibility") == "private")
+        return 200, {"url": url, "name": name}, {}
+
+    def repo_info(self, account: Account | None, kind: str, repo: str, revision: str):
+        found = self._find_repo(account, kind, repo)
+        commit = self._find_commit(found, revision or "main")
+        readme = commit.files.get("README.md")
+        card = (read_card_metadata(readme.content.decode()) if readme else None) or {}
+        siblings = [
+            {"rfilename": path, "size": len(blob.content), "blobId": blob.oid}
+            for path, blob in sorted(commit.files.items())
+        ]
+        info = {
+            "id": repo,
+            "author": repo.split("/")[0],
+            "sha": commit.oid,
+            "private": found.private,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "lastModified": commit.date,
+            "tags": card.get("tags") or [],
+            "cardData": card,
+            "siblings": siblings,
+        }
+        shown = {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
+        return 200, info | shown, {}
+
+    def refs(self, account: Account | None, kind: str, repo: str):
+        found = self._find_repo(account, kind, repo)
+        branches, pull_requests = [], []
+        for name, oid in found.refs.items():
+            is_pull_request = name.startswith("refs/")
+            entry = {
+                "name": name.removeprefix("refs/pr/"),
+                "ref": name if is_pull_request else f"refs/heads/{name}",
+                "targetCommit": oid,
+            }
+            (pull_requests if is_pull_request else branches).append(entry)
+        answer = {"branches": branches, "converts": [], "tags": [], "pullRequests": pull_requests}
+        return 200, answer, {}
+
+    def commits(self, account: Account | None, kind: str, repo: str, revision: str):
+        found = self._find_repo(account, kind, repo)
+        self._find_commit(found, revision)
+        listed = [
+            {
+                "id": commit.oid,
+                "title": commit.title,
+                "message": commit.message,
+                "date": commit.date,
+                "authors": [{"user": commit.author}],
+            }
+            for commit in found.history(revision)
+        ]
+        return 200, listed, {}
+
+    def create_branch(self, account: Account | None, kind: str, repo: str, branch: str):
+        found = self._find_repo(account, kind, repo)
+        self._check_write(account, found)
+        if branch.startswith("refs/"):
+            raise Refusal(400, f"Invalid reference for a branch: {branch}")
+        if branch in found.refs:
+            raise Refusal(409, f"Reference already exists: {branch}")
+        start = json.loads(self.body or b"{}").get("startingPoint", "main")
+        found.refs[branch] = self._find_commit(found, start).oid
+        return 201, {}, {}
+
+    # Reading files
+
+    def _describe(self, path: str, blob: Blob) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "file", "path": path}
+        entry |= {"oid": blob.oid, "size": len(blob.content)}
+        if blob.sha256:
+            entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 134}
+        return entry
+
+    def _list_folder(self, commit: Commit, folder: str, recursive: bool) -> list[dict[str, Any]]:
+        prefix = f"{folder}/" if folder else ""
+        entries: dict[str, dict[str, Any]] = {}
+        for path, blob in sorted(commit.files.items()):
+            if not path.startswith(prefix):
+                continue
+            parts = path[len(prefix) :].split("/")
+            for depth in range(1, len(parts)):
+                parent = prefix + "/".join(parts[:depth])
+                if recursive or depth == 1:
+                    oid = hashlib.sha1(parent.encode()).hexdigest()
+                    entries[parent] = {"type": "directory", "path": parent, "oid": oid, "size": 0}
+            if recursive or len(parts) == 1:
+                entries[path] = self._describe(path, blob)
+        return list(entries.values())
+
+    def tree(self, account: Account | None, kind: str, repo: str, revision: str, folder: str):
+        commit = self._find_commit(self._find_repo(account, kind, repo), revision)
+        recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        entries = self._list_folder(commit, folder, recursive)
+        if folder and not entries:
+            raise Refusal(404, f"{folder} does not exist on {revision!r}", "EntryNotFound")
+        return 200, entries, {}
+
+    def paths_info(self, account: Account | None, kind: str, repo: str, revision: str):
+        commit = self._find_commit(self._find_repo(account, kind, repo), revision)
+        paths = parse_qs(self.body.decode()).get("paths", [])
+        known = {entry["path"]: entry for entry in self._list_folder(commit, "", recursive=True)}
+        return 200, [known[path] for path in paths if path in known], {}
+
+    def resolve(self, account: Account | None, kind: str, repo: str, revision: str, path: str):
+        commit = self._find_commit(
+            self._find_repo(account, "dataset" if kind else "model", repo), revision
+        )
+        headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
+        if path not in commit.files:
+            raise Refusal(404, "Entry not found", "EntryNotFound", **headers)
+        blob = commit.files[path]
+        headers["ETag"] = f'"{blob.etag}"'
+        if blob.sha256:
+            headers |= {
+                "X-Linked-Size": str(len(blob.content)),
+                "X-Linked-Etag": f'"{blob.etag}"',
+            }
+        return 200, blob.content, headers
+
+    # Writing files
+
+    def validate_yaml(self, account: Account | None):
+        sent = json.loads(self.body)
+        try:
+            metadata = read_card_metadata(sent["content"])
+        except yaml.YAMLError as error:
+            return 400, {"errors": [{"message": str(error)}], "warnings": []}, {}
+        if metadata is None:
+            warning = "empty or missing yaml metadata in repo card"
+            return 200, {"errors": [], "warnings": [{"message": warning}]}, {}
+        errors = [{"message": message} for message in find_card_errors(metadata)]
+        return (400 if errors else 200), {"errors": errors, "warnings": []}, {}
+
+    def preupload(self, account: Account | None, kind: str, repo: str, revision: str):
+        found = self._find_repo(account, kind, repo)
+        self._check_write(account, found)
+        commit = self._find_commit(found, revision)
+        files = []
+        for sent in json.loads(self.body)["files"]:
+            large = is_large_file(sent["path"], base64.b64decode(sent["sample"]))
+            known = commit.files.get(sent["path"])
+            files.append(
+                {
+                    "path": sent["path"],
+                    "uploadMode": "lfs" if large else "regular",
+                    "shouldIgnore": False,
+                    "oid": known.etag if known else None,
+                }
+            )
+        return 200, {"files": files}, {}
+
+    def lfs_batch(self, account: Account | None, kind: str, repo: str):
+        # Like the Hub: who may open a pull request may store large files.
+        self._find_repo(account, "dataset" if kind else "model", repo)
+        if account is None or account.role == "read":
+            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        objects = []
+        for sent in json.loads(self.body)["objects"]:
+            entry = {"oid": sent["oid"], "size": sent["size"]}
+            if sent["oid"] not in self.hub.large_files:
+                upload = {"href": f"{self.hub.url}/large-files/{sent['oid']}"}
+                verify = {"href": f"{self.hub.url}/large-files/{sent['oid']}/verify"}
+                entry["actions"] = {"upload": upload, "verify": verify}
+            objects.append(entry)
+        return 200, {"transfer": "basic", "objects": objects}, {}
+
+    def lfs_put(self, account: Account | None, sha256: str):
+        if hashlib.sha256(self.body).hexdigest() != sha256:
+            raise Refusal(400, f"The content does not have the SHA-256 {sha256}.")
+        self.hub.large_files[sha256] = self.body
+        return 200, {}, {}
+
+    def lfs_verify(self, account: Account | None, sha256: str):
+        size = len(self.hub.large_files.get(sha256, b""))
+        if size != json.loads(self.body)["size"]:
+            raise Refusal(404, f"No large file {sha256} of this size.")
+        return 200, {}, {}
+
+    def commit(self, account: Account | None, kind: str, repo: str, revision: str):
+        found = self._find_repo(account, kind, repo)
+        self._check_write(account, found)
+        parent = self._find_commit(found, revision)
+        lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
+        header = lines[0]["value"]
+        if header.get("parentCommit", parent.oid) != parent.oid:
+            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(parent.files)
+        for line in lines[1:]:
+            self._apply(line["key"], line["value"], files)
+        target, pull_request, page = revision, None, self._page(kind, repo)
+        if "create_pr" in self.query:
+            number = 1 + sum(name.startswith("refs/pr/") for name in found.refs)
+            target, pull_request = f"refs/pr/{number}", f"{page}/discussions/{number}"
+        title, description = header["summary"], header.get("description", "")
+        commit = found.add_commit(target, files, title, description, account.user, parent.oid)
+        answer = {"success": True, "commitOid": commit.oid, "pullRequestUrl": pull_request}
+        return 200, answer | {"commitUrl": f"{page}/commit/{commit.oid}"}, {}
+
+    def _apply(self, key: str, value: dict[str, Any], files: dict[str, Blob]) -> None:
+        path = value["path"]
+        if key == "file":
+            files[path] = Blob(base64.b64decode(value["content"]))
+        elif key == "lfsFile":
+            if value["oid"] not in self.hub.large_files:
+                raise Refusal(400, f"The large file of {path} was not uploaded.")
+            files[path] = Blob(self.hub.large_files[value["oid"]], value["oid"])
+        elif key == "deletedFile" and path in files:
+            del files[path]
+        elif key == "deletedFolder" and any(name.startswith(path) for name in files):
+            for name in [name for name in files if name.startswith(path.rstrip("/") + "/")]:
+                del files[name]
+        else:
+            raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+
+
+ROUTES = [
+    ("GET", r"/api/whoami-v2", _Handler.whoami),
+    ("POST", r"/api/repos/create", _Handler.create_repo),
+    ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
+    ("GET", ANY_REPO + r"(/revision/(?P<revision>[^/]+))?", _Handler.repo_info),
+    ("GET", ANY_REPO + r"/refs", _Handler.refs),
+    ("GET", ANY_REPO + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
+    ("POST", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.create_branch),
+    ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
+    ("POST", ANY_REPO + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
+    ("POST", ANY_REPO + r"/preupload/(?P<revision>[^/]+)", _Handler.preupload),
+    ("POST", ANY_REPO + r"/commit/(?P<revision>[^/]+)", _Handler.commit),
+    (
+        "POST",
+        r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
+        _Handler.lfs_batch,
+    ),
+    ("PUT", r"/large-files/(?P<sha256>\w+)", _Handler.lfs_put),
+    ("POST", r"/large-files/(?P<sha256>\w+)/verify", _Handler.lfs_verify),
+    (
+        "GET",
+        r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+        _Handler.resolve,
+    ),
+]

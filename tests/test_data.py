@@ -1,0 +1,300 @@
+"""The splits of a run: columns, samples, streams, statistics, and what stands in run.json."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import HfArgumentParser
+
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data import load_images, load_split
+from hf_vqvae.data_sources import DataError
+from hf_vqvae.decoding import DecodedImages, scale_pixels
+from hf_vqvae.models.configuration_vqvae import VQVAEConfig
+
+CONFIG = VQVAEConfig(image_size=8)
+FEATURES = datasets.Features(
+    image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"])
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "pets"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def arguments(folder, tmp_path):
+    """`DataArguments` for the test's folder, with a cache in the test's own place."""
+
+    def make(**settings):
+        defaults = {"dataset_name": str(folder), "cache_dir": str(tmp_path / "cache")}
+        return DataArguments(**(defaults | settings))
+
+    return make
+
+
+def pixels_of(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+
+
+def write(folder, split, columns, features=FEATURES):
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def write_pets(folder, train=6, test=4):
+    for split, count, seed in (("train", train, 0), ("test", test, 1)):
+        images = [Image.fromarray(pixels) for pixels in pixels_of(count, seed)]
+        write(folder, split, {"image": images, "label": [row % 2 for row in range(count)]})
+
+
+def test_flags_come_from_the_fields_with_their_help():
+    parser = HfArgumentParser(DataArguments)
+    (arguments,) = parser.parse_args_into_dataclasses(
+        ["--dataset_name", "digits", "--streaming", "--max_train_samples", "5"]
+    )
+    assert arguments == DataArguments(dataset_name="digits", streaming=True, max_train_samples=5)
+    assert "digits" in parser.format_help()
+    assert DataArguments().dataset_name == "ylecun/mnist"
+
+
+def test_a_folder_of_parquet_gives_both_splits_exactly(folder, arguments):
+    write_pets(folder)
+    splits = load_images(arguments(), CONFIG)
+    assert isinstance(splits.train, DecodedImages) and isinstance(splits.eval, DecodedImages)
+    assert (splits.train.images[:, 0].numpy() == pixels_of(6)).all()
+    assert (splits.eval.images[:, 0].numpy() == pixels_of(4, seed=1)).all()
+    assert splits.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert splits.info == {
+        "name": "pets",
+        "kind": "folder",
+        "config": None,
+        "revision": None,
+        "train_split": "train",
+        "train_count": 6,
+        "eval_split": "test",
+        "eval_count": 4,
+        "image_column": "image",
+        "label_column": "label",
+        "label_names": ["cat", "dog"],
+        "load_command": 'load_dataset("./pets")',
+    }
+
+
+def test_the_data_variance_is_that_of_the_training_pixels(folder, arguments):
+    write_pets(folder)
+    variance = load_images(arguments(), CONFIG).data_variance
+    assert variance == pytest.approx((pixels_of(6) / 255).var(), rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")], ids=["without_classes", "with_classes"])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_folder_of_images_has_labels_where_it_has_class_folders(
+    folder, arguments, classes, streaming, suffix
+):
+    for split in ("train", "test"):
+        for index, name in enumerate(classes or ("",)):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for row in range(3):
+                image = Image.new("L", (8, 8), 50 * index + 10 * row)
+                image.save(folder / split / name / f"{row}.{suffix}")
+    splits = load_images(arguments(streaming=streaming), CONFIG)
+    values = [0, 10, 20, 50, 60, 70] if classes else [0, 10, 20]
+    assert splits.eval.images[:, 0, 4, 4].tolist() == values
+    assert len(list(splits.train)) == len(values)
+    assert splits.info["label_names"] == (list(classes) or None)
+    if classes:
+        assert splits.eval.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    else:
+        assert splits.eval.labels is None and "labels" not in next(iter(splits.train))
+
+
+def test_the_embedded_digits_are_there_without_files():
+    splits = load_images(DataArguments(dataset_name="digits"), VQVAEConfig())
+    assert splits.train.images.shape == (1497, 1, 28, 28) and len(splits.eval) == 300
+    assert splits.info["label_names"] == list("0123456789")
+    assert splits.info["name"] == "digits" and splits.info["revision"] is None
+    assert 0.05 < splits.data_variance < 0.12
+
+
+def test_images_are_resized_to_the_config(folder, arguments):
+    write_pets(folder)
+    splits = load_images(arguments(), VQVAEConfig(image_size=(12, 16)))
+    assert splits.train.images.shape == (6, 1, 12, 16)
+
+
+def test_a_stream_gives_what_is_decoded_row_by_row(folder, arguments):
+    write_pets(folder)
+    decoded = load_images(arguments(), CONFIG)
+    streamed = load_images(arguments(streaming=True), CONFIG)
+    assert isinstance(streamed.train, datasets.IterableDataset)
+    rows = list(streamed.train)
+    assert len(rows) == len(decoded.train)
+    for row, expected in zip(rows, decoded.train, strict=True):
+        assert set(row) == {"pixel_values", "labels"}
+        assert torch.equal(row["pixel_values"], expected["pixel_values"])
+        assert row["labels"] == expected["labels"]
+    assert torch.equal(streamed.eval.images, decoded.eval.images)
+    assert torch.equal(streamed.eval.labels, decoded.eval.labels)
+    assert streamed.data_variance == decoded.data_variance
+
+
+def test_a_stream_feeds_a_data_loader_with_workers(folder, arguments):
+    write_pets(folder)
+    stream = load_images(arguments(streaming=True), CONFIG).train.shuffle(seed=0, buffer_size=4)
+    loader = torch.utils.data.DataLoader(stream, batch_size=6, num_workers=1)
+    (batch,) = loader
+    expected = scale_pixels(torch.from_numpy(pixels_of(6))).sum(dim=(1, 2)).sort().values
+    torch.testing.assert_close(batch["pixel_values"].sum(dim=(1, 2, 3)).sort().values, expected)
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].sum() == 3
+
+
+def test_the_variance_of_a_stream_is_measured_on_its_first_10_000_rows(folder, arguments):
+    config = VQVAEConfig(image_size=2, hidden_sizes=[4])
+    images = {}
+    for shade in (0, 255):
+        stream = io.BytesIO()
+        Image.new("L", (2, 2), shade).save(stream, "PNG")
+        images[shade] = {"bytes": stream.getvalue(), "path": None}
+    shades = [0, 255] * 5_000 + [255] * 100
+    features = datasets.Features(image=datasets.Image())
+    write(folder, "train", {"image": [images[shade] for shade in shades]}, features)
+    write(folder, "test", {"image": [images[0]]}, features)
+    assert load_images(arguments(streaming=True), config).data_variance == 0.25
+    assert load_images(arguments(), config).data_variance < 0.25
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_samples_can_be_limited_to_the_first_rows(folder, arguments, streaming):
+    write_pets(folder)
+    settings = {"max_train_samples": 2, "max_eval_samples": 99, "streaming": streaming}
+    splits = load_images(arguments(**settings), CONFIG)
+    rows = torch.stack([row["pixel_values"] for row in splits.train])
+    assert torch.equal(rows[:, 0], scale_pixels(torch.from_numpy(pixels_of(2))))
+    assert (splits.info["train_count"], splits.info["eval_count"]) == (2, 4)
+
+
+def test_the_count_of_a_stream_is_known_only_if_the_dataset_tells(folder, arguments):
+    write_pets(folder)
+    assert load_images(arguments(streaming=True), CONFIG).info["train_count"] is None
+    digits = DataArguments(dataset_name="digits", streaming=True, max_eval_samples=1)
+    assert load_images(digits, VQVAEConfig()).info["train_count"] == 1497
+
+
+def test_part_of_a_split_can_be_a_split(folder, arguments):
+    write_pets(folder, train=10)
+    settings = {"train_split": "train[:80%]", "eval_split": "train[8:]"}
+    splits = load_images(arguments(**settings), CONFIG)
+    assert (splits.train.images[:, 0].numpy() == pixels_of(10)[:8]).all()
+    assert (splits.eval.images[:, 0].numpy() == pixels_of(10)[8:]).all()
+    assert splits.info["eval_split"] == "train[8:]" and splits.info["eval_count"] == 2
+
+
+def test_one_split_can_be_loaded_alone(folder, arguments):
+    write_pets(folder)
+    images, info = load_split(arguments(max_eval_samples=3), CONFIG, "train")
+    assert (images.images[:, 0].numpy() == pixels_of(3)).all()
+    assert info["split"] == "train" and info["count"] == 3 and info["name"] == "pets"
+    with pytest.raises(DataError, match=r"`--eval_split validation`.*it has 'train', 'test'"):
+        load_split(arguments(), CONFIG, "validation")
+
+
+@pytest.fixture
+def write_columns(folder):
+    """Writes both splits with three rows of the given columns."""
+
+    def write_both(**kinds):
+        samples = {"Image": Image.new("L", (8, 8), 9), "ClassLabel": 1, "Value": 1}
+        columns = {name: [samples[type(kind).__name__]] * 3 for name, kind in kinds.items()}
+        for split in ("train", "test"):
+            write(folder, split, columns, datasets.Features(kinds))
+
+    return write_both
+
+
+IMAGE, WHOLE = datasets.Image(), datasets.Value("int32")
+CLASSES = datasets.ClassLabel(names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "columns, settings, message",
+    [
+        ({"x": IMAGE}, {"image_column": "picture"}, r"--image_column picture`.*there are 'x'\."),
+        ({"x": IMAGE}, {"label_column": "digit"}, r"--label_column digit`.*there are 'x'\."),
+        ({"x": IMAGE, "y": IMAGE}, {}, r"'x', 'y' all have images: say .* `--image_column`"),
+        (
+            {"x": IMAGE, "fine": CLASSES, "coarse": CLASSES},
+            {},
+            r"'fine', 'coarse' all have labels: say which with `--label_column`",
+        ),
+        ({"n": WHOLE}, {}, r"No column has images; .*'n': Value\('int32'\).*cast_column"),
+        ({"x": IMAGE, "n": WHOLE}, {"image_column": "n"}, r"'n' has no images but .*\['x'\]"),
+        ({"x": IMAGE}, {"label_column": "x"}, r"'x' has no class labels but Image"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_that_are_missing_or_in_doubt_are_named(
+    write_columns, arguments, columns, settings, message, streaming
+):
+    write_columns(**columns)
+    with pytest.raises(DataError, match=message):
+        load_images(arguments(streaming=streaming, **settings), CONFIG)
+
+
+def test_columns_can_be_named(write_columns, arguments):
+    write_columns(x=IMAGE, y=IMAGE, fine=CLASSES, coarse=CLASSES, n=WHOLE)
+    settings = {"image_column": "y", "max_train_samples": 2, "max_eval_samples": 2}
+    with pytest.raises(DataError, match="are equal, so there is nothing to learn"):
+        load_images(arguments(label_column="fine", **settings), CONFIG)
+    for label_column, names in (("fine", ["a", "b", "c"]), ("n", None)):
+        images, info = load_split(arguments(label_column=label_column, **settings), CONFIG, "test")
+        assert images.labels.tolist() == [1, 1]
+        assert (info["image_column"], info["label_column"]) == ("y", label_column)
+        assert info["label_names"] == names
+
+
+@pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples"])
+def test_at_least_one_sample_is_asked_for(arguments, name):
+    with pytest.raises(DataError, match=f"`--{name}` must be at least 1, got 0; leave it out"):
+        load_images(arguments(**{name: 0}), CONFIG)
+
+
+def test_a_missing_evaluation_split_is_found_before_training_images_are_read(folder, arguments):
+    features = datasets.Features(image=datasets.Image())
+    write(folder, "train", {"image": [{"bytes": b"broken", "path": None}]}, features)
+    with pytest.raises(DataError, match=r"`--eval_split test`.*it has 'train'.*'train\[90%:\]'"):
+        load_images(arguments(), CONFIG)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_broken_image_is_named_with_its_split_and_row(folder, arguments, streaming):
+    write_pets(folder)
+    features = datasets.Features(image=datasets.Image())
+    broken = [Image.new("L", (8, 8)), {"bytes": b"broken", "path": None}]
+    write(folder, "train", {"image": broken}, features)
+    write(folder, "test", {"image": broken[:1]}, features)
+    with pytest.raises(DataError, match="row 1 of split 'train' cannot be decoded"):
+        load_images(arguments(streaming=streaming), CONFIG)
+
+
+def test_images_too_large_for_memory_are_sent_to_streaming(folder, arguments):
+    write_pets(folder)
+    huge = VQVAEConfig(image_size=1_000_000)
+    with pytest.raises(DataError, match=r"6 images of split 'train' take 5,587\.9.*`--streaming`"):
+        load_images(arguments(), huge)
+    with pytest.raises(DataError, match=r"split 'test' take .*`--max_eval_samples`"):
+        load_images(arguments(streaming=True, max_eval_samples=2), huge)
+
+
+def test_a_stream_without_known_columns_is_refused(folder, arguments):
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text("image\na.png\n")
+    with pytest.raises(DataError, match=r"do not say which columns.*leave out `--streaming`"):
+        load_images(arguments(streaming=True), CONFIG)

@@ -1,0 +1,235 @@
+"""What each kind of image file becomes, and images in memory."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_vqvae.data_sources import DataError
+from hf_vqvae.decoding import DecodedImages, RowDecoder, decode_image, decode_rows, scale_pixels
+from hf_vqvae.models.configuration_vqvae import VQVAEConfig
+from hf_vqvae.models.image_processing_vqvae import VQVAEImageProcessorPil
+
+GREY = VQVAEConfig(image_size=8)
+COLOUR = VQVAEConfig(image_size=8, num_channels=3)
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+
+
+def file_of(image, format="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+def decoder_of(config=GREY, label_names=None, label_column=None):
+    return RowDecoder("train", "image", label_column, label_names, config)
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
+def test_8_bit_pixels_of_the_right_size_stay_as_they_are(noise, channels, mode):
+    pixels = noise[..., 0] if channels == 1 else noise[..., :channels]
+    config = VQVAEConfig(image_size=8, num_channels=channels)
+    decoded = decode_image(file_of(Image.fromarray(pixels, mode)), config)
+    assert decoded.dtype == np.uint8 and decoded.shape == (channels, 8, 8)
+    assert (decoded == noise[..., :channels].transpose(2, 0, 1)).all()
+
+
+def test_a_1_bit_image_is_black_and_white(noise):
+    bits = noise[..., 0] > 127
+    assert (decode_image(file_of(Image.fromarray(bits)), GREY)[0] == bits * 255).all()
+
+
+def test_a_palette_is_its_colours(noise):
+    image = Image.fromarray(noise[..., :3]).quantize(16)
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    assert (decode_image(file_of(image), COLOUR) == expected).all()
+    with pytest.raises(DataError, match=r"has 3 channels \(mode P\), but `num_channels` is 1"):
+        decode_image(file_of(image), GREY)
+
+
+def test_a_palette_of_greys_is_grey_or_colour_as_the_model_wants(noise):
+    image = Image.fromarray(noise[..., 0]).convert("P")
+    image.putpalette([value for grey in range(256) for value in (255 - grey,) * 3])
+    assert (decode_image(file_of(image), GREY)[0] == 255 - noise[..., 0]).all()
+    assert (decode_image(file_of(image), COLOUR) == 255 - noise[..., 0]).all()
+
+
+def test_cmyk_becomes_rgb(noise):
+    image = Image.fromarray(noise, "CMYK")
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    assert (decode_image(file_of(image, "TIFF"), COLOUR) == expected).all()
+
+
+def test_exif_orientation_is_applied(noise):
+    image = Image.fromarray(noise[..., 0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    assert (decode_image(file_of(image, exif=exif), GREY)[0] == np.rot90(noise[..., 0], -1)).all()
+
+
+@pytest.mark.parametrize(
+    "mode, config, message",
+    [
+        ("RGB", GREY, r"3 channels \(mode RGB\).*is 1: use `--num_channels 3`, or .* to L first"),
+        ("L", COLOUR, r"1 channel \(mode L\).*is 3: use `--num_channels 1`, or .* to RGB first"),
+        ("RGBA", COLOUR, r"4 channels \(mode RGBA\).*is 3: use `--num_channels 4`, or .* to RGB"),
+        ("LA", GREY, r"2 channels \(mode LA\).*is 1: use `--num_channels 2`, or .* to L first"),
+        ("L", VQVAEConfig(image_size=8, num_channels=5), r"is 5: use `--num_channels 1`\.$"),
+        ("I;16", GREY, r"more than 8 bits a channel \(mode I;16\).*8 bits a channel first"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused_with_the_way_out(mode, config, message):
+    with pytest.raises(DataError, match=message):
+        decode_image(file_of(Image.new(mode, (8, 8))), config)
+
+
+def test_a_transparent_colour_counts_as_an_alpha_channel():
+    cell = file_of(Image.new("RGB", (8, 8)), transparency=(0, 0, 0))
+    with pytest.raises(DataError, match="has 4 channels"):
+        decode_image(cell, COLOUR)
+    rgba = decode_image(cell, VQVAEConfig(image_size=8, num_channels=4))
+    assert not rgba[3].any(), "the whole image is see-through"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (20, 13), (5, 6)], ids=["same", "larger", "smaller"])
+def test_decoded_pixels_equal_those_of_the_image_processor(channels, size):
+    shape = (size[1], size[0], channels)
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    config = VQVAEConfig(image_size=(8, 12), num_channels=channels)
+    decoded = scale_pixels(torch.from_numpy(decode_image(file_of(image), config)))
+    processor = VQVAEImageProcessorPil(size={"height": 8, "width": 12})
+    expected = processor(image, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels, mode", [(2, "LA"), (4, "RGBA")])
+def test_alpha_is_resized_with_the_colours(channels, mode):
+    config = VQVAEConfig(image_size=8, num_channels=channels)
+    image = Image.new(mode, (16, 16), (200,) * channels)
+    assert np.abs(decode_image(file_of(image), config).astype(int) - 200).max() <= 1
+
+
+def test_scaled_pixels_come_back_exactly():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    scaled = scale_pixels(pixels)
+    assert scaled.dtype == torch.float32 and scaled[0] == -0.5 and scaled[-1] == 0.5
+    assert torch.equal(((scaled + 0.5) * 255).round().byte(), pixels)
+
+
+def test_decoded_images_give_batches_and_single_images():
+    images = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(6, 1, 2, 2)
+    decoded = DecodedImages(images, torch.arange(6))
+    batch = decoded.__getitems__([4, 1])
+    assert len(decoded) == 6 and torch.equal(batch["labels"], torch.tensor([4, 1]))
+    torch.testing.assert_close(batch["pixel_values"], images[[4, 1]] / 255 - 0.5)
+    assert torch.equal(decoded[4]["pixel_values"], batch["pixel_values"][0])
+    assert decoded[4]["labels"] == 4
+    assert set(DecodedImages(images)[0]) == {"pixel_values"}
+
+
+def test_a_data_loader_takes_whole_batches():
+    decoded = DecodedImages(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1))
+    loader = torch.utils.data.DataLoader(
+        decoded, batch_size=4, shuffle=True, collate_fn=DecodedImages.collate
+    )
+    batches = [batch["pixel_values"] for batch in loader]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat(batches).flatten().sort().values, scale_pixels(torch.arange(10)))
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        (torch.zeros(2, 1, 4, 4), None, r"uint8 of shape \(N, C, H, W\), got torch.float32"),
+        (torch.zeros(2, 4, 4).byte(), None, r"got torch.uint8 of shape \(2, 4, 4\)"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(3).long(), r"int64 of shape \(2,\).*\(3,\)"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(2), r"got torch.float32 of shape \(2,\)"),
+    ],
+)
+def test_decoded_images_refuse_other_types_and_shapes(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        DecodedImages(images, labels)
+
+
+def rows_of(cells, labels=None):
+    features = datasets.Features(image=datasets.Image(decode=False))
+    columns = {"image": cells}
+    if labels is not None:
+        features["label"] = datasets.Value("int64")
+        columns["label"] = labels
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def test_rows_of_several_batches_are_decoded_in_their_order():
+    values = np.arange(2500) % 256
+    rows = rows_of([file_of(Image.new("L", (2, 2), int(value))) for value in values])
+    config = VQVAEConfig(image_size=2, hidden_sizes=[4])
+    for source, count in ((rows, 2500), (rows.to_iterable_dataset(), None)):
+        decoded = decode_rows(source, count, decoder_of(config))
+        assert (decoded.images[:, 0, 1, 1].numpy() == values).all() and decoded.labels is None
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["table", "stream"])
+def test_the_first_image_that_cannot_be_decoded_is_named_with_its_split_and_row(stream):
+    good = file_of(Image.new("L", (8, 8)))
+    cut = {"bytes": good["bytes"][:44], "path": "digit_70.png"}
+    rows = rows_of([good] * 70 + [cut] + [good] * 60 + [{"bytes": b"no image", "path": None}])
+    rows = rows.to_iterable_dataset() if stream else rows
+    message = (
+        r"row 70 of split 'train', file digit_70.png cannot be decoded \(.*: mend or remove it"
+    )
+    with pytest.raises(DataError, match=message):
+        decode_rows(rows, 132, decoder_of())
+
+
+def test_a_file_that_is_no_image_is_named():
+    with pytest.raises(
+        DataError, match=r"row 0 of .* cannot be decoded \(no image format of PIL\)"
+    ):
+        decode_rows(rows_of([{"bytes": b"no image", "path": None}]), 1, decoder_of())
+
+
+def test_a_channel_error_names_split_and_row():
+    cells = [file_of(Image.new("L", (8, 8))), file_of(Image.new("RGB", (8, 8)))]
+    with pytest.raises(DataError, match=r"row 1 of split 'train' has 3 channels"):
+        decode_rows(rows_of(cells), 2, decoder_of())
+
+
+def test_a_row_without_an_image_is_named():
+    with pytest.raises(DataError, match=r"no image in row 1 of split 'train': remove the row"):
+        decode_rows(rows_of([file_of(Image.new("L", (8, 8))), None]), 2, decoder_of())
+
+
+def test_hidden_and_empty_labels_are_minus_one():
+    rows = rows_of([file_of(Image.new("L", (8, 8)))] * 3, labels=[1, -1, None])
+    decoded = decode_rows(rows, 3, decoder_of(label_column="label", label_names=["a", "b"]))
+    assert decoded.labels.tolist() == [1, -1, -1] and decoded.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to any")])
+def test_a_label_outside_the_classes_is_named(label, names, rule):
+    rows = rows_of([file_of(Image.new("L", (8, 8)))] * 2, labels=[0, label])
+    with pytest.raises(DataError, match=f"label in row 1 .*is {label}: .*'label' must have {rule}"):
+        decode_rows(rows, 2, decoder_of(label_column="label", label_names=names))
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
+    rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
+    config = VQVAEConfig(image_size=400_000)
+    with pytest.raises(DataError, match=r"100 images of split 'train' take 14,901\.2 GiB .*sample"):
+        decode_rows(rows, 100, decoder_of(config))
+
+
+def test_a_stream_without_rows_is_refused():
+    rows = rows_of([file_of(Image.new("L", (8, 8)))]).to_iterable_dataset().take(0)
+    with pytest.raises(DataError, match="Split 'train' is empty"):
+        decode_rows(rows, None, decoder_of())

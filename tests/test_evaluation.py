@@ -1,0 +1,368 @@
+"""Evaluation over a split: against numbers computed at once, on two processes, from the script."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import ViTConfig
+
+from hf_vqvae import (
+    PixelCNNConfig,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEModel,
+)
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data import DecodedImages, load_split
+from hf_vqvae.evaluation import codebook_counts, evaluate_model, load_model
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
+PRIOR_KEYS = {"nll", "bits_per_code", "bits_per_image", "code_accuracy"}
+
+
+def make_model(image_size=28):
+    """A small model with random weights that uses many of its 16 codes."""
+    torch.manual_seed(0)
+    vqvae = VQVAEConfig(
+        image_size=image_size, hidden_sizes=(4, 8), embedding_dim=4, num_embeddings=16
+    )
+    prior = PixelCNNConfig(num_embeddings=16, grid_size=vqvae.grid_size, hidden_size=16)
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config=vqvae.to_dict(), prior_config=prior.to_dict()
+    )
+    model = VQVAEForImageGeneration(config).eval()
+    with torch.no_grad():
+        model.vqvae.quantizer.embedding.weight.normal_(0, 0.3)
+    return model
+
+
+def make_images(count, image_size=28, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 1, image_size, image_size)
+    return DecodedImages(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def model_folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "model"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def values(metrics):
+    return {key: entry["value"] for key, entry in metrics.items()}
+
+
+def run_script(*arguments, monkeypatch):
+    """scripts/evaluate.py's `main` in this process, with these arguments."""
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "evaluate_script", script)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    script.main()
+
+
+def run_on_two_processes(*command, tmp_path):
+    """What `accelerate launch` does for two processes, on the CPU with gloo; returns the output.
+
+    Its own `--cpu` starts a single process where there is no MPI.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = {
+        "ACCELERATE_USE_CPU": "true",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    finished = subprocess.run(
+        [*launcher, "--nproc_per_node", "2", *map(str, command)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+# One process
+
+
+def test_every_number_is_the_one_computed_over_all_images_at_once(model, accelerator):
+    images = make_images(23)
+    measured = values(evaluate_model(model, images, accelerator, batch_size=8))
+    with torch.no_grad():
+        codes = model.vqvae.encode(images.images / 255 - 0.5).codes
+        reconstructions = (model.vqvae.decode(codes) + 0.5).clamp(0, 1).double().numpy()
+        logits = model.prior(codes).logits.double().numpy()  # (B, K, h, w)
+    codes = codes.numpy()
+    mse = ((reconstructions - images.images.numpy() / 255) ** 2).mean()
+    assert measured["reconstruction_mse"] == pytest.approx(mse, rel=1e-6)
+    assert measured["psnr"] == pytest.approx(-10 * np.log10(mse), rel=1e-6)
+    counts = np.bincount(codes.ravel(), minlength=16)
+    shares = counts[counts > 0] / codes.size
+    perplexity = np.exp(-(shares * np.log(shares)).sum())
+    assert measured["codebook_perplexity"] == pytest.approx(perplexity, rel=1e-12)
+    assert measured["codes_used"] == (counts > 0).sum() > 3
+    normalizers = np.log(np.exp(logits).sum(1))
+    nats = normalizers - np.take_along_axis(logits, codes[:, None], 1)[:, 0]
+    assert measured["nll"] == pytest.approx(nats.mean(), rel=1e-6)
+    assert measured["bits_per_code"] == pytest.approx(nats.mean() / np.log(2), rel=1e-6)
+    assert measured["bits_per_image"] == pytest.approx(49 * nats.mean() / np.log(2), rel=1e-6)
+    assert measured["code_accuracy"] == (logits.argmax(1) == codes).mean()
+    assert 0 < measured["ssim"] < 1
+
+
+def test_every_entry_says_name_split_count_scale_stage_and_protocol(model, accelerator):
+    metrics = evaluate_model(model, make_images(5), accelerator, split="validation")
+    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
+    for key, entry in metrics.items():
+        assert entry["split"] == "validation"
+        assert entry["count"] == 5
+        assert entry["stage"] == ("prior" if key in PRIOR_KEYS else "vqvae")
+        assert entry["name"] and entry["scale"] and entry["protocol"]
+    assert metrics["reconstruction_mse"]["scale"] == "[0, 1]"
+    assert "clipped to [0, 1], not rounded to 8 bits" in metrics["psnr"]["protocol"]
+    assert "11x11 Gaussian window, sigma 1.5" in metrics["ssim"]["protocol"]
+    assert json.loads(json.dumps(metrics)) == metrics
+
+
+def test_a_model_without_a_prior_has_the_same_numbers_and_none_of_a_prior(model, accelerator):
+    images = make_images(5)
+    alone = evaluate_model(model.vqvae, images, accelerator)
+    assert set(alone) == VQVAE_KEYS
+    full = evaluate_model(model, images, accelerator)
+    assert alone == {key: full[key] for key in VQVAE_KEYS}
+
+
+def test_images_below_the_ssim_window_are_measured_and_the_protocol_says_so(accelerator):
+    metrics = evaluate_model(make_model(8).vqvae, make_images(5, 8), accelerator)
+    assert "7x7 Gaussian window, sigma 0.955" in metrics["ssim"]["protocol"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
+def test_the_batch_size_changes_nothing(model, accelerator, batch_size):
+    images = make_images(23)
+    reference = values(evaluate_model(model, images, accelerator, batch_size=8))
+    other = values(evaluate_model(model, images, accelerator, batch_size=batch_size))
+    assert other == pytest.approx(reference, rel=1e-6)
+
+
+def test_the_codebook_counts_are_those_of_the_split(model, accelerator):
+    images = make_images(23)
+    counts = codebook_counts(model, images, accelerator, batch_size=8)
+    with torch.no_grad():
+        codes = model.vqvae.encode(images.images / 255 - 0.5).codes
+    assert counts == torch.bincount(codes.flatten(), minlength=16).tolist()
+    assert counts == codebook_counts(model.vqvae, images, accelerator, batch_size=5)
+
+
+def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerator):
+    model = make_model()
+    model.train()
+    model.prior.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluate_model(model, make_images(3), accelerator)
+    codebook_counts(model, make_images(3), accelerator)
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    model.prior(torch.zeros(1, 7, 7, dtype=torch.long), return_loss=True).loss.backward()
+
+
+def test_a_vqvae_in_training_mode_is_measured_in_eval_mode_and_does_not_learn(model, accelerator):
+    vqvae = make_model().vqvae.train()
+    images = make_images(9)
+    measured = evaluate_model(vqvae, images, accelerator, batch_size=4)
+    assert vqvae.training
+    assert measured == evaluate_model(model.vqvae, images, accelerator, batch_size=4)
+
+
+def test_the_mode_comes_back_after_an_error(accelerator):
+    vqvae = make_model().vqvae.train()
+    with torch.no_grad():
+        vqvae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="`predictions` must be finite, got nan"):
+        evaluate_model(vqvae, make_images(3), accelerator)
+    assert vqvae.training
+
+
+def test_no_images_or_no_batch_are_errors(model, accelerator):
+    with pytest.raises(ValueError, match="`images` must hold at least 1 image"):
+        evaluate_model(model, make_images(0), accelerator)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        codebook_counts(model, make_images(3), accelerator, batch_size=0)
+
+
+# Loading
+
+
+def test_a_saved_model_is_loaded_with_and_without_a_prior(model, model_folder, tmp_path):
+    assert isinstance(load_model(str(model_folder)), VQVAEForImageGeneration)
+    model.vqvae.save_pretrained(tmp_path)
+    assert isinstance(load_model(str(tmp_path)), VQVAEModel)
+
+
+def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`model_type` is 'vit', and only 'vqvae' and"):
+        load_model(str(tmp_path))
+
+
+def test_a_model_whose_weights_are_cut_or_not_whole_is_refused(model, tmp_path):
+    state = model.state_dict()
+    del state["prior.conv_out.bias"]
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match=r"lack 1 tensors, for example 'prior\.conv_out\.bias'"):
+        load_model(str(tmp_path))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot load the model"):
+        load_model(str(tmp_path))
+
+
+# Several processes
+
+
+def test_two_processes_measure_what_one_does(model, model_folder, accelerator, tmp_path):
+    """37 images in batches of 8, the last ones uneven; and 1 image: one process has none."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, sys, numpy, torch\n"
+        "from accelerate import Accelerator\n"
+        "from hf_vqvae.data import DecodedImages\n"
+        "from hf_vqvae.evaluation import codebook_counts, evaluate_model, load_model\n"
+        "accelerator = Accelerator()\n"
+        "assert accelerator.num_processes == 2\n"
+        "model = accelerator.prepare(load_model(sys.argv[1]))\n"
+        "pixels = torch.from_numpy(numpy.load(sys.argv[2]))\n"
+        "results = []\n"
+        "for count in (37, 1):\n"
+        "    images = DecodedImages(pixels[:count])\n"
+        "    metrics = evaluate_model(model, images, accelerator, batch_size=8)\n"
+        "    counts = codebook_counts(model, images, accelerator, batch_size=8)\n"
+        "    results.append([metrics, counts])\n"
+        "path = f'{sys.argv[3]}/{accelerator.process_index}.json'\n"
+        "json.dump(results, open(path, 'w'))\n"
+        "accelerator.end_training()\n"
+    )
+    images = make_images(37)
+    np.save(tmp_path / "images.npy", images.images.numpy())
+    files = (model_folder, tmp_path / "images.npy", tmp_path)
+    run_on_two_processes(worker, *files, tmp_path=tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    for count, (metrics, counts) in zip((37, 1), first, strict=True):
+        own = DecodedImages(images.images[:count])
+        expected = evaluate_model(model, own, accelerator, batch_size=8)
+        assert values(metrics) == pytest.approx(values(expected), rel=1e-6)
+        assert metrics["codes_used"] == expected["codes_used"]
+        assert counts == codebook_counts(model, own, accelerator)
+
+
+# The script
+
+
+def test_the_script_on_two_processes_writes_the_numbers_of_one(
+    model, model_folder, accelerator, tmp_path
+):
+    """Also that the metrics find the library `evaluate` from a script of that very name."""
+    output = tmp_path / "new" / "metrics.json"
+    printed = run_on_two_processes(
+        *(SCRIPT, model_folder, "--dataset_name", "digits", "--max_eval_samples", 37),
+        *("--batch_size", 8, "--output_file", output),
+        tmp_path=tmp_path,
+    )
+    assert printed.count("on test of digits, 37 images, number of processes: 2") == 1
+    assert printed.count("Reconstruction MSE") == 1
+    data = DataArguments(dataset_name="digits", max_eval_samples=37)
+    images, _ = load_split(data, model.vqvae.config, "test")
+    expected = evaluate_model(model, images, accelerator)
+    written = json.loads(output.read_text())
+    assert values(written) == pytest.approx(values(expected), rel=1e-6)
+    assert {entry["count"] for entry in written.values()} == {37}
+    assert [path.name for path in output.parent.iterdir()] == ["metrics.json"]
+
+
+def test_the_script_prints_a_table_of_name_value_unit_and_protocol(
+    model_folder, monkeypatch, capsys
+):
+    flags = ("--dataset_name", "digits", "--max_eval_samples", "4", "--eval_split", "train")
+    run_script(*flags, "--model_name_or_path", model_folder, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert "on train of digits, 4 images" in printed
+    header, _, *rows = printed.strip().splitlines()[-11:]
+    assert header.split() == ["name", "value", "unit", "protocol"]
+    assert len(rows) == len(VQVAE_KEYS | PRIOR_KEYS)
+    column = header.index("protocol")
+    assert all(row[column - 1] == " " and row[column] != " " for row in rows)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["no/such/model"], "cannot load the model 'no/such/model'"),
+        (["{model}", "--dataset_name", "./nowhere"], "./nowhere"),
+        (["{model}", "--eval_split", "nosuch"], "nosuch"),
+        (["{model}", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
+    ],
+)
+def test_the_script_names_what_is_wrong_without_a_traceback(
+    model_folder, monkeypatch, change, message
+):
+    change = [part.format(model=model_folder) for part in change]
+    flags = [] if "--dataset_name" in change else ["--dataset_name", "digits"]
+    with pytest.raises(SystemExit) as exit_info:
+        run_script(*change, *flags, monkeypatch=monkeypatch)
+    assert exit_info.value.code.startswith("Error: ")  # a string goes to stderr, with status 1
+    assert message in exit_info.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "name one model, as MODEL or --model_name_or_path, got 0"),
+        (["a", "--model_name_or_path", "b"], "got 2: ['a', 'b']"),
+        (["a", "--no_such_flag"], "no such flag: --no_such_flag"),
+        (["a", "--batch", "8"], "no such flag: --batch"),
+    ],
+)
+def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(
+    monkeypatch, capsys, arguments, message
+):
+    with pytest.raises(SystemExit) as exit_info:
+        run_script(*arguments, monkeypatch=monkeypatch)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_output_file_that_cannot_be_written_is_an_error(model_folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="cannot write `--output_file`"):
+        run_script(
+            *(model_folder, "--dataset_name", "digits", "--max_eval_samples", "2"),
+            *("--output_file", tmp_path / "file" / "metrics.json"),
+            monkeypatch=monkeypatch,
+        )

@@ -1,0 +1,525 @@
+"""Publishing and loading, end to end: real clients, a loopback Hub, fresh processes and caches."""
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_vqvae import (
+    PixelCNNConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+)
+from hf_vqvae.hub import PushError, check_repo_id, push_command, push_folder
+from hf_vqvae.models.hub_commit import is_as_signed, sign_card
+from hub_server import HubServer, read_card_metadata
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "hf_secretwritetoken"
+CODE = {
+    "codes.py",
+    "configuration_image_generation.py",
+    "configuration_pixelcnn.py",
+    "configuration_strict.py",
+    "configuration_vqvae.py",
+    "hub_commit.py",
+    "image_processing_vqvae.py",
+    "modeling_image_generation.py",
+    "modeling_pixelcnn.py",
+    "modeling_vqvae.py",
+    "pipeline_image_generation.py",
+    "publishing.py",
+    "quantization.py",
+}
+CARD = """---
+library_name: transformers
+pipeline_tag: unconditional-image-generation
+tags: [vq-vae]
+---
+
+# Tiny
+
+It reaches an error of 0.0042. ![samples](figures/samples.png)
+"""
+# An importer that knows no hf_vqvae, whatever is installed.
+WITHOUT_PACKAGE = """
+import importlib, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_vqvae":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Hidden())
+try:
+    importlib.import_module("hf_vqvae")
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("hf_vqvae can be imported")
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with HubServer() as server:
+        server.add_token(TOKEN, organizations=("lab",))
+        server.add_token("hf_read", role="read")
+        server.add_token("hf_fine", role="fineGrained", scopes=(("me/mine", ("repo.write",)),))
+        yield server
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    vqvae = {"image_size": 8, "hidden_sizes": (4, 8), "embedding_dim": 4, "num_embeddings": 8}
+    prior = {"hidden_size": 8, "kernel_size": 3, "num_residual_blocks": 1}
+    config = VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=prior)
+    return VQVAEForImageGeneration(config).eval()
+
+
+def make_run(folder):
+    """The folder of a finished run, with what must never be pushed in it too."""
+    tiny_model().save_pretrained(folder)
+    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+    for name in ("metrics", "history", "arguments", "run"):
+        (folder / f"{name}.json").write_text(json.dumps({"name": name}))
+    for name in ("figures", "checkpoints/step-1", "codes"):
+        (folder / name).mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "figures" / "samples.png")
+    (folder / "checkpoints" / "step-1" / "model.safetensors").write_bytes(b"0" * 100)
+    (folder / "codes" / "data.arrow").write_bytes(b"0" * 100)
+    return folder
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("outputs") / "tiny")
+
+
+def run(server, home, arguments, token=TOKEN):
+    """A fresh Python process with a fresh cache."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=server.environment(home, token=token),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def run_code(server, home, code, token=TOKEN):
+    """Runs code in a fresh process; returns what it printed last, as JSON."""
+    done = run(server, home, ["-c", textwrap.dedent(code)], token)
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def published(server, run_folder, tmp_path_factory):
+    """me/tiny, pushed by the script: in vain at first, then by the command that it printed."""
+    home = tmp_path_factory.mktemp("home")
+    before = digest(run_folder)
+    server.fail("POST", "/me/tiny/commit/main", status=503)
+    flags = ["--hub_model_id", "tiny", "--hub_private", "--hub_license", "mit"]
+    failed = run(server, home, ["scripts/push_to_hub.py", run_folder, *flags])
+    commits_after_failure = len(server.repo("me/tiny").history())
+    command = next(line for line in failed.stderr.splitlines() if "scripts/push_to_hub.py" in line)
+    words = shlex.split(command)
+    again = run(server, home, words[1:])
+    assert digest(run_folder) == before
+    return failed, commits_after_failure, words, again
+
+
+def test_a_failed_push_says_what_failed_and_how_to_go_on(published, run_folder):
+    failed, commits_after_failure, words, _ = published
+    assert failed.returncode not in (0, None)
+    assert "Traceback" not in failed.stderr
+    assert "the Hub answered 503" in failed.stderr
+    assert commits_after_failure == 1  # the Hub's own "initial commit"
+    assert words[:3] == ["python", "scripts/push_to_hub.py", str(run_folder)]
+    assert words[3:] == ["--hub_model_id", "me/tiny", "--hub_private", "--hub_license", "mit"]
+
+
+def test_the_printed_command_pushes_the_run_in_one_commit(published, server):
+    again = published[-1]
+    assert again.returncode == 0, again.stderr
+    repo = server.repo("me/tiny")
+    assert f"{server.url}/me/tiny/commit/{repo.refs['main']}" in again.stdout
+    assert [commit.title for commit in repo.history()] == ["Upload tiny", "initial commit"]
+    assert repo.private
+    files = repo.find("main").files
+    run_files = {f"{name}.json" for name in ("metrics", "history", "arguments", "run", "config")}
+    others = {".gitattributes", "README.md", "figures/samples.png", "preprocessor_config.json"}
+    assert set(files) == CODE | run_files | others | {"model.safetensors"}
+    card = files["README.md"].content.decode()
+    assert "an error of 0.0042" in card and is_as_signed(card)
+    assert read_card_metadata(card)["license"] == "mit"
+    assert not any(TOKEN.encode() in blob.content for blob in files.values())
+
+
+def test_it_loads_where_the_package_is_not_installed(published, server, run_folder, tmp_path):
+    expected = tiny_model().sample(3, generator=torch.Generator().manual_seed(5))
+    result = run_code(
+        server,
+        tmp_path,
+        WITHOUT_PACKAGE
+        + """
+import json, os, torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+config = AutoConfig.from_pretrained("me/tiny", trust_remote_code=True)
+model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained("me/tiny", trust_remote_code=True)
+images = model.sample(3, generator=torch.Generator().manual_seed(5))
+pixels = processor(Image.new("L", (8, 8), 255), return_tensors="pt").pixel_values
+pipe = pipeline(model="me/tiny", trust_remote_code=True)
+drawn = pipe(2, seed=5)
+model.push_to_hub("copy", tags=["copied"])
+model.prior.requires_grad_(False)
+next(model.prior.parameters()).add_(1)
+model.push_to_hub("changed")
+try:
+    AutoModel.from_pretrained("me/tiny")
+except ValueError as error:
+    refused = str(error)
+# transformers has asked on stdout whether to trust the code, without ending the line
+print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(), list(pixels.shape),
+                         [image.size for image in drawn], refused]))
+""",
+    )
+    model_type, images, white, shape, sizes, refused = result
+    assert model_type == "vqvae_image_generation"
+    assert torch.allclose(torch.tensor(images), expected, atol=1e-6)
+    assert (white, shape, sizes) == (0.5, [1, 1, 8, 8], [[8, 8], [8, 8]])
+    assert "trust_remote_code=True" in refused
+    original, copy = (server.repo(f"me/{name}").find("main").files for name in ("tiny", "copy"))
+    assert set(copy) == set(original)
+    different = {name for name in copy if copy[name].content != original[name].content}
+    assert different <= {"README.md", "config.json", "preprocessor_config.json"}
+    assert json.loads(copy["config.json"].content)["auto_map"] == {
+        "AutoConfig": "configuration_image_generation.VQVAEForImageGenerationConfig",
+        "AutoModel": "modeling_image_generation.VQVAEForImageGeneration",
+    }
+    card = copy["README.md"].content.decode()
+    assert "an error of 0.0042" in card
+    assert read_card_metadata(card)["tags"] == ["vq-vae", "copied"]
+    changed = server.repo("me/changed").find("main").files
+    assert set(changed) >= CODE and "metrics.json" not in changed
+    assert "0.0042" not in changed["README.md"].content.decode()
+
+
+def test_it_loads_with_the_package_and_without_trusting_its_code(published, server, tmp_path):
+    result = run_code(
+        server,
+        tmp_path,
+        """
+        import json, hf_vqvae
+        from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+        model = AutoModel.from_pretrained("me/tiny")
+        pipe = pipeline(model="me/tiny", trust_remote_code=True)
+        print(json.dumps([
+            type(AutoConfig.from_pretrained("me/tiny")) is hf_vqvae.VQVAEForImageGenerationConfig,
+            type(model) is hf_vqvae.VQVAEForImageGeneration,
+            type(AutoImageProcessor.from_pretrained("me/tiny")) is hf_vqvae.VQVAEImageProcessorPil,
+            type(pipe.model) is hf_vqvae.VQVAEForImageGeneration,
+            type(hf_vqvae.VQVAEModel.from_pretrained("me/tiny")).__name__,
+            list(model.sample(2).shape),
+        ]))
+        """,
+    )
+    assert result == [True] * 4 + ["VQVAEModel", [2, 1, 8, 8]]
+
+
+@pytest.fixture(scope="module")
+def pushed_from_python(server, run_folder, tmp_path_factory):
+    server.add_repo("me/described", {"README.md": b"---\ntags: [old]\n---\n# By hand\n"})
+    server.add_repo("me/public")
+    server.add_repo("other/model", {"config.json": b"{}"})
+    home = tmp_path_factory.mktemp("home")
+    return run_code(
+        server,
+        home,
+        f"""
+        import json, os, tempfile
+        from hf_vqvae import PixelCNNModel, VQVAEForImageGeneration, VQVAEModel
+        run_folder = {str(run_folder)!r}
+
+        def plain_files(model):
+            with tempfile.TemporaryDirectory() as folder:
+                model.save_pretrained(folder)
+                return sorted(os.listdir(folder))
+
+        trained = VQVAEForImageGeneration.from_pretrained(run_folder)
+        plain = [plain_files(trained)]
+        commit = trained.push_to_hub("me/python", private=True, commit_message="Mine",
+                                     commit_description="All of it")
+        same = trained.push_to_hub("me/python")
+        plain.append(plain_files(trained))
+        trained.push_to_hub("me/described", tags=["new"])
+        branch = trained.push_to_hub("me/python", revision="v1/beta", tags=["beta"])
+        request = trained.push_to_hub("other/model", create_pr=True)
+        try:
+            trained.push_to_hub("me/public", private=True)
+        except ValueError as error:
+            public = str(error)
+        VQVAEModel(trained.config.vqvae_config).push_to_hub("me/autoencoder")
+        trained.prior.push_to_hub("lab/prior", max_shard_size="4KB")
+        trained.prior.push_to_hub("lab/prior")
+        print(json.dumps([plain, commit.commit_url, same.oid == commit.oid, branch.oid,
+                          request.pr_revision, public]))
+        """,
+    )
+
+
+def test_push_to_hub_from_python_brings_everything_along(pushed_from_python, server):
+    plain, url, same, *_ = pushed_from_python
+    repo = server.repo("me/python")
+    assert repo.private
+    assert [commit.title for commit in repo.history()] == ["Mine", "initial commit"]
+    assert repo.history()[0].message == "All of it"
+    assert url == f"{server.url}/me/python/commit/{repo.refs['main']}"
+    files = repo.find("main").files
+    assert set(files) >= CODE | {"metrics.json", "figures/samples.png", "preprocessor_config.json"}
+    assert "an error of 0.0042" in files["README.md"].content.decode()
+    assert not any(path.startswith(("checkpoints", "codes/")) for path in files)
+    assert same, "the same model again makes no commit"
+    assert plain == [["config.json", "model.safetensors"]] * 2, "save_pretrained writes no code"
+
+
+def test_a_model_without_a_run_gets_a_card_without_results(pushed_from_python, server):
+    files = server.repo("me/autoencoder").find("main").files
+    card = files["README.md"].content.decode()
+    assert 'from_pretrained("me/autoencoder", trust_remote_code=True)' in card
+    assert "this card has no results" in card
+    metadata = read_card_metadata(card)
+    assert metadata["pipeline_tag"] == "unconditional-image-generation"
+    assert metadata["library_name"] == "transformers" and "model-index" not in metadata
+    assert json.loads(files["preprocessor_config.json"].content)["size"] == {
+        "height": 8,
+        "width": 8,
+    }
+    assert "custom_pipelines" not in json.loads(files["config.json"].content)
+
+
+def test_a_prior_has_no_image_processor_and_old_shards_go(pushed_from_python, server):
+    newest, sharded, _ = server.repo("lab/prior").history()
+    assert "preprocessor_config.json" not in newest.files
+    assert set(newest.files) >= {"modeling_pixelcnn.py", "configuration_pixelcnn.py", "codes.py"}
+    assert "model.safetensors.index.json" in sharded.files
+    weights = [name for name in newest.files if name.startswith("model.")]
+    assert weights == ["model.safetensors"]
+
+
+def test_branches_and_pull_requests_leave_main_alone(pushed_from_python, server):
+    branch, request = pushed_from_python[3:5]
+    python, other = server.repo("me/python"), server.repo("other/model")
+    assert python.refs["v1/beta"] == branch != python.refs["main"]
+    assert "beta" in python.find("v1/beta").files["README.md"].content.decode()
+    assert request == "refs/pr/1"
+    assert set(other.find("main").files) == {".gitattributes", "config.json"}
+    assert set(other.find(request).files) >= CODE | {"model.safetensors", "README.md"}
+
+
+def test_a_hand_written_card_is_kept_and_a_public_repo_not_taken_for_a_private(
+    pushed_from_python, server
+):
+    files = server.repo("me/described").find("main").files
+    card = files["README.md"].content.decode()
+    assert "# By hand" in card and read_card_metadata(card)["tags"] == ["old", "new"]
+    assert "model.safetensors" in files
+    assert "me/public exists and is public" in pushed_from_python[-1]
+    assert len(server.repo("me/public").history()) == 1
+
+
+@pytest.fixture(scope="module")
+def outcomes(server, run_folder, tmp_path_factory):
+    """What check_can_push and push_folder say in one process each; True where they succeed."""
+    names = ("mine", "busy", "cut", "lost", "lost-pull", "revoked", "edited", "conflict", "upload")
+    for name in names:
+        server.add_repo(f"me/{name}")
+    server.add_repo("other/theirs")
+    server.add_repo("me/edited", {"README.md": sign_card(CARD).replace("0.0042", "0").encode()})
+    server.fail("POST", "/me/busy/preupload", status=500, times=99)
+    server.fail("POST", "/me/cut/commit", status="cut")
+    server.fail("POST", "/me/lost/commit", status="lost_answer")
+    server.fail("POST", "/me/lost-pull/commit", status="lost_answer")
+    server.fail("POST", "/me/revoked/preupload", status=401)
+    server.fail("POST", "/me/conflict/commit", status=412)
+    server.fail("POST", "/me/upload.git/info/lfs", status=403)
+    server.fail("GET", "/api/models/lab/offline", status="cut", times=9)
+    before = digest(run_folder)
+    result = run_code(
+        server,
+        tmp_path_factory.mktemp("home"),
+        f"""
+        import json, time
+        from hf_vqvae.hub import check_can_push, push_folder
+        time.sleep = lambda seconds: None  # the client's own retries, without their pauses
+        folder = {str(run_folder)!r}
+
+        def outcome(call, *arguments, **options):
+            try:
+                return [type(call(*arguments, **options)).__name__, ""]
+            except Exception as error:
+                return [type(error).__name__, str(error)]
+
+        print(json.dumps({{
+            "check new": [check_can_push("new", {TOKEN!r}), ""],
+            "check mine": outcome(check_can_push, "me/mine", {TOKEN!r}),
+            "check lab": outcome(check_can_push, "lab/new", {TOKEN!r}),
+            "check no token": outcome(check_can_push, "me/mine"),
+            "check unknown": outcome(check_can_push, "me/mine", "hf_none"),
+            "check read": outcome(check_can_push, "me/mine", "hf_read"),
+            "check other": outcome(check_can_push, "other/theirs", {TOKEN!r}),
+            "check other pull": outcome(check_can_push, "other/theirs", {TOKEN!r}, create_pr=True),
+            "check other new": outcome(check_can_push, "other/new", {TOKEN!r}),
+            "check fine": outcome(check_can_push, "me/mine", "hf_fine"),
+            "check fine new": outcome(check_can_push, "me/new", "hf_fine"),
+            "check public": outcome(check_can_push, "me/mine", {TOKEN!r}, private=True),
+            "check network": outcome(check_can_push, "lab/offline", {TOKEN!r}),
+            "check both": outcome(check_can_push, "me/mine", {TOKEN!r}, create_pr=True,
+                                  revision="v1"),
+            "push no token": outcome(push_folder, folder, "me/mine"),
+            "push read": outcome(push_folder, folder, "me/mine", token="hf_read"),
+            "push busy": outcome(push_folder, folder, "me/busy", token={TOKEN!r}),
+            "push cut": outcome(push_folder, folder, "me/cut", token={TOKEN!r}),
+            "push lost": outcome(push_folder, folder, "me/lost", token={TOKEN!r}),
+            "push lost pull": outcome(push_folder, folder, "me/lost-pull", token={TOKEN!r},
+                                      create_pr=True),
+            "push revoked": outcome(push_folder, folder, "me/revoked", token={TOKEN!r}),
+            "push edited": outcome(push_folder, folder, "me/edited", token={TOKEN!r}),
+            "push conflict": outcome(push_folder, folder, "me/conflict", token={TOKEN!r}),
+            "push upload": outcome(push_folder, folder, "me/upload", token={TOKEN!r}),
+            "push edited anyway": outcome(push_folder, folder, "me/edited", token={TOKEN!r},
+                                          overwrite_card=True),
+        }}))
+        """,
+        token=None,
+    )
+    assert digest(run_folder) == before
+    return result
+
+
+def test_who_may_push_is_told_so_before_training(outcomes):
+    assert outcomes["check new"][0] == "me/new"
+    for name in ("mine", "lab", "other pull", "fine"):
+        assert outcomes[f"check {name}"] == ["str", ""]
+
+
+@pytest.mark.parametrize(
+    "case, message",
+    [
+        ("check no token", "no token to push with: set HF_TOKEN"),
+        ("check unknown", "does not accept the token"),
+        ("check read", "can only read"),
+        ("check other", "may not write to other/theirs"),
+        ("check other new", "may not make repos under other. Possible are: me/new, lab/new"),
+        ("check fine new", "fine-grained and may not write to the repos of me"),
+        ("check public", "me/mine exists and is public"),
+        ("check network", "no connection to http://127.0.0.1"),
+        ("check both", "leave out --hub_revision v1 or --hub_create_pr"),
+        ("push no token", "401"),
+        ("push read", "the Hub answered 403"),
+        ("push busy", "the Hub answered 500"),
+        ("push cut", "no connection to http://127.0.0.1"),
+        ("push revoked", "does not accept the token"),
+        ("push conflict", "somebody else has pushed in the meantime"),
+        ("push upload", "the Hub answered 403"),
+        ("push edited", "was written or edited by hand"),
+    ],
+)
+def test_what_goes_wrong_is_named(outcomes, run_folder, case, message):
+    kind, said = outcomes[case]
+    assert kind == "PushError"
+    assert message in said
+    if case.startswith("push"):
+        assert f"The run is complete in {run_folder}" in said
+        assert "python scripts/push_to_hub.py" in said
+        assert ("--overwrite_card" in said) == (case == "push edited")
+
+
+def test_failed_pushes_and_checks_commit_nothing(outcomes, server):
+    for name in ("mine", "busy", "cut", "revoked", "conflict", "upload"):
+        assert len(server.repo(f"me/{name}").history()) == 1
+    assert len(server.repo("other/theirs").history()) == 1
+    assert ("model", "me/new") not in server.repos and ("model", "lab/new") not in server.repos
+
+
+def test_a_commit_whose_answer_was_lost_is_found(outcomes, server):
+    assert outcomes["push lost"] == ["str", ""]
+    assert len(server.repo("me/lost").history()) == 2
+    assert outcomes["push lost pull"] == ["str", ""]
+    assert set(server.repo("me/lost-pull").refs) == {"main", "refs/pr/1"}
+
+
+def test_an_edited_card_is_overwritten_only_when_asked(outcomes, server):
+    assert outcomes["push edited anyway"] == ["str", ""]
+    newest, edited, _ = server.repo("me/edited").history()
+    assert is_as_signed(newest.files["README.md"].content.decode())
+    assert not is_as_signed(edited.files["README.md"].content.decode())
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "-a", "a--b", "me/na me", "me/x.git", "x" * 97])
+def test_a_name_the_hub_does_not_allow_is_refused(name):
+    with pytest.raises(ValueError, match="`hub_model_id`"):
+        check_repo_id(name)
+
+
+def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    for name in ("metrics.json", "figures/samples.png", "model.safetensors"):
+        (run / name).unlink()
+    with pytest.raises(
+        PushError, match=r"lacks metrics.json, figures/samples.png, model.safetensors"
+    ):
+        push_folder(run, "me/run")
+    (run / "config.json").write_text(PixelCNNConfig().to_json_string())
+    with pytest.raises(PushError, match="holds a model without a name"):
+        push_folder(run, "me/run")
+    (run / "config.json").write_text("{")
+    with pytest.raises(PushError, match=r"config.json is damaged"):
+        push_folder(run, "me/run")
+    run.rename(tmp_path / "run.partial")
+    for folder in (run, tmp_path / "run.partial"):
+        with pytest.raises(PushError, match=r"has not finished; .*--resume_from_checkpoint latest"):
+            push_folder(folder, "me/run")
+    with pytest.raises(PushError, match="no such folder"):
+        push_folder(tmp_path / "none", "me/run")
+
+
+def test_the_command_repeats_the_options_and_survives_a_shell():
+    command = push_command("my runs/a", "me/a", hub_create_pr=True, hub_commit_message="Don't ask")
+    assert shlex.split(command)[2:] == [
+        "my runs/a",
+        "--hub_model_id",
+        "me/a",
+        "--hub_create_pr",
+        "--hub_commit_message",
+        "Don't ask",
+    ]
+
+
+def test_a_signed_card_shows_any_edit():
+    signed = sign_card(CARD)
+    assert is_as_signed(signed) and sign_card(signed) == signed
+    assert is_as_signed(signed.replace("\n", "\r\n"))
+    assert not is_as_signed(signed.replace("0.0042", "0.0001"))
+    assert not is_as_signed(CARD)
