@@ -42,7 +42,12 @@ def main() -> None:
     resume = training.resume_from_checkpoint is not None
     folder.check(resume=resume, overwrite=training.overwrite_output_dir)
     if hub.push_to_hub:
-        check_can_push(hub.hub_model_id, private=hub.hub_private, create_pr=hub.hub_create_pr)
+        check_can_push(
+            hub.hub_model_id,
+            private=hub.hub_private,
+            revision=hub.hub_revision,
+            create_pr=hub.hub_create_pr,
+        )
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,

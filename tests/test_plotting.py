@@ -44,7 +44,7 @@ def pixels_of(path, margin=4):
     ],
 )
 @pytest.mark.parametrize(
-    "prior", [None, {}, {"kernel_size": 1, "num_residual_blocks": 0, "num_pixelcnn_layers": 0}]
+    "prior", [None, {}, {"kernel_size": 3, "num_residual_blocks": 0, "num_pixelcnn_layers": 0}]
 )
 def test_architecture_fits_on_its_page(settings, prior, tmp_path):
     config = VQVAEConfig(**settings)
@@ -62,7 +62,8 @@ def test_architecture_of_two_configurations_differs(tmp_path):
 
 
 def test_architecture_names_the_shapes_of_the_real_layers():
-    torch = pytest.importorskip("torch")
+    import torch
+
     from hf_vqvae.models import VQVAEModel
 
     config = VQVAEConfig(image_size=[16, 24], num_channels=3, hidden_sizes=[8, 12, 20])
@@ -139,8 +140,8 @@ def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
     for color in (plotting.BLUE, plotting.GREEN, plotting.VERMILION):
         red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
         same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
-        # The legend, on the right half, has each colour too.
-        assert same[:, : 1280 // 2 + 40].any()
+        # The legend, farther right, has each colour too.
+        assert same[:, :740].any()
 
 
 def test_training_curves_leave_out_what_a_run_has_not(tmp_path):

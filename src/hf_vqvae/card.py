@@ -4,6 +4,7 @@ Names that a run brings along (datasets, labels, columns, versions) may hold any
 escaped, so that none can break a table or bring HTML, and of paths only the last part is shown.
 """
 
+import ast
 import json
 import logging
 import math
@@ -172,7 +173,7 @@ def build_card(
         stages=_setting_tables(config, arguments),
         has_arguments=bool(arguments),
         figures={path.stem for path in (run_folder / "figures").glob("*.png")},
-        model_id=json.dumps(name, ensure_ascii=False),
+        model_id=_string(name),
         has_code=repo_id is not None or "auto_map" in settings,
         run=_describe_run(run),
     )
@@ -332,19 +333,25 @@ def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
     """The lines of Python that load the data, without paths of this machine."""
     if kind == "digits":
         return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
-    quoted = re.compile(r"([\"'])(.*?)\1")
-
-    def shorten(match: re.Match) -> str:
-        short = _without_path(match[2])
-        return match[0] if short == match[2] else json.dumps(f"./{short}", ensure_ascii=False)
-
-    command = quoted.sub(shorten, _clean(dataset.get("load_command") or ""))
     try:
-        compile(command, "load_command", "eval")
-    except SyntaxError:  # there is none, or a name has quotes in it
-        where = name if kind == "hub" else f"./{name}"
-        command = f"load_dataset({json.dumps(where, ensure_ascii=False)})"
-    return f"from datasets import load_dataset\n\ndataset = {command}"
+        call = ast.parse(dataset.get("load_command") or "", mode="eval").body
+        words = [(None, word) for word in call.args]
+        words += [(keyword.arg, keyword.value) for keyword in call.keywords]
+        if call.func.id != "load_dataset" or not words:
+            raise ValueError("not a call of load_dataset")
+        values = [(key, str(ast.literal_eval(word))) for key, word in words]
+    except (SyntaxError, AttributeError, ValueError):  # there is none, or a name has quotes in it
+        values = [(None, name)]
+    # Written anew from its values: what it is made of came with the run.
+    values[0] = (None, values[0][1] if kind == "hub" else f"./{_without_path(values[0][1])}")
+    words = [f"{key}={_string(value)}" if key else _string(value) for key, value in values]
+    return f"from datasets import load_dataset\n\ndataset = load_dataset({', '.join(words)})"
+
+
+def _string(value: str) -> str:
+    """`value` as a string in Python, in characters that mean nothing to Markdown and HTML."""
+    text = json.dumps(_clean(value), ensure_ascii=False)
+    return re.sub(r"[`<>{}]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def _eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[EvalResult]:
@@ -401,7 +408,8 @@ def _result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
 
 def _plain(text: object) -> str:
     """Words for a cell of a table; markup in them shows as what it is."""
-    return re.sub(r"[|<>&*`\\]|\b_|_\b", lambda match: f"&#{ord(match[0])};", _clean(text))
+    markup = r"[|<>&*`{}\\]|\](?=[\[(])|\b_|_\b"
+    return re.sub(markup, lambda match: f"&#{ord(match[0])};", _clean(text))
 
 
 def _setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -415,7 +423,7 @@ def _setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     left_out = set(HOUSEKEEPING)
     if prior is None:
-        left_out |= {"prior_num_train_epochs", "prior_learning_rate"}
+        left_out |= {"train_prior", "prior_num_train_epochs", "prior_learning_rate"}
     if arguments.get("vqvae_name_or_path"):
         left_out |= {"num_train_epochs", "learning_rate"}
     flags = [field for field in fields(TrainingArguments) if field.name not in left_out]

@@ -20,8 +20,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from . import models
-from .models.hub_commit import WEIGHTS, EditedCardError, commit_folder, sign_card
-from .models.publishing import RUN_FILES, add_code, copy_files
+from .card import build_card
+from .models.hub_commit import WEIGHTS, EditedCardError, commit_folder, is_as_signed, sign_card
+from .models.publishing import add_code, copy_files, copy_run_files
 
 REQUIRED_FILES = (
     "config.json",
@@ -137,7 +138,7 @@ def push_folder(
     _check_finished(folder)
     try:
         with tempfile.TemporaryDirectory() as staging:
-            _stage(folder, Path(staging), license)
+            _stage(folder, Path(staging), repo_id, license)
             commit = commit_folder(
                 staging,
                 repo_id,
@@ -300,14 +301,17 @@ def _model_class(folder: Path) -> type:
     return getattr(models, name)
 
 
-def _stage(folder: Path, staging: Path, license: str | None) -> None:
-    """Copies what is to be pushed; adds code, `auto_map`, license and the card's signature."""
-    copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES))
+def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
+    """Copies what is to be pushed, with the code and a card that names `repo_id`."""
+    copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
+    copy_run_files(folder, staging)
     add_code(staging, _model_class(folder))
     readme = staging / "README.md"
     text = readme.read_text("utf-8")
-    if license is not None:
+    if is_as_signed(text):
+        readme.write_text(sign_card(str(build_card(staging, repo_id, license))), "utf-8")
+    elif license is not None:
+        # Written or edited by hand: it stays as it is, and unsigned, but for the license asked for.
         card = ModelCard(text)
         card.data.license = license
-        text = str(card)
-    readme.write_text(sign_card(text), "utf-8")
+        readme.write_text(str(card), "utf-8")

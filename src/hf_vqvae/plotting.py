@@ -61,8 +61,8 @@ def _page(path: str | Path, height: int, layout: str | None = None) -> Iterator[
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) of any C to what can be shown: (H, W) grey or (H, W, 3) colour."""
-    return image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+    """(H, W, C) of any C to what can be shown: (H, W, 3)."""
+    return image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, axis=-1)
 
 
 def _check_images(images: np.ndarray, name: str = "images") -> np.ndarray:
@@ -95,7 +95,6 @@ def _place(figure: Figure, left: float, top: float, height: int, width: int) -> 
 def _show(axes: Axes, picture: np.ndarray, **colors) -> None:
     # Only a picture with more pixels than dots is smoothed: nearest would drop some of its pixels.
     enough_dots = axes.bbox.width >= picture.shape[1] - 0.5
-    colors = colors or {"cmap": "gray", "vmin": 0, "vmax": 255}
     axes.imshow(
         picture, interpolation="nearest" if enough_dots else "antialiased", aspect="auto", **colors
     )

@@ -17,6 +17,7 @@ from .data import DecodedImages, ImageSplits
 from .evaluation import codebook_counts, evaluate_model, load_model
 from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
 from .models.configuration_vqvae import as_pair
+from .models.publishing import add_code
 from .plotting import color_codes, image_grid
 from .run_folder import RunFolder, read_json, write_json
 
@@ -73,7 +74,10 @@ def report(
     write_json(folder.partial / "run.json", run)
     generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
     write_figures(folder.partial, model, images.eval, generator)
-    write_card(folder.partial)
+    # With its code the folder is what a repo holds: it loads where this package is not installed.
+    add_code(folder.partial, type(model))
+    local_name = None if folder.output_dir.is_absolute() else folder.output_dir.as_posix()
+    write_card(folder.partial, repo_id=values["hub_model_id"] or local_name)
 
 
 def processor_for(model: VQVAEModel | VQVAEForImageGeneration) -> VQVAEImageProcessorPil:

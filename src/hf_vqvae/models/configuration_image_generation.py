@@ -70,7 +70,11 @@ class VQVAEForImageGenerationConfig(StrictConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == VQVAEConfig.model_type:
             dtype = config_dict.get("dtype")
-            config_dict = {"vqvae_config": config_dict, "model_type": cls.model_type, "dtype": dtype}
+            config_dict = {
+                "vqvae_config": config_dict,
+                "model_type": cls.model_type,
+                "dtype": dtype,
+            }
         return config_dict, kwargs
 
     @classmethod

@@ -84,8 +84,24 @@ class StrictConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As `PreTrainedConfig.from_dict`; unknown keys are dropped with a warning."""
-        return super().from_dict(cls.drop_unknown(config_dict), **kwargs)
+        """As `PreTrainedConfig.from_dict`; unknown keys are dropped with a warning.
+
+        Settings among `kwargs` override the saved ones and are checked as those of the constructor are.
+        """
+        config_dict = cls.drop_unknown(config_dict)
+        names = [f.name for f in own_fields(cls)]
+        for key in list(kwargs):
+            if key in names:
+                value = kwargs.pop(key)
+                if isinstance(value, dict):  # of a part: what it leaves out stays as saved
+                    value = {**(config_dict.get(key) or {}), **value}
+                config_dict[key] = value
+            elif near := difflib.get_close_matches(key, names, n=1, cutoff=0.8):
+                # Other unknown arguments are for the loading of files or weights.
+                raise ValueError(
+                    f"{cls.__name__} has no setting `{key}` (did you mean `{near[0]}`?)."
+                )
+        return super().from_dict(config_dict, **kwargs)
 
 
 __all__ = ["StrictConfig", "own_fields", "setting"]

@@ -8,6 +8,9 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 
+# PIL's modes whose values are brightnesses; others are converted to RGB (a palette's values are numbers of colours).
+_MODES = ("1", "L", "LA", "I", "I;16", "F", "RGB", "RGBA")
+
 
 class VQVAEImageProcessorPil(PilBackend):
     r"""
@@ -22,6 +25,10 @@ class VQVAEImageProcessorPil(PilBackend):
         do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std:
             As of any image processor. Mean 0.5 and deviation 1 are numbers, not lists, so that they fit any number of
             channels. A floating-point image that is on [0, 1] already is passed with `do_rescale=False`.
+
+    Raises:
+        ValueError: if there is no image, or one without pixels, of unclear layout, or outside the range that the scaling
+            is for; or if the images differ in channels.
     """
 
     model_input_names = ["pixel_values"]
@@ -35,27 +42,59 @@ class VQVAEImageProcessorPil(PilBackend):
     image_std = 1.0
     do_convert_rgb = False
 
-    def process_image(self, image, **kwargs) -> np.ndarray:
-        """One image as an array (C, H, W); refuses what would be scaled twice or is empty."""
-        array = super().process_image(image, **kwargs)
-        if 0 in array.shape:
-            raise ValueError(f"an image must have pixels, got one of shape {array.shape} (C, H, W).")
-        if array.dtype == bool:
-            array = array.astype(np.uint8) * 255
-        return array
+    def _prepare_images_structure(self, images, expected_ndims: int = 3):
+        if isinstance(images, list | tuple) and not images:
+            raise ValueError("`images` is empty: pass at least one image.")
+        return super()._prepare_images_structure(_with_channels(images), expected_ndims)
 
-    def _preprocess(self, images, do_resize, size, do_rescale, **kwargs):
+    def process_image(self, image, input_data_format=None, **kwargs) -> np.ndarray:
+        """One image as an array (C, H, W)."""
+        is_pil = isinstance(image, Image.Image)
+        if is_pil and image.mode not in _MODES:
+            image = image.convert("RGB")
+        elif not is_pil and input_data_format is None:
+            _check_layout(image.shape)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = image.float() if image.is_floating_point() else image
+        array = super().process_image(image, input_data_format=input_data_format, **kwargs)
+        if 0 in array.shape:
+            raise ValueError(
+                f"an image must have pixels, got one of shape {array.shape} (C, H, W)."
+            )
+        return array.astype(np.uint8) * 255 if array.dtype == bool else array
+
+    def _preprocess(self, images, do_resize, size, do_rescale, rescale_factor, **kwargs):
+        channels = sorted({len(image) for image in images})
+        if len(channels) > 1:
+            raise ValueError(
+                f"the images of a batch must have the same number of channels, got {channels}: convert them first, "
+                "PIL images with image.convert('RGB') or image.convert('L')."
+            )
         for image in images:
-            if do_rescale and np.issubdtype(image.dtype, np.floating) and image.max() <= 1:
-                raise ValueError(
-                    f"a floating-point image with values up to {image.max():.3g} is on [0, 1] already and would be "
-                    "divided by 255 again: pass do_rescale=False, or 8-bit images."
-                )
+            _check_range(image, do_rescale, rescale_factor)
         # Resizing to the same size would go through PIL for nothing.
         same = all(image.shape[-2:] == (size.height, size.width) for image in images)
         return super()._preprocess(
-            images, do_resize=do_resize and not same, size=size, do_rescale=do_rescale, **kwargs
+            images,
+            do_resize=do_resize and not same,
+            size=size,
+            do_rescale=do_rescale,
+            rescale_factor=rescale_factor,
+            **kwargs,
         )
+
+    def resize(self, image: np.ndarray, size, resample=None, **kwargs) -> np.ndarray:
+        """An image (C, H, W) of another size.
+
+        PIL takes 8-bit images of 1, 3 and 4 channels whole. Others go plane by plane as floats: the way through 8 bits
+        would lose what they have beyond those.
+        """
+        whole = image.dtype == np.uint8 and len(image) in (1, 3, 4)
+        if whole or not (size.height and size.width):
+            return super().resize(image, size, resample, **kwargs)
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in image]
+        return np.stack([np.asarray(p.resize((size.width, size.height), resample)) for p in planes])
 
     def postprocess(self, images: torch.Tensor, output_type: str = "pil"):
         """Undoes the scaling: images (B, C, H, W) of a model to PIL images, or arrays or tensors in [0, 1].
@@ -90,6 +129,44 @@ class VQVAEImageProcessorPil(PilBackend):
             )
         arrays = np.rint(arrays * 255).astype(np.uint8)
         return [Image.fromarray(array[..., 0] if channels == 1 else array) for array in arrays]
+
+
+def _with_channels(images):
+    """Gives bare arrays and tensors (H, W), alone or in lists, their channel: (1, H, W)."""
+    if isinstance(images, list | tuple):
+        return [_with_channels(image) for image in images]
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 2:
+        return images[None]
+    return images
+
+
+def _check_layout(shape: tuple[int, ...]) -> None:
+    """Refuses arrays (a, b, c) of which no side can be told to be the channels."""
+    if shape[0] not in (1, 3, 4) and shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"an image of shape {tuple(shape)} has no side of 1, 3 or 4 to tell its channels by: pass "
+            "input_data_format='channels_first' or 'channels_last', and a batch of grey images as (B, 1, H, W)."
+        )
+
+
+def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> None:
+    """Refuses values that the scaling would take out of [0, 1], and floats that it would scale a second time."""
+    low, high = float(image.min()), float(image.max())
+    if do_rescale and np.issubdtype(image.dtype, np.floating) and 0 < high <= 1:
+        raise ValueError(
+            f"a floating-point image with values up to {high:.3g} is on [0, 1] already and would be divided by "
+            f"{1 / rescale_factor:g} again: pass do_rescale=False, or 8-bit images."
+        )
+    limit = 1 / rescale_factor if do_rescale else 1.0
+    if not (low >= 0 and high <= limit * (1 + 1e-6)):
+        way_out = (
+            "pass 8-bit images, or the `rescale_factor` of yours"
+            if do_rescale
+            else "leave do_rescale=False away for 8-bit images"
+        )
+        raise ValueError(
+            f"the values of an image must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: {way_out}."
+        )
 
 
 __all__ = ["VQVAEImageProcessorPil"]

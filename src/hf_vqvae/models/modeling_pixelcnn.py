@@ -50,15 +50,8 @@ class CodeConv2d(nn.Embedding):
         super().__init__(num_embeddings, out_channels)
         self.kernel_size = kernel_size
         kernel = torch.empty(out_channels, num_embeddings, kernel_size, kernel_size)
-        self.weight = nn.Parameter(kernel)
-        self.bias = nn.Parameter(torch.empty(out_channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Glorot-uniform kernel and zero bias."""
-        nn.init.xavier_uniform_(self.weight)
-        if hasattr(self, "bias"):
-            nn.init.zeros_(self.bias)
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, kernel_size={self.kernel_size}"
@@ -66,7 +59,9 @@ class CodeConv2d(nn.Embedding):
     def forward(self, codes: Tensor) -> Tensor:  # (B, h, w) -> (B, C, h, w)
         batch, height, width = codes.shape
         reach = self.kernel_size // 2
-        taps = reach * self.kernel_size + reach  # whole rows above, then the left half of the centre's
+        taps = (
+            reach * self.kernel_size + reach
+        )  # whole rows above, then the left half of the centre's
         planes = self.num_embeddings
         # Row t * K + k of the table is what code k adds at tap t; the last row, of zeros, is the world outside.
         table = self.weight.flatten(2)[:, :, :taps].permute(2, 1, 0).reshape(taps * planes, -1)
@@ -94,7 +89,9 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, h, w)
         reach = self.kernel_size[0] // 2
-        centre_row = nn.functional.pad(self.weight[:, :, reach : reach + 1, : reach + 1], (0, reach))
+        centre_row = nn.functional.pad(
+            self.weight[:, :, reach : reach + 1, : reach + 1], (0, reach)
+        )
         causal = torch.cat([self.weight[:, :, :reach], centre_row], dim=2)
         hidden = nn.functional.pad(hidden, (reach, reach, reach, 0))
         return nn.functional.conv2d(hidden, causal, self.bias)
@@ -236,9 +233,10 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
                 if temperature == 0:
                     codes[:, row, column] = logits.argmax(1)
                     continue
-                # The largest first at 0: a tiny temperature must not make it infinite.
+                # Largest logit at 0: a tiny temperature may make all others infinite, but not that one.
                 logits = logits - logits.amax(1, keepdim=True)
-                probabilities = (logits / temperature).softmax(1)
+                tiny = torch.finfo(logits.dtype).tiny
+                probabilities = (logits / max(temperature, tiny)).softmax(1)
                 drawn = torch.multinomial(probabilities, 1, generator=generator)
                 codes[:, row, column] = drawn[:, 0]
         return codes

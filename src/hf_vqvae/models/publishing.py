@@ -6,6 +6,7 @@ Everything goes up in one commit, so that nobody ever downloads half a model.
 """
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,9 @@ logger = logging.get_logger(__name__)
 TASK = "unconditional-image-generation"
 # What a training run leaves beside its model; checkpoints and codes stay at home.
 RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
+
+# The line of a run's card that names what its code loads.
+_MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
 
 class PublishMixin:
@@ -58,13 +62,19 @@ class PublishMixin:
             processor.save_pretrained(folder)
         add_code(folder, type(self))
         if source is not None and _is_described_by_card_in(source, self):
-            copy_files(source, folder, RUN_FILES)
-            card = ModelCard(unsigned((source / "README.md").read_text("utf-8")))
+            copy_run_files(source, folder)
+            text = (source / "README.md").read_text("utf-8")
+            generated = is_as_signed(text)
+            if generated and repo_id:
+                text = _MODEL_ID.sub(lambda match: match[1] + json.dumps(repo_id), text)
+            card = ModelCard(unsigned(text))
         else:
-            card = _build_card(self, repo_id)
+            card, generated = _build_card(self, repo_id), True
         tags = [tags] if isinstance(tags, str) else tags or []
         add_tags(card, [*(self.model_tags or []), *tags])
-        (folder / "README.md").write_text(sign_card(str(card)), "utf-8")
+        # What a person has written stays theirs: unsigned, so that no later push overwrites it.
+        text = sign_card(str(card)) if generated else str(card)
+        (folder / "README.md").write_text(text, "utf-8")
 
     def push_to_hub(
         self,
@@ -144,6 +154,19 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def copy_run_files(source: Path, folder: Path) -> None:
+    """Copies what a run leaves beside its model; of paths on this machine only the last part goes along."""
+    copy_files(source, folder, RUN_FILES)
+    arguments = folder / "arguments.json"
+    if arguments.exists():
+        values = json.loads(arguments.read_text("utf-8"))
+        public = {
+            key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+            for key, value in values.items()
+        }
+        arguments.write_text(json.dumps(public, indent=2) + "\n", "utf-8")
 
 
 def _reference(one: type) -> str:

@@ -93,7 +93,7 @@ class VectorQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights."""
-        return self.embedding(codes.long()).permute(0, 3, 1, 2).contiguous()
+        return self.embedding(codes.long()).permute(0, 3, 1, 2)
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """Quantizes latents (B, D, h, w); in training it also updates the codebook."""
@@ -114,7 +114,9 @@ class VectorQuantizer(nn.Module):
             straight_through = quantized.detach() + (rows - rows.detach())
         batch, dim, *grid = latents.shape
         return QuantizerOutput(
-            quantized=straight_through.view(batch, *grid, dim).permute(0, 3, 1, 2).to(latents.dtype),
+            quantized=straight_through.view(batch, *grid, dim)
+            .permute(0, 3, 1, 2)
+            .to(latents.dtype),
             codes=codes.view(batch, *grid),
             codebook_loss=codebook_loss,
             commitment_loss=commitment_loss,

@@ -1,0 +1,117 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""Encoder and decoder of the VQ-VAE.
+
+Shapes: B batch, C channels, H x W image, D dimension of a latent, h x w grid of codes.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_vqvae import VQVAEConfig
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, 3x3 to half the channels, ReLU, 1x1 back, added to the input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, max(1, channels // 2), kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(max(1, channels // 2), channels, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        update = self.conv1(nn.functional.relu(hidden))
+        return hidden + self.conv2(nn.functional.relu(update))
+
+
+class VQVAEEncoderLevel(GradientCheckpointingLayer):
+    """Halves the size: 3x3 convolution of stride 2, ReLU, residual blocks."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2)
+        self.residual = nn.Sequential(
+            *[ResidualBlock(out_channels) for _ in range(num_residual_layers)]
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H / 2, W / 2)
+        # TensorFlow's "same" padding of an even size, the example's: one row below, one column to the right.
+        hidden = nn.functional.pad(hidden, (0, 1, 0, 1))
+        return self.residual(nn.functional.relu(self.conv(hidden)))
+
+
+class UpsamplingConv2d(nn.ConvTranspose2d):
+    """Transposed 3x3 convolution of stride 2 that doubles the size by cropping the last row and column of its output.
+
+    The crop mirrors the encoder's padding. No padding of `conv_transpose2d` crops on one side only, but a 4x4 kernel
+    with a zero row above and a zero column left of the 3x3 one crops just that with padding 1, and without a copy.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=3, stride=2)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
+        kernel = nn.functional.pad(self.weight, (1, 0, 1, 0))
+        return nn.functional.conv_transpose2d(hidden, kernel, self.bias, stride=2, padding=1)
+
+
+class VQVAEDecoderLevel(GradientCheckpointingLayer):
+    """Doubles the size: residual blocks, transposed 3x3 convolution of stride 2, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
+        super().__init__()
+        self.residual = nn.Sequential(
+            *[ResidualBlock(in_channels) for _ in range(num_residual_layers)]
+        )
+        self.conv = UpsamplingConv2d(in_channels, out_channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
+        return nn.functional.relu(self.conv(self.residual(hidden)))
+
+
+class VQVAEEncoder(nn.Module):
+    """Images (B, C, H, W) to latents (B, D, h, w)."""
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__()
+        channels = [config.num_channels, *config.hidden_sizes]
+        self.levels = nn.ModuleList(
+            VQVAEEncoderLevel(wide, narrow, config.num_residual_layers)
+            for wide, narrow in pairwise(channels)
+        )
+        self.conv_out = nn.Conv2d(channels[-1], config.embedding_dim, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        checkpointing = self.training and self.levels[0].gradient_checkpointing
+        if checkpointing and not hidden.requires_grad and not torch.compiler.is_compiling():
+            # Reentrant checkpointing gives a level no gradient where its input takes none.
+            hidden = hidden.detach().requires_grad_()
+        for level in self.levels:
+            hidden = level(hidden)
+        return self.conv_out(hidden)
+
+
+class VQVAEDecoder(nn.Module):
+    """Quantized latents (B, D, h, w) to images (B, C, H, W)."""
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__()
+        sizes = tuple(reversed(config.hidden_sizes))
+        # The example's decoder widens in its first transposed layer, so there is no 1x1 that mirrors the encoder's.
+        channels = [config.embedding_dim, *sizes]
+        self.levels = nn.ModuleList(
+            VQVAEDecoderLevel(narrow, wide, config.num_residual_layers)
+            for narrow, wide in pairwise(channels)
+        )
+        self.conv_out = nn.ConvTranspose2d(sizes[-1], config.num_channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for level in self.levels:
+            hidden = level(hidden)
+        return self.conv_out(hidden)
+
+
+__all__ = ["UpsamplingConv2d", "VQVAEDecoder", "VQVAEEncoder", "VQVAEEncoderLevel"]

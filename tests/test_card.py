@@ -1,0 +1,515 @@
+"""The card of a run: complete, true to the run's files, safe to print, and never lost."""
+
+import ast
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+
+from hf_vqvae import card as cards
+from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.card import build_card, choose_images, write_card, write_figures
+from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.models import (
+    PixelCNNConfig,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+from hf_vqvae.models.publishing import add_code
+
+HOME = "/home/somebody"
+VALUES = {"reconstruction_mse": 0.0031234, "psnr": 25.05, "ssim": 0.9512}
+VALUES |= {"codebook_perplexity": 27.31, "codes_used": 15}
+PRIOR_VALUES = {"nll": 1.0791, "bits_per_code": 1.5568, "bits_per_image": 6.227}
+PRIOR_VALUES |= {"code_accuracy": 0.6512}
+FIGURES = {"architecture", "reconstructions", "codes", "training_curves", "codebook_usage"}
+HOSTILE = [
+    "a|b|c",
+    "<script>alert(1)</script>",
+    "**bold** _it_ [x](http://evil.example) `tick`",
+    "two\nlines\r\n---\n# title",
+    "{{ 7 * 7 }} {% for %}",
+    '"; import os; x = "',
+    "```\nfence",
+    "<!-- comment --> &lt; \\| \u202e",
+    "--- | --- |",
+]
+
+
+def tiny_model(prior=True, channels=1):
+    torch.manual_seed(0)
+    vqvae = VQVAEConfig(
+        image_size=8, num_channels=channels, hidden_sizes=[4, 8], num_embeddings=16, embedding_dim=4
+    )
+    if not prior:
+        return VQVAEModel(vqvae)
+    pixelcnn = PixelCNNConfig(
+        num_embeddings=16, grid_size=(2, 2), hidden_size=8, num_residual_blocks=1
+    )
+    return VQVAEForImageGeneration(
+        VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=pixelcnn)
+    )
+
+
+def some_images(number=30, labels=True, channels=1):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (number, channels, 8, 8), dtype=torch.uint8)
+    return DecodedImages(images, torch.arange(number) % 7 if labels else None)
+
+
+def write_json(folder, **contents):
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def metrics_of(values):
+    return {
+        key: {"name": key.replace("_", " ").capitalize(), "value": value, "split": "test"}
+        | {"count": 10000, "scale": f"scale of {key}", "stage": "vqvae"}
+        | {"protocol": f"measured for {key}"}
+        for key, value in values.items()
+    }
+
+
+def dataset_of(**changes):
+    return {
+        "name": "ylecun/mnist",
+        "kind": "hub",
+        "config": "mnist",
+        "revision": "77f3279092a1c1579b2250db8eafed0ad422088c",
+        "train_split": "train",
+        "train_count": 60000,
+        "eval_split": "test",
+        "eval_count": 10000,
+        "image_column": "image",
+        "label_column": "label",
+        "label_names": ["zero", "one"],
+        "load_command": 'load_dataset("ylecun/mnist")',
+    } | changes
+
+
+def make_run(folder, prior=True, dataset=None, channels=1, **arguments):
+    """A finished run's folder, with made-up numbers and a real, tiny model."""
+    model = tiny_model(prior, channels)
+    model.save_pretrained(folder)
+    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    history = {
+        "vqvae": [{"epoch": 1, "reconstruction_mse": 0.1, "perplexity": 3.0, "codes_used": 5}],
+        "prior": [{"epoch": 1, "loss": 2.0, "eval_loss": 2.1}] if prior else [],
+    }
+    run = {
+        "dataset": dataset_of(**(dataset or {})),
+        "versions": {"hf_vqvae": "0.1.0", "torch": "2.13.0+cpu"},
+        "hardware": "2-core CPU",
+        "num_processes": 1,
+        "mixed_precision": "bf16",
+        "seconds": {"vqvae": 812.0, "prior": 4200.0 if prior else None},
+        "seed": 0,
+        "codebook_counts": [100, 50, 3, *[1] * 12, 0],
+    }
+    flags = vars(TrainingArguments(output_dir=f"{HOME}/outputs/{folder.name}"))
+    flags = {**flags, "dataset_name": f"{HOME}/data", "cache_dir": f"{HOME}/.cache", **arguments}
+    metrics = metrics_of(VALUES | (PRIOR_VALUES if prior else {}))
+    write_json(folder, history=history, run=run, arguments=flags, metrics=metrics)
+    return model
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folders of a run with a prior and one without, with all figures."""
+    folders = {}
+    for prior in (True, False):
+        folder = tmp_path_factory.mktemp("runs") / ("mnist" if prior else "alone")
+        model = make_run(folder, prior)
+        write_figures(folder, model, some_images(), torch.Generator().manual_seed(0))
+        folders[prior] = folder
+    return folders
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    return Path(shutil.copytree(finished[True], tmp_path / "mnist"))
+
+
+def code_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def check_text(text):
+    """What must hold of every card, whatever is in the run."""
+    assert text.startswith("---\n")
+    body = text.split("\n---\n", 1)[1]
+    for leftover in ("{{", "}}", "{%", "%}", "{#"):
+        assert leftover not in body
+    assert not re.search(r"\b(None|NaN|nan|Undefined|inf)\b", text)
+    assert HOME not in text and "somebody" not in text
+    assert "/tmp" not in text and "\\Users" not in text
+    assert not re.search(r"\n{3,}", text)
+    for block in code_blocks(text):
+        ast.parse(block)
+    for path in re.findall(r"!\[[^\]]+\]\(([^)]*)\)", text):
+        assert re.fullmatch(r"figures/\w+\.png", path)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = table.splitlines()
+        columns = {row.count("|") for row in rows}
+        assert len(columns) == 1 and len(rows) > 2, f"a broken table: {table}"
+    assert text.count("```") % 2 == 0
+    # Only the line breaks in tables are HTML of our own.
+    prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
+    prose = re.sub(r"`[^`\n]*`", "", prose)
+    tags = set(re.findall(r"<[^>]*>", prose)) - {"<br>", "<code>", "</code>"}
+    assert all(tag.startswith("<!-- hf_vqvae: this card was generated") for tag in tags), tags
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_the_metadata_is_valid_and_survives_a_round_trip(finished, prior):
+    card = build_card(finished[prior])
+    again = ModelCard(str(card))
+    assert isinstance(again.data, ModelCardData)
+    assert again.data.to_dict() == card.data.to_dict()
+    assert str(again) == str(card)
+    data = again.data
+    assert data.license == "apache-2.0" and data.library_name == "transformers"
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["ylecun/mnist"]
+    assert ("pixelcnn" in data.tags) == prior
+    assert {"mse", "psnr", "ssim"} <= set(data.metrics)
+    assert data.model_name == finished[prior].name
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_every_metric_is_in_the_model_index_and_in_the_text_with_its_protocol(finished, prior):
+    card = ModelCard(str(build_card(finished[prior])))
+    values = VALUES | (PRIOR_VALUES if prior else {})
+    assert len(card.data.eval_results) == len(values)
+    for (key, value), result in zip(values.items(), card.data.eval_results, strict=True):
+        assert result.metric_type == cards.METRIC_TYPES.get(key, key)
+        assert result.metric_value == value
+        assert result.dataset_type == "ylecun/mnist" and result.dataset_split == "test"
+        assert result.dataset_config == "mnist" and isinstance(result.dataset_config, str)
+        assert result.dataset_revision.startswith("77f3279")
+        protocol = {"count": 10000, "scale": f"scale of {key}", "protocol": f"measured for {key}"}
+        assert result.metric_args == protocol
+        (row,) = (
+            line for line in card.text.splitlines() if f"; measured for {key} |" in f"{line} |"
+        )
+        name = key.replace("_", " ").capitalize()
+        assert row.startswith(f"| **{name}") and f"scale of {key}" in row
+        assert f"**{value:,}**" in row or f"**{value:.4g}**" in row
+        assert "`test`, 10,000 images" in row
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_the_text_is_clean_and_has_every_section_and_figure(finished, prior):
+    card = build_card(finished[prior])
+    check_text(str(card))
+    sections = re.findall(r"^##+ (.+)$", card.text, re.MULTILINE)
+    expected = {"How it works", "Architecture", "Intended uses and limits", "Results"}
+    expected |= {"Training and evaluation data", "Training", "Training curves", "Reconstructions"}
+    expected |= {"Discrete codes", "Codebook usage", "How to use it", "Framework versions"}
+    expected |= {"Hardware and time", "Citation", "Settings: VQ-VAE", "Settings: Training"}
+    expected |= {"Samples", "Settings: Prior"} if prior else set()
+    assert set(sections) == expected and len(sections) == len(expected)
+    shown = set(re.findall(r"\(figures/(\w+)\.png\)", card.text))
+    assert shown == FIGURES | ({"samples"} if prior else set())
+    assert all((finished[prior] / "figures" / f"{name}.png").is_file() for name in shown)
+    for link in ("1711.00937", "keras.io/examples/generative/vq_vae", "keras-io/vq-vae"):
+        assert link in card.text
+    assert "Sayak Paul" in card.text
+    assert ("1606.05328" in card.text and "1601.06759" in card.text) == prior
+    if not prior:
+        assert not re.search(r"PixelCNN|prior", str(card), re.IGNORECASE)
+
+
+def test_the_links_at_the_top_lead_to_sections(finished):
+    text = build_card(finished[True]).text
+    anchors = {
+        title.lower().replace(":", "").replace(" ", "-")
+        for title in re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    }
+    links = re.findall(r"\(#([\w-]+)\)", text)
+    assert len(links) == 5 and set(links) <= anchors
+
+
+def test_settings_times_and_sizes_are_those_of_the_run(finished):
+    text = build_card(finished[True]).text
+    assert re.search(r"^\| `num_embeddings`<br>.+ \| 16 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| `hidden_sizes`<br>.+ \| 4, 8 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| `learning_rate`<br>.+ \| 0.002 \|$", text, re.MULTILINE)
+    assert "`output_dir`" not in text and "`log_with`" not in text
+    assert "VQ-VAE 13 min 32 s, prior 1 h 10 min" in text
+    assert "`torch` `2.13.0+cpu`" in text and "`2-core CPU`" in text
+    # 2 x 2 codes of 16 are 4 * 4 bits, 8 x 8 grey pixels 64 * 8.
+    assert "becomes 4 codes, 16 bits at most, where its 8-bit pixels take 512." in text
+    model = tiny_model()
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (model.vqvae, model.prior)]
+    assert f"has {sizes[0]:,} parameters" in text and f"prior has {sizes[1]:,}" in text
+
+
+def test_code_of_the_card_runs_with_the_package(finished, monkeypatch, tmp_path):
+    for prior in (True, False):
+        shutil.copytree(finished[prior], tmp_path / finished[prior].name)
+        monkeypatch.chdir(tmp_path)
+        blocks = code_blocks(build_card(finished[prior]).text)
+        (block,) = (block for block in blocks if "from hf_vqvae import" in block)
+        names = {}
+        exec(block, names)
+        assert names["codes"].shape == (1, 2, 2)
+        assert names["reconstruction"].shape == (1, 8, 8, 1)
+    assert (tmp_path / "sample.png").is_file()
+
+
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("channels", [2, 3])
+def test_code_of_the_card_runs_for_colour_and_for_channels_without_a_name(
+    channels, prior, monkeypatch, tmp_path
+):
+    folder = tmp_path / "colour"
+    make_run(folder, prior, channels=channels)
+    monkeypatch.chdir(tmp_path)
+    (block,) = (b for b in code_blocks(build_card(folder).text) if "from hf_vqvae import" in b)
+    names = {}
+    exec(block, names)
+    assert names["reconstruction"].shape == (1, 8, 8, channels)
+
+
+def test_before_a_push_the_code_names_the_folder_and_after_it_the_repo(run_folder):
+    going = run_folder.rename(run_folder.with_name("mnist.partial"))
+    text = build_card(going).text
+    assert re.findall(r"^model_id = (.+)$", text, re.MULTILINE) == ['"mnist"']
+    assert ".partial" not in text
+    pushed = build_card(going, repo_id="me/vqvae-mnist", license="mit")
+    check_text(str(pushed))
+    ids = re.findall(r"^model_id = (.+)$", pushed.text, re.MULTILINE)
+    assert set(ids) == {'"me/vqvae-mnist"'} and len(ids) == 3
+    assert "trust_remote_code=True" in pushed.text
+    assert pushed.data.license == "mit" and pushed.data.model_name == "vqvae-mnist"
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_a_folder_with_its_code_says_how_to_load_it_without_the_package(
+    finished, prior, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished[prior], tmp_path / "coded")
+    add_code(folder, VQVAEForImageGeneration if prior else VQVAEModel)
+    monkeypatch.chdir(tmp_path)
+    blocks = [b for b in code_blocks(build_card(folder).text) if "trust_remote_code" in b]
+    assert len(blocks) == (2 if prior else 1)
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert len(names["images"]) == (16 if prior else 1)
+
+
+@pytest.mark.parametrize(
+    "dataset, code",
+    [
+        ({}, 'dataset = load_dataset("ylecun/mnist")'),
+        (
+            {"name": "digits", "kind": "digits", "revision": None},
+            "dataset = hf_vqvae.digits.load_digits()",
+        ),
+        (
+            {"name": f"{HOME}/my data", "kind": "folder", "revision": None, "config": None}
+            | {"load_command": f'load_dataset("{HOME}/my data")'},
+            'dataset = load_dataset("./my data")',
+        ),
+        (
+            {"name": "C:\\Users\\me\\cats", "kind": "folder", "revision": None, "config": None}
+            | {"load_command": r'load_dataset("C:\Users\me\cats")'},
+            'dataset = load_dataset("./cats")',
+        ),
+        (
+            {"name": "../owner/looks-like-one", "kind": "folder", "load_command": None},
+            'dataset = load_dataset("./looks-like-one")',
+        ),
+    ],
+)
+def test_the_card_says_how_to_load_the_data_without_paths_of_the_machine(dataset, code, tmp_path):
+    make_run(tmp_path / "run", dataset=dataset)
+    card = build_card(tmp_path / "run")
+    check_text(str(card))
+    assert code in [line for block in code_blocks(card.text) for line in block.splitlines()]
+    is_hub = not dataset
+    assert card.data.datasets == (["ylecun/mnist"] if is_hub else None)
+    assert ("huggingface.co/datasets/" in card.text) == is_hub
+    for result in card.data.eval_results:
+        assert is_hub or " " in result.dataset_type, "that could be a dataset of somebody else"
+        assert is_hub or result.dataset_revision is None
+
+
+def test_a_dataset_without_a_kind_is_known_by_its_name(tmp_path):
+    for name, is_hub in (("ylecun/mnist", True), ("./ylecun/mnist", False), ("digits", False)):
+        dataset = dataset_of(name=name)
+        del dataset["kind"]
+        assert cards._describe_dataset(dataset)["is_hub"] == is_hub
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path):
+    folder = tmp_path / "run"
+    dataset = dict.fromkeys(("name", "config", "revision", "image_column", "label_column"), hostile)
+    dataset |= {"train_split": hostile, "eval_split": f"{hostile}2", "label_names": [hostile] * 30}
+    make_run(
+        folder,
+        dataset={**dataset, "load_command": f'load_dataset("{hostile}")'},
+        lr_scheduler_type=hostile,
+        vqvae_name_or_path=f"{HOME}/{hostile}",
+    )
+    metrics = metrics_of(VALUES)
+    for metric in metrics.values():
+        metric |= {"name": hostile, "split": hostile, "scale": hostile, "protocol": hostile}
+    run = json.loads((folder / "run.json").read_text())
+    run |= {"hardware": hostile, "versions": {hostile: hostile}, "mixed_precision": hostile}
+    write_json(folder, metrics=metrics, run=run)
+    card = build_card(folder)
+    text = str(card)
+    check_text(text)
+    assert "<script" not in card.text
+    assert "](http://evil" not in re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
+    assert "\n# title" not in text
+    importing, loading = ast.parse(code_blocks(card.text)[0]).body
+    assert importing.module == "datasets" and loading.value.func.id == "load_dataset"
+    assert all(isinstance(word, ast.Constant) for word in loading.value.args)
+    again = ModelCard(text)
+    assert again.data.to_dict() == card.data.to_dict()
+    assert len(again.data.eval_results) == len(VALUES)
+
+
+def test_a_folder_of_a_hostile_name_makes_a_card_that_compiles(tmp_path):
+    folder = tmp_path / 'a"b`<i>{{x}}'
+    make_run(folder)
+    (block,) = (b for b in code_blocks(build_card(folder).text) if "model_id = " in b)
+    assigned = [node for node in ast.parse(block).body if isinstance(node, ast.Assign)]
+    assert ast.literal_eval(assigned[0].value) == folder.name
+
+
+def test_a_number_that_is_not_finite_stays_out_of_the_model_index(run_folder):
+    metrics = metrics_of(VALUES)
+    metrics["psnr"]["value"] = math.inf
+    metrics["ssim"]["value"] = math.nan
+    write_json(run_folder, metrics=metrics)
+    card = build_card(run_folder)
+    check_text(str(card))
+    assert {result.metric_type for result in card.data.eval_results} == {
+        *("mse", "codebook_perplexity", "codes_used")
+    }
+    assert card.text.count("**not finite**") == 2
+
+
+def test_a_model_without_a_run_gets_a_card_without_results(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "bare")
+    card = build_card(tmp_path / "bare", repo_id="me/bare")
+    check_text(str(card))
+    assert card.data.eval_results is None and card.data.datasets is None
+    for absent in ("## Results", "## Training and evaluation data", "Hardware", "![", ".json"):
+        assert absent not in card.text
+
+
+def test_evaluation_on_the_training_split_is_admitted(tmp_path):
+    make_run(tmp_path / "run", dataset={"eval_split": "train"})
+    assert "say nothing about new images" in build_card(tmp_path / "run").text
+    make_run(tmp_path / "run")
+    assert "say nothing about new images" not in build_card(tmp_path / "run").text
+
+
+def test_the_license_is_that_of_the_flags(tmp_path):
+    make_run(tmp_path / "run", hub_license="cc-by-4.0")
+    assert build_card(tmp_path / "run").data.license == "cc-by-4.0"
+
+
+def test_a_folder_without_a_model_has_no_card(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json: a card is built in"):
+        build_card(tmp_path)
+    write_json(tmp_path, config={"model_type": "bert"})
+    with pytest.raises(ValueError, match="must be 'vqvae' or 'vqvae_image_generation', got 'bert'"):
+        build_card(tmp_path)
+
+
+def test_a_card_needs_no_matplotlib(finished):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from hf_vqvae.card import build_card; "
+        f"assert 'samples.png' in build_card({str(finished[True])!r}).text"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_card_is_written_again_as_long_as_nobody_edits_it(run_folder):
+    path = write_card(run_folder)
+    assert path == run_folder / "README.md"
+    first = path.read_text("utf-8")
+    check_text(first)
+    assert write_card(run_folder) == path and path.read_text("utf-8") == first
+    path.write_bytes(first.replace("\n", "\r\n").encode())  # git on Windows is no edit
+    assert write_card(run_folder, license="mit") == path
+    assert "license: mit" in path.read_text("utf-8")
+    assert not list(run_folder.glob("*.partial")) + list(run_folder.glob("README.generated.md"))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("How it works", "How it really works"),
+        lambda text: text.replace("license: apache-2.0", "license: mit"),
+        lambda text: text + "\nOne more word.\n",
+        lambda text: text[: text.rindex("<!--")],
+        lambda text: "# mine\n",
+    ],
+)
+def test_a_card_edited_by_hand_is_kept_and_the_caller_told(run_folder, edit, caplog):
+    readme = write_card(run_folder)
+    generated = readme.read_text("utf-8")
+    edited = edit(generated)
+    readme.write_text(edited, "utf-8")
+    path = write_card(run_folder)
+    assert path == run_folder / "README.generated.md"
+    assert readme.read_text("utf-8") == edited and path.read_text("utf-8") == generated
+    assert "mnist/README.md was edited by hand and is kept" in caplog.text
+
+
+def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
+    model = make_run(tmp_path / "run")
+    folder = tmp_path / "run" / "figures"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    drawn = write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
+    assert {path.stem for path in drawn} == FIGURES | {"samples"}
+    assert model.training and model.prior.training and not model.vqvae.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_figures_of_a_model_without_a_run_are_those_of_the_model(tmp_path):
+    drawn = write_figures(tmp_path, tiny_model(False), some_images(2, labels=False))
+    assert {path.stem for path in drawn} == {"architecture", "reconstructions", "codes"}
+
+
+def test_figures_need_an_image(tmp_path):
+    with pytest.raises(ValueError, match="at least 1 image to draw, got 0"):
+        write_figures(tmp_path, tiny_model(), some_images(0))
+
+
+@pytest.mark.parametrize(
+    "labels, number, chosen",
+    [
+        (None, 30, list(range(10))),
+        (None, 3, [0, 1, 2]),
+        ([2, 2, 0, 1, 0], 5, [2, 3, 0, 1, 4]),
+        ([-1, 1, -1, 0], 4, [3, 1, 0, 2]),
+        ([index // 2 for index in range(40)], 40, list(range(0, 20, 2))),
+    ],
+)
+def test_the_images_shown_are_the_first_of_each_label(labels, number, chosen):
+    assert choose_images(labels and torch.tensor(labels), number) == chosen

@@ -1,0 +1,221 @@
+"""Configurations: defaults, checks, round trips, overrides."""
+
+import json
+import logging
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import AutoConfig
+
+from hf_vqvae import PixelCNNConfig, VQVAEConfig, VQVAEForImageGenerationConfig
+from hf_vqvae.models.configuration_strict import own_fields
+
+CONFIGS = [VQVAEConfig, PixelCNNConfig, VQVAEForImageGenerationConfig]
+
+
+def test_the_default_is_the_page_s_network():
+    config = VQVAEConfig()
+    assert (config.image_size, config.num_channels, config.hidden_sizes) == (28, 1, (32, 64))
+    assert (config.embedding_dim, config.num_embeddings, config.commitment_cost) == (16, 128, 0.25)
+    assert (config.downsampling_factor, config.grid_size) == (4, (7, 7))
+    prior = PixelCNNConfig()
+    assert (prior.num_embeddings, prior.grid_size, prior.hidden_size) == (128, (7, 7), 128)
+    assert (prior.kernel_size, prior.num_residual_blocks, prior.num_pixelcnn_layers) == (7, 2, 2)
+
+
+def test_rows_and_columns_of_a_rectangle_are_not_mixed_up():
+    config = VQVAEConfig(image_size=[24, 40], hidden_sizes=[4, 4, 4])
+    assert (config.image_size, config.grid_size) == ((24, 40), (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_size": 30}, r"multiple of 4 \(2 \*\* 2 levels.*got 30: .* fit are 28 or 32"),
+        ({"image_size": (28, 30)}, "got 30: the nearest sizes that fit are 28 or 32"),
+        ({"image_size": 2}, "got 2: the nearest sizes that fit are 4"),
+        ({"image_size": (28, 28, 1)}, r"one number or \(height, width\), got \[28, 28, 1\]"),
+        ({"num_channels": 0}, "`num_channels` must be at least 1, got 0"),
+        ({"hidden_sizes": ()}, r"at least one level, each at least 1, got \[\]"),
+        ({"hidden_sizes": (32, 0)}, r"at least one level, each at least 1, got \[32, 0\]"),
+        ({"num_residual_layers": -1}, "`num_residual_layers` must be at least 0, got -1"),
+        ({"embedding_dim": 0}, "`embedding_dim` must be at least 1, got 0"),
+        ({"num_embeddings": 1}, "`num_embeddings` must be at least 2, got 1"),
+        ({"commitment_cost": -0.1}, "`commitment_cost` must be at least 0 and finite, got -0.1"),
+        ({"commitment_cost": float("nan")}, "`commitment_cost` must be at least 0.*got nan"),
+        ({"ema_decay": 1.0}, r"`ema_decay` must be in \[0, 1\), got 1.0"),
+        ({"dead_code_threshold": float("inf")}, "`dead_code_threshold` must be .* got inf"),
+        ({"data_variance": 0.0}, "`data_variance` must be above 0 and finite, got 0.0. A dataset"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        VQVAEConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_embeddings": 1}, "`num_embeddings` must be at least 2, got 1"),
+        ({"hidden_size": 7}, r"`hidden_size` must be even \(residual blocks halve it\), got 7"),
+        ({"kernel_size": 4}, r"`kernel_size` must be odd .* got 4"),
+        ({"kernel_size": 1}, "`kernel_size` must be at least 3, got 1"),
+        ({"num_residual_blocks": -1}, "`num_residual_blocks` must be at least 0, got -1"),
+        ({"num_pixelcnn_layers": -1}, "`num_pixelcnn_layers` must be at least 0, got -1"),
+        ({"grid_size": (7,)}, r"`grid_size` must be \(rows, columns\).* got \[7\]"),
+        ({"grid_size": (0, 7)}, r"each at least 1, got \[0, 7\]"),
+    ],
+)
+def test_a_wrong_setting_of_the_prior_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PixelCNNConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_embeddings": "128"},
+        {"num_embeddings": 12.5},
+        {"hidden_sizes": 32},
+        {"hidden_sizes": ("32",)},
+        {"codebook_update": "sgd"},
+        {"codebook_init": "random"},
+        {"image_size": 28.0},
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_refused(wrong):
+    with pytest.raises((StrictDataclassFieldValidationError, TypeError), match=next(iter(wrong))):
+        VQVAEConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "wrong", "nearest"),
+    [
+        (VQVAEConfig, "num_embedings", "num_embeddings"),
+        (PixelCNNConfig, "hiden_size", "hidden_size"),
+        (VQVAEForImageGenerationConfig, "prior_cfg", "prior_config"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_nearest_name(config_class, wrong, nearest):
+    with pytest.raises(ValueError, match=rf"no setting `{wrong}` \(did you mean `{nearest}`\?\)"):
+        config_class(**{wrong: 5})
+
+
+def test_a_misspelt_setting_of_a_part_is_refused_too():
+    with pytest.raises(ValueError, match="VQVAEConfig has no setting `num_embedings`"):
+        VQVAEForImageGenerationConfig(vqvae_config={"num_embedings": 5})
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_a_config_survives_saving_and_loading(config_class, tmp_path):
+    config = config_class(dtype="bfloat16", num_labels=3)
+    config.save_pretrained(tmp_path)
+    loaded = config_class.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert type(AutoConfig.from_pretrained(tmp_path)) is config_class
+    assert loaded.dtype == torch.bfloat16 and len(loaded.id2label) == 3
+
+
+def test_non_default_settings_survive_saving_and_loading(tmp_path):
+    settings = {
+        "image_size": (24, 40),
+        "num_channels": 5,
+        "hidden_sizes": (4, 6, 8),
+        "num_residual_layers": 2,
+        "embedding_dim": 3,
+        "num_embeddings": 7,
+        "commitment_cost": 1,
+        "codebook_update": "gradient",
+        "ema_decay": 0.5,
+        "codebook_init": "uniform",
+        "dead_code_threshold": 0.25,
+        "data_variance": 0.09,
+    }
+    assert settings.keys() == {field.name for field in own_fields(VQVAEConfig)}
+    VQVAEConfig(**settings).save_pretrained(tmp_path)
+    loaded = VQVAEConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in settings} == settings
+
+
+def test_settings_of_a_later_version_are_ignored_with_a_warning(tmp_path, caplog):
+    VQVAEForImageGenerationConfig(vqvae_config={"num_embeddings": 32}).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved["novelty"] = 1
+    saved["vqvae_config"]["rotation_trick"] = True
+    saved["prior_config"]["dilation"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    for config_class in (VQVAEForImageGenerationConfig, AutoConfig):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            config = config_class.from_pretrained(tmp_path)
+        for key in ("novelty", "rotation_trick", "dilation"):
+            assert f"does not know and ignores: {key}. It was probably written by a later" in (
+                caplog.text
+            )
+        assert config.vqvae_config.num_embeddings == 32
+        assert not hasattr(config, "novelty") and not hasattr(config.prior_config, "dilation")
+    # A part finds itself in the whole's file.
+    assert VQVAEConfig.from_pretrained(tmp_path).num_embeddings == 32
+    assert PixelCNNConfig.from_pretrained(tmp_path).num_embeddings == 32
+
+
+def test_a_setting_can_be_overridden_on_loading_and_is_checked(tmp_path):
+    VQVAEConfig(num_channels=3).save_pretrained(tmp_path)
+    loaded = VQVAEConfig.from_pretrained(tmp_path, image_size=[32, 64])
+    assert (loaded.image_size, loaded.num_channels) == ((32, 64), 3)
+    with pytest.raises(ValueError, match=r"multiple of 4 .*got 30"):
+        VQVAEConfig.from_pretrained(tmp_path, image_size=30)
+    with pytest.raises(ValueError, match=r"no setting `num_embedings` \(did you mean"):
+        VQVAEConfig.from_pretrained(tmp_path, num_embedings=5)
+
+
+def test_an_override_of_a_part_keeps_what_it_leaves_out(tmp_path):
+    whole = VQVAEForImageGenerationConfig(prior_config={"hidden_size": 16, "kernel_size": 5})
+    whole.save_pretrained(tmp_path)
+    loaded = VQVAEForImageGenerationConfig.from_pretrained(
+        tmp_path, prior_config={"hidden_size": 32}
+    )
+    assert (loaded.prior_config.hidden_size, loaded.prior_config.kernel_size) == (32, 5)
+    with pytest.raises(ValueError, match=r"no setting `hiden_size` \(did you mean `hidden_size`"):
+        VQVAEForImageGenerationConfig.from_pretrained(tmp_path, prior_config={"hiden_size": 32})
+
+
+def test_the_prior_takes_codes_and_grid_from_the_vq_vae():
+    vqvae = VQVAEConfig(image_size=(16, 32), num_embeddings=10)
+    for whole in (
+        VQVAEForImageGenerationConfig(vqvae_config=vqvae),
+        VQVAEForImageGenerationConfig(vqvae_config=vqvae.to_dict()),
+        VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config={"hidden_size": 16}),
+    ):
+        assert whole.prior_config.num_embeddings == 10 and whole.prior_config.grid_size == (4, 8)
+        assert (whole.image_size, whole.num_channels) == ((16, 32), 1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"num_embeddings": 64}, r"`prior_config.num_embeddings` \(64\) must equal .* \(128\)"),
+        (
+            {"grid_size": (7, 8)},
+            r"`prior_config.grid_size` \(\(7, 8\)\) must equal .* \(\(7, 7\)\)",
+        ),
+    ],
+)
+def test_a_prior_of_other_codes_is_refused(prior, message):
+    with pytest.raises(ValueError, match=message):
+        VQVAEForImageGenerationConfig(prior_config=PixelCNNConfig(**prior))
+
+
+def test_the_config_of_a_vq_vae_becomes_the_whole_s(tmp_path):
+    VQVAEConfig(num_embeddings=10, image_size=16).save_pretrained(tmp_path)
+    whole = VQVAEForImageGenerationConfig.from_pretrained(tmp_path)
+    assert whole.model_type == "vqvae_image_generation"
+    assert whole.vqvae_config.num_embeddings == whole.prior_config.num_embeddings == 10
+    assert whole.prior_config.grid_size == (4, 4)
+
+
+@pytest.mark.parametrize("config_class", [VQVAEConfig, PixelCNNConfig])
+def test_every_setting_explains_itself(config_class):
+    for field in own_fields(config_class):
+        assert field.metadata["help"] and f"\n        {field.name} (" in config_class.__doc__

@@ -1,0 +1,176 @@
+"""Images to `pixel_values` and back."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from hf_vqvae import VQVAEConfig, VQVAEImageProcessorPil
+
+
+@pytest.fixture
+def processor():
+    return VQVAEImageProcessorPil(size={"height": 16, "width": 24})
+
+
+def every_value(channels):
+    """(16, 24, C) uint8 with each of the 256 values."""
+    return (np.arange(16 * 24 * channels) % 256).astype(np.uint8).reshape(16, 24, channels)
+
+
+def forms(image):
+    """The same image (H, W, C) in every form that the processor takes."""
+    channels = image.shape[-1]
+    tensor = torch.tensor(image).permute(2, 0, 1)
+    yield "channels last", image
+    yield "channels first", np.moveaxis(image, -1, 0)
+    yield "tensor", tensor
+    yield "float tensor on [0, 255]", tensor.float()
+    yield "bfloat16 tensor", tensor.bfloat16()
+    yield "PIL", Image.fromarray(image[..., 0] if channels == 1 else image)
+    if channels == 1:
+        yield "bare array", image[..., 0]
+        yield "bare tensor", tensor[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_eight_bit_images_of_every_form_come_back_exactly(processor, channels):
+    image = every_value(channels)
+    expected = torch.tensor(image).permute(2, 0, 1).double() / 255 - 0.5
+    for name, form in forms(image):
+        for images in (form, [form], [form, form], [[form], [form]]):
+            pixels = processor(images, return_tensors="pt").pixel_values
+            count = len(images) if isinstance(images, list) else 1
+            assert pixels.shape == (count, channels, 16, 24), name
+            assert pixels.dtype == torch.float32, name
+            torch.testing.assert_close(pixels[-1].double(), expected, atol=1e-7, rtol=0)
+            back = processor.postprocess(pixels)
+            assert len(back) == count
+            np.testing.assert_array_equal(
+                np.asarray(back[0]).reshape(image.shape), image, err_msg=name
+            )
+
+
+def test_a_batch_array_or_tensor_is_a_list_of_images(processor):
+    batch = np.stack([every_value(1), 255 - every_value(1)])
+    for images in (batch, torch.tensor(batch).permute(0, 3, 1, 2)):
+        pixels = processor(images, return_tensors="pt").pixel_values
+        assert pixels.shape == (2, 1, 16, 24)
+        torch.testing.assert_close(pixels[0], -pixels[1], atol=1e-6, rtol=0)
+
+
+def test_postprocess_gives_pil_numpy_and_tensors(processor):
+    pixels = processor(every_value(3), return_tensors="pt").pixel_values
+    (image,) = processor.postprocess(pixels)
+    assert (image.mode, image.size) == ("RGB", (24, 16))
+    array = processor.postprocess(pixels, output_type="np")
+    assert array.shape == (1, 16, 24, 3)
+    np.testing.assert_array_equal(np.rint(array[0] * 255), every_value(3))
+    tensor = processor.postprocess(pixels.requires_grad_(), output_type="pt")
+    assert tensor.shape == (1, 3, 16, 24) and not tensor.requires_grad
+    np.testing.assert_allclose(tensor.permute(0, 2, 3, 1).numpy(), array)
+
+
+def test_postprocess_clips_and_rounds_instead_of_cutting_off(processor):
+    values = torch.tensor([-0.7, -0.5, 0.1 / 255 - 0.5, 0.6 / 255 - 0.5, 0.5, 0.9])
+    (image,) = processor.postprocess(values.view(1, 1, 1, 6))
+    assert np.asarray(image).tolist() == [[0, 0, 0, 1, 255, 255]]
+    (image,) = processor.postprocess(torch.full((1, 1, 2, 2), 0.25).bfloat16())
+    assert np.asarray(image).tolist() == [[191, 191], [191, 191]]
+
+
+def test_images_of_other_sizes_are_resized(processor):
+    sizes = [(24, 16), (50, 40), (7, 9)]
+    images = [Image.new("RGB", size, (0, 128, 255)) for size in sizes]
+    pixels = processor(images, return_tensors="pt").pixel_values
+    assert pixels.shape == (3, 3, 16, 24)
+    colours = torch.tensor([0, 128, 255]) / 255 - 0.5
+    torch.testing.assert_close(pixels.mean(dim=(2, 3)), colours.expand(3, 3), atol=1e-6, rtol=0)
+    expected = Image.fromarray(every_value(3)).resize((12, 8), Image.Resampling.BILINEAR)
+    pixels = processor(every_value(3), size={"height": 8, "width": 12}, return_tensors="pt")
+    np.testing.assert_array_equal(
+        np.asarray(processor.postprocess(pixels.pixel_values)[0]), np.asarray(expected)
+    )
+
+
+@pytest.mark.parametrize("size", [(16, 24), (30, 20)])
+@pytest.mark.parametrize("channels", [2, 5])
+def test_any_number_of_channels_goes_in_as_an_array(processor, channels, size):
+    image = np.full((channels, *size), 51, np.uint8)
+    pixels = processor(image, input_data_format="channels_first", return_tensors="pt").pixel_values
+    torch.testing.assert_close(pixels, torch.full((1, channels, 16, 24), -0.3))
+    with pytest.raises(ValueError, match=f"1, 3 or 4 channels, got {channels}: use output_type="):
+        processor.postprocess(pixels)
+    assert processor.postprocess(pixels, output_type="np").shape == (1, 16, 24, channels)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 48)])
+def test_floats_on_0_1_are_refused_unless_said_so(processor, size):
+    image = np.full(size, 0.25, np.float32)
+    with pytest.raises(ValueError, match=r"up to 0.25 is on \[0, 1\] already.*do_rescale=False"):
+        processor(image)
+    pixels = processor(image, do_rescale=False, return_tensors="pt").pixel_values
+    torch.testing.assert_close(pixels, torch.full((1, 1, 16, 24), -0.25))
+
+
+def test_a_black_float_image_means_the_same_on_every_scale(processor):
+    assert processor(np.zeros((16, 24)), return_tensors="pt").pixel_values.eq(-0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (np.full((4, 4), 256, np.uint16), {}, r"in \[0, 255\], got 256 to 256: pass 8-bit images"),
+        (np.full((4, 4), -1, np.int16), {}, r"in \[0, 255\], got -1 to -1"),
+        (np.full((4, 4), np.nan), {}, r"in \[0, 255\], got nan to nan"),
+        (np.full((4, 4), 2, np.uint8), {"do_rescale": False}, r"in \[0, 1\], got 2 to 2: leave"),
+        (np.zeros((0, 4), np.uint8), {}, r"must have pixels, got one of shape \(1, 0, 4\)"),
+        (np.zeros((2, 8, 8), np.uint8), {}, r"shape \(2, 8, 8\) has no side.*\(B, 1, H, W\)"),
+        ([], {}, "`images` is empty: pass at least one image"),
+        ([np.zeros((8, 8, 3)), np.zeros((8, 8))], {}, r"got \[1, 3\]: convert them first"),
+    ],
+)
+def test_what_would_be_scaled_wrongly_is_refused(processor, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        processor(image, **options)
+
+
+def test_sixteen_bit_images_go_in_with_their_factor(processor):
+    image = np.full((16, 24), 65535, np.uint16)
+    pixels = processor(image, rescale_factor=1 / 65535, return_tensors="pt").pixel_values
+    torch.testing.assert_close(pixels, torch.full((1, 1, 16, 24), 0.5))
+
+
+def test_pil_modes_are_read_as_colours(processor):
+    colours = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).resize((24, 16), 0)
+    direct = processor(colours, return_tensors="pt").pixel_values
+    palette = processor(colours.quantize(4), return_tensors="pt").pixel_values
+    torch.testing.assert_close(palette, direct)
+    bits = Image.fromarray(every_value(1)[..., 0] > 127)
+    assert bits.mode == "1"
+    assert set(processor(bits, return_tensors="pt").pixel_values.unique().tolist()) == {-0.5, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("images", "output_type", "message"),
+    [
+        (torch.zeros(1, 1, 4, 4), "jpeg", "must be 'pil', 'np' or 'pt', got 'jpeg'"),
+        (torch.zeros(4, 4), "pil", r"shape \(batch, channels, height, width\), got \(4, 4\)"),
+    ],
+)
+def test_postprocess_refuses_what_it_does_not_know(processor, images, output_type, message):
+    with pytest.raises(ValueError, match=message):
+        processor.postprocess(images, output_type=output_type)
+
+
+def test_the_processor_survives_saving_and_is_found_by_auto_classes(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = VQVAEImageProcessorPil.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    VQVAEConfig().save_pretrained(tmp_path)
+    auto = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(auto) is VQVAEImageProcessorPil and auto.to_dict() == processor.to_dict()
+    np.testing.assert_array_equal(
+        auto(every_value(3))["pixel_values"], processor(every_value(3))["pixel_values"]
+    )

@@ -1,0 +1,268 @@
+"""The VQ-VAE: the example's arithmetic, its settings, its losses, its errors."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_vqvae import VQVAEConfig, VQVAEModel
+from hf_vqvae.models.autoencoder import UpsamplingConv2d, VQVAEEncoderLevel
+
+
+def make_model(**settings):
+    torch.manual_seed(0)
+    return VQVAEModel(VQVAEConfig(**{"codebook_init": "uniform", **settings}))
+
+
+def make_pixels(config, batch=2):
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.rand(batch, config.num_channels, height, width) - 0.5
+
+
+@pytest.mark.parametrize(
+    ("codes", "parameters"), [(128, 49_937), (64, 48_913), (512, 47_889 + 512 * 16)]
+)
+def test_the_default_has_the_parameters_of_the_example(codes, parameters):
+    # The Keras example's summary (64 codes of 16) counts 48,913; the page has 128 codes.
+    model = VQVAEModel(VQVAEConfig(num_embeddings=codes))
+    assert sum(p.numel() for p in model.parameters()) == parameters == model.num_parameters()
+
+
+def keras_conv(image, kernel, bias, stride):
+    """Keras' Conv2D with padding "same": image (H, W, I), kernel (k, k, I, O)."""
+    size = kernel.shape[0]
+    height, width = (-(-side // stride) for side in image.shape[:2])
+    pads = []
+    for out, side in ((height, image.shape[0]), (width, image.shape[1])):
+        total = max((out - 1) * stride + size - side, 0)
+        pads.append((total // 2, total - total // 2))
+    image = np.pad(image, (*pads, (0, 0)))
+    output = np.zeros((height, width, kernel.shape[-1])) + bias
+    for i, j in itertools.product(range(height), range(width)):
+        window = image[i * stride : i * stride + size, j * stride : j * stride + size]
+        output[i, j] += np.tensordot(window, kernel, 3)
+    return output
+
+
+def keras_conv_transpose(image, kernel, bias, stride):
+    """Keras' Conv2DTranspose with padding "same": image (H, W, I), kernel (k, k, O, I)."""
+    size = kernel.shape[0]
+    height, width = image.shape[:2]
+    full = np.zeros((height * stride + size, width * stride + size, kernel.shape[2]))
+    for i, j in itertools.product(range(height), range(width)):
+        patch = np.tensordot(kernel, image[i, j], 1)
+        full[i * stride : i * stride + size, j * stride : j * stride + size] += patch
+    crop = max(size - stride, 0) // 2
+    return full[crop : crop + height * stride, crop : crop + width * stride] + bias
+
+
+def test_weights_of_the_keras_example_carry_over_to_the_last_digit():
+    model = make_model(image_size=(8, 12)).double().eval()
+    rng = np.random.default_rng(0)
+
+    def carry_over(layer, transposed):
+        kernel = rng.normal(size=(*layer.kernel_size, *layer.weight.shape[1::-1]))
+        if transposed:
+            kernel = rng.normal(size=(*layer.kernel_size, *layer.weight.shape[:2][::-1]))
+        bias = rng.normal(size=layer.bias.shape)
+        # Keras: (k, k, in, out), transposed (k, k, out, in); torch: (out, in, k, k), transposed (in, out, k, k).
+        layer.weight.data = torch.tensor(kernel).permute(3, 2, 0, 1)
+        layer.bias.data = torch.tensor(bias)
+        return kernel, bias
+
+    image = rng.normal(size=(8, 12, 1))
+    pixels = torch.tensor(image).permute(2, 0, 1)[None]
+    encoder, decoder = model.encoder, model.decoder
+    hidden = image
+    for level in encoder.levels:
+        hidden = np.maximum(keras_conv(hidden, *carry_over(level.conv, False), stride=2), 0)
+    hidden = keras_conv(hidden, *carry_over(encoder.conv_out, False), stride=1)
+    latents = encoder(pixels)
+    np.testing.assert_allclose(latents[0].permute(1, 2, 0).detach(), hidden, atol=1e-10)
+
+    for level in decoder.levels:
+        hidden = keras_conv_transpose(hidden, *carry_over(level.conv, True), stride=2)
+        hidden = np.maximum(hidden, 0)
+    hidden = keras_conv_transpose(hidden, *carry_over(decoder.conv_out, True), stride=1)
+    assert hidden.shape == (8, 12, 1)
+    output = decoder(latents)
+    np.testing.assert_allclose(output[0].permute(1, 2, 0).detach(), hidden, atol=1e-8)
+
+
+def test_a_level_pads_below_and_right_and_its_mirror_crops_there():
+    level = VQVAEEncoderLevel(2, 3, num_residual_layers=0)
+    image = torch.randn(2, 2, 6, 10)
+    padded = torch.cat([image, torch.zeros(2, 2, 1, 10)], dim=2)
+    padded = torch.cat([padded, torch.zeros(2, 2, 7, 1)], dim=3)
+    expected = nn.functional.conv2d(padded, level.conv.weight, level.conv.bias, stride=2).relu()
+    torch.testing.assert_close(level(image), expected)
+
+    up = UpsamplingConv2d(3, 2)
+    hidden = torch.randn(2, 3, 3, 5)
+    whole = nn.functional.conv_transpose2d(hidden, up.weight, up.bias, stride=2)
+    torch.testing.assert_close(up(hidden), whole[:, :, :6, :10])
+
+
+def test_upsampling_is_the_adjoint_of_downsampling():
+    down = nn.Conv2d(2, 3, kernel_size=3, stride=2, bias=False)
+    up = UpsamplingConv2d(3, 2)
+    up.weight.data, up.bias.data = down.weight.data, torch.zeros(2)
+    image = torch.randn(1, 2, 6, 8, requires_grad=True)
+    above = torch.randn(1, 3, 3, 4)
+    down(nn.functional.pad(image, (0, 1, 0, 1))).backward(above)
+    torch.testing.assert_close(up(above), image.grad)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_sizes": (8,)},
+        {"hidden_sizes": (4, 8, 6), "image_size": 8},
+        {"hidden_sizes": (4, 8, 6, 5), "image_size": (16, 48)},
+        {"num_residual_layers": 2, "hidden_sizes": (1, 5)},
+        {"num_channels": 3, "image_size": (4, 8)},
+        {"num_channels": 5, "num_embeddings": 2, "embedding_dim": 1},
+        {"codebook_update": "gradient", "num_embeddings": 1000, "embedding_dim": 3},
+        {"codebook_init": "kmeans", "dead_code_threshold": 0.1, "ema_decay": 0.0},
+    ],
+)
+def test_every_setting_trains(settings):
+    model = make_model(**settings)
+    config = model.config
+    pixels = make_pixels(config)
+    output = model(pixels, return_loss=True)
+    output.loss.backward()
+    grid = config.grid_size
+    assert output.reconstruction.shape == pixels.shape
+    assert output.codes.shape == (2, *grid) and output.codes.dtype == torch.int64
+    assert output.latents.shape == output.quantized.shape == (2, config.embedding_dim, *grid)
+    for name, parameter in model.named_parameters():
+        frozen = name == "quantizer.embedding.weight" and config.codebook_update == "ema"
+        assert parameter.requires_grad is not frozen
+        assert frozen or parameter.grad is not None, name
+    assert model.eval().decode(model.encode(pixels).codes).shape == pixels.shape
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_each_factor_of_the_loss_is_on_its_own_term(update):
+    model = make_model(codebook_update=update, commitment_cost=0.3, data_variance=0.05).eval()
+    pixels = make_pixels(model.config)
+    output = model(pixels, return_loss=True)
+    error = (output.reconstruction - pixels).square().mean()
+    gap = (output.latents - output.quantized).square().mean()
+    torch.testing.assert_close(output.reconstruction_loss, error)
+    torch.testing.assert_close(output.commitment_loss, gap)
+    expected = error / 0.05 + 0.3 * gap
+    if update == "gradient":
+        torch.testing.assert_close(output.codebook_loss, gap)
+        expected = expected + gap
+    else:
+        assert output.codebook_loss is None
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_the_terms_of_the_loss_teach_whom_they_should():
+    model = make_model(codebook_update="gradient", commitment_cost=0.3, data_variance=0.05)
+    pixels = make_pixels(model.config)
+
+    def gradients(loss):
+        model.zero_grad()
+        loss(model.eval()(pixels, return_loss=True)).backward()
+        parts = {"encoder": model.encoder, "codebook": model.quantizer, "decoder": model.decoder}
+        return {
+            name: torch.cat(
+                [
+                    (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                    for p in part.parameters()
+                ]
+            )
+            for name, part in parts.items()
+        }
+
+    total = gradients(lambda output: output.loss)
+    error = gradients(lambda output: output.reconstruction_loss)
+    codebook = gradients(lambda output: output.codebook_loss)
+    commitment = gradients(lambda output: output.commitment_loss)
+    assert not error["codebook"].any() and error["encoder"].any() and error["decoder"].any()
+    assert codebook["codebook"].any() and not codebook["encoder"].any()
+    assert commitment["encoder"].any() and not commitment["codebook"].any()
+    assert not codebook["decoder"].any() and not commitment["decoder"].any()
+    for part in total:
+        expected = error[part] / 0.05 + codebook[part] + 0.3 * commitment[part]
+        torch.testing.assert_close(total[part], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_without_return_loss_the_first_output_is_the_reconstruction():
+    model = make_model().eval()
+    pixels = make_pixels(model.config)
+    output = model(pixels)
+    assert output.loss is None and output[0] is output.reconstruction
+    assert model(pixels, return_dict=False)[0].shape == pixels.shape
+
+
+def test_encode_and_decode_are_the_two_halves_of_forward():
+    model = make_model().eval()
+    pixels = make_pixels(model.config)
+    output, encoded = model(pixels), model.encode(pixels)
+    assert torch.equal(output.codes, encoded.codes)
+    assert torch.equal(output.latents, encoded.latents)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        assert torch.equal(model.decode(encoded.codes.to(dtype)), output.reconstruction)
+
+
+def test_encode_learns_nothing_while_training():
+    model = make_model(codebook_init="kmeans").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.encode(make_pixels(model.config))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_few_steps_of_training_lower_the_error():
+    for update in ("ema", "gradient"):
+        model = make_model(codebook_init="kmeans", codebook_update=update, image_size=8)
+        pixels = torch.rand(16, 1, 1, 1).expand(16, 1, 8, 8) - 0.5
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(40):
+            output = model(pixels, return_loss=True)
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+            losses.append(output.reconstruction_loss.item())
+        assert losses[-1] < losses[0] / 2, (update, losses[0], losses[-1])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(2, 1, 32, 32), r"shape \(batch, 1, 28, 28\).*got \(2, 1, 32, 32\): .*resizes"),
+        (torch.zeros(2, 3, 28, 28), r"got \(2, 3, 28, 28\)"),
+        (torch.zeros(1, 28, 28), r"got \(1, 28, 28\)"),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), "floating point in .*, got torch.uint8"),
+    ],
+)
+def test_pixels_of_another_shape_or_dtype_are_refused(pixels, message):
+    model = make_model()
+    for method in (model, model.encode):
+        with pytest.raises(ValueError, match=message):
+            method(pixels)
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (torch.zeros(2, 7, 7), TypeError, "tensor of integers, got torch.float32"),
+        (torch.zeros(2, 7, 7, dtype=torch.bool), TypeError, "integers, got torch.bool"),
+        ([[0]], TypeError, "integers, got list"),
+        (torch.zeros(2, 7, 8, dtype=torch.long), ValueError, r"\(batch, 7, 7\).*\(2, 7, 8\)"),
+        (torch.zeros(7, 7, dtype=torch.long), ValueError, r"got \(7, 7\)"),
+        (torch.full((2, 7, 7), 128), ValueError, r"in \[0, 128\), .* got 128"),
+        (torch.full((2, 7, 7), -1), ValueError, r"in \[0, 128\), .* got -1"),
+    ],
+)
+def test_codes_of_another_shape_dtype_or_range_are_refused(codes, error, message):
+    with pytest.raises(error, match=message):
+        make_model().decode(codes)

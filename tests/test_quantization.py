@@ -1,0 +1,374 @@
+"""The vector quantizer against its formulas (van den Oord et al. 2017, eq. 1-3 and appendix A.1)."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_vqvae import VectorQuantizer, VQVAEConfig, VQVAEModel
+from hf_vqvae.models.quantization import kmeans, nearest_rows
+
+
+def make_quantizer(codes=11, dim=5, codebook_init="uniform", **settings):
+    config = VQVAEConfig(
+        num_embeddings=codes, embedding_dim=dim, codebook_init=codebook_init, **settings
+    )
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(config)
+    torch.nn.init.normal_(quantizer.embedding.weight)
+    return quantizer
+
+
+def make_latents(seed=1, shape=(4, 5, 3, 2), scale=1.0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def rows_of(latents):
+    """(B, D, h, w) -> (B * h * w, D), written out."""
+    batch, _, height, width = latents.shape
+    places = itertools.product(range(batch), range(height), range(width))
+    return torch.stack([latents[b, :, i, j] for b, i, j in places])
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(module, expected):
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_codes_are_the_nearest_by_brute_force(offset):
+    quantizer = make_quantizer().eval()
+    with torch.no_grad():
+        quantizer.embedding.weight += offset
+    latents = make_latents() + offset
+    output = quantizer(latents)
+    codebook = quantizer.codebook.double()
+    for row, code, vector in zip(
+        rows_of(latents), output.codes.flatten(), rows_of(output.quantized), strict=True
+    ):
+        distances = (codebook - row.double()).square().sum(1)
+        assert distances[code] <= distances.min() * (1 + 1e-6)
+        assert torch.equal(vector, quantizer.codebook[code])
+    assert torch.equal(output.codes, quantizer.encode(latents))
+    assert torch.equal(output.quantized, quantizer.decode(output.codes))
+    assert output.codes.dtype == torch.int64 and output.codes.shape == (4, 3, 2)
+
+
+def test_the_gradient_goes_straight_through():
+    for training in (True, False):
+        for update in ("ema", "gradient"):
+            quantizer = make_quantizer(codebook_update=update).train(training)
+            latents = make_latents().requires_grad_()
+            above = make_latents(seed=2)
+            quantizer(latents).quantized.backward(above)
+            assert torch.equal(latents.grad, above)
+            assert quantizer.embedding.weight.grad is None or not (
+                quantizer.embedding.weight.grad.any()
+            )
+
+
+def test_each_loss_moves_its_own_side_only():
+    quantizer = make_quantizer(codebook_update="gradient").eval()
+    weight = quantizer.embedding.weight
+    latents = make_latents().requires_grad_()
+    output = quantizer(latents)
+    gap = output.quantized.detach() - latents.detach()
+    torch.testing.assert_close(output.codebook_loss, gap.square().mean())
+    torch.testing.assert_close(output.commitment_loss, gap.square().mean())
+
+    output.codebook_loss.backward(retain_graph=True)
+    assert latents.grad is None
+    expected = torch.zeros_like(weight).index_add_(
+        0, output.codes.flatten(), rows_of(gap) * 2 / gap.numel()
+    )
+    torch.testing.assert_close(weight.grad, expected)
+
+    weight.grad = None
+    output.commitment_loss.backward()
+    assert weight.grad is None
+    torch.testing.assert_close(latents.grad, -gap * 2 / gap.numel())
+
+
+def test_the_moving_average_has_no_codebook_loss_and_no_codebook_gradient():
+    quantizer = make_quantizer(codebook_update="ema")
+    latents = make_latents().requires_grad_()
+    output = quantizer(latents)
+    assert output.codebook_loss is None and not quantizer.embedding.weight.requires_grad
+    output.commitment_loss.backward()
+    assert latents.grad.any()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_codebook_is_the_mean_of_its_latents_weighted_by_age(decay):
+    quantizer = make_quantizer(codes=4, codebook_update="ema", ema_decay=decay)
+    counts, sums = [], []
+    for step in range(6):
+        latents = make_latents(seed=step)
+        rows = rows_of(latents)
+        before = quantizer.codebook.clone()
+        codes = quantizer(latents).codes.flatten()
+        counts.append(torch.stack([(codes == k).sum() for k in range(4)]).double())
+        sums.append(torch.stack([rows[codes == k].sum(0) for k in range(4)]).double())
+        ages = torch.tensor([(1 - decay) * decay ** (step - i) for i in range(step + 1)]).double()
+        number = (ages[:, None] * torch.stack(counts)).sum(0)
+        total = (ages[:, None, None] * torch.stack(sums)).sum(0)
+        expected = torch.where(number[:, None] > 0, total / number[:, None], before.double())
+        torch.testing.assert_close(quantizer.ema_cluster_size, number.float())
+        torch.testing.assert_close(quantizer.ema_embed_sum, total.float())
+        torch.testing.assert_close(quantizer.codebook, expected.float())
+    assert quantizer.ema_steps == 6
+
+
+def test_a_code_that_nobody_chooses_keeps_its_place():
+    quantizer = make_quantizer(codebook_update="ema")
+    with torch.no_grad():
+        quantizer.embedding.weight[3] = 1e3
+    for step in range(200):
+        quantizer(make_latents(seed=step % 7))
+    assert quantizer.codebook[3].eq(1e3).all() and quantizer.codebook.isfinite().all()
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_dead_codes_become_latents_of_the_batch_with_fresh_averages(update):
+    quantizer = make_quantizer(codes=6, codebook_update=update, dead_code_threshold=0.5)
+    dead = torch.tensor([False, True, False, False, True, False])
+    with torch.no_grad():
+        quantizer.embedding.weight[:] = make_latents().permute(0, 2, 3, 1).reshape(-1, 5)[:6]
+        quantizer.embedding.weight[dead] = 1e3
+    latents = make_latents()
+    rows = rows_of(latents)
+    codes = quantizer(latents).codes.flatten()
+    counts = torch.bincount(codes, minlength=6)
+    assert torch.equal(counts == 0, dead)
+    # The first step's average is (1 - decay) of its counts.
+    sizes = 0.1 * counts
+    torch.testing.assert_close(
+        quantizer.ema_cluster_size, torch.where(dead, sizes.mean(), sizes.float())
+    )
+    for code in dead.nonzero().flatten():
+        vector = quantizer.codebook[code]
+        assert (rows == vector).all(1).any()
+        if update == "ema":
+            torch.testing.assert_close(
+                quantizer.ema_embed_sum[code] / quantizer.ema_cluster_size[code], vector
+            )
+    moved = quantizer.codebook.clone()
+    quantizer.eval()(latents)
+    assert torch.equal(quantizer.codebook, moved)
+
+
+def test_no_code_is_replaced_by_default():
+    quantizer = make_quantizer()
+    with torch.no_grad():
+        quantizer.embedding.weight[3] = 1e3
+    quantizer(make_latents())
+    assert quantizer.codebook[3].eq(1e3).all()
+
+
+def test_kmeans_finds_separate_clusters():
+    centres = torch.eye(3) * 100
+    rows = centres.repeat(20, 1) + make_latents(shape=(60, 3))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = kmeans(rows, 3)
+        # Lloyd's algorithm may merge clusters; what it returns is a fixed point all the same.
+        nearest = nearest_rows(rows, found)
+        for k in nearest.unique():
+            torch.testing.assert_close(found[k], rows[nearest == k].mean(0))
+        if len(nearest.unique()) == 3 and (found.max(1).values > 90).all():
+            break
+    else:
+        pytest.fail("none of 20 starts separated three clusters")
+
+
+def test_kmeans_takes_fewer_latents_than_codes():
+    quantizer = make_quantizer(codes=50, codebook_init="kmeans")
+    output = quantizer(make_latents())
+    assert quantizer.codebook.isfinite().all()
+    assert output.commitment_loss < 1e-10  # a code for each of the 24 latents
+
+
+def test_the_codebook_starts_from_data_once_and_a_reload_does_not_start_it_again(tmp_path):
+    config = VQVAEConfig(image_size=8, num_embeddings=7, codebook_init="kmeans")
+    torch.manual_seed(0)
+    model = VQVAEModel(config)
+    pixels = torch.rand(3, 1, 8, 8) - 0.5
+    untouched = state(model)
+    model.eval()(pixels)
+    assert_same_state(model, untouched)
+    model.train()(pixels)
+    assert model.quantizer.initialized == 1
+    assert not torch.equal(model.quantizer.codebook, untouched["quantizer.embedding.weight"])
+    model.save_pretrained(tmp_path)
+    for loaded in (VQVAEModel.from_pretrained(tmp_path).train(), VQVAEModel(config)):
+        loaded.load_state_dict(model.state_dict())
+        twin = copy.deepcopy(model)
+        for seed in range(3):
+            torch.manual_seed(seed)  # a second k-means would draw from it
+            expected = twin(pixels)
+            torch.manual_seed(seed + 100)
+            assert torch.equal(loaded(pixels).quantized, expected.quantized)
+        assert_same_state(loaded, state(twin))
+
+
+def test_a_reload_of_an_untrained_model_starts_from_data(tmp_path):
+    config = VQVAEConfig(image_size=8, num_embeddings=7, codebook_init="kmeans")
+    model = VQVAEModel(config)
+    model.save_pretrained(tmp_path)
+    loaded = VQVAEModel.from_pretrained(tmp_path).train()
+    before = loaded.quantizer.codebook.clone()
+    loaded(torch.rand(3, 1, 8, 8) - 0.5)
+    assert loaded.quantizer.initialized == 1
+    assert not torch.equal(loaded.quantizer.codebook, before)
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_eval_and_encode_change_nothing(update):
+    quantizer = make_quantizer(
+        codebook_update=update, codebook_init="kmeans", dead_code_threshold=2.0
+    )
+    before = state(quantizer)
+    quantizer.train().encode(make_latents())
+    quantizer.eval()(make_latents())
+    quantizer.decode(torch.zeros(1, 2, 2, dtype=torch.long))
+    assert_same_state(quantizer, before)
+    quantizer.train()(make_latents())
+    assert any(not torch.equal(value, before[name]) for name, value in state(quantizer).items())
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_everything_inside_is_float32_whatever_is_outside(update, dtype):
+    settings = {"codebook_update": update, "codebook_init": "kmeans", "dead_code_threshold": 0.5}
+    latents = make_latents().to(dtype)
+    exact, autocast, low = (make_quantizer(**settings) for _ in range(3))
+    torch.manual_seed(3)
+    expected = exact(latents.float())
+    torch.manual_seed(3)
+    with torch.autocast("cpu", dtype):
+        output = autocast(latents)
+    assert output.quantized.dtype == dtype and output.commitment_loss.dtype == torch.float32
+    assert torch.equal(output.codes, expected.codes)
+    assert torch.equal(output.commitment_loss, expected.commitment_loss)
+    assert_same_state(autocast, state(exact))
+
+    torch.manual_seed(3)
+    low.embedding.to(dtype)
+    output = low(latents)
+    assert output.commitment_loss.dtype == torch.float32
+    assert all(buffer.dtype == torch.float32 for buffer in low.buffers())
+    torch.testing.assert_close(low.codebook, exact.codebook, atol=2e-2, rtol=2e-2)
+
+
+class Sizes(TorchDispatchMode):
+    """Records the operations that make a tensor of at least `limit` elements."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit, self.large = limit, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for value in output if isinstance(output, list | tuple) else [output]:
+            if isinstance(value, torch.Tensor) and value.numel() >= self.limit:
+                self.large.append(str(function))
+        return output
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("codebook_init", ["uniform", "kmeans"])
+def test_nothing_but_the_distances_has_a_row_for_every_latent_and_code(update, codebook_init):
+    codes, dim, latents = 300, 16, make_latents(shape=(8, 16, 10, 10))
+    quantizer = make_quantizer(
+        codes, dim, codebook_init, codebook_update=update, dead_code_threshold=0.5
+    )
+    with Sizes(limit=800 * codes) as sizes:
+        output = quantizer(latents.requires_grad_())
+        (output.commitment_loss + output.quantized.sum()).backward()
+    # One matrix of distances a search: no one-hot matrix, no difference of every pair.
+    searches = 1 + (10 if codebook_init == "kmeans" else 0)
+    assert sizes.large == ["aten.addmm.default"] * searches
+
+
+CASES = {
+    "ema": {"codebook_init": "kmeans", "dead_code_threshold": 2.5},
+    "gradient": {
+        "codebook_init": "kmeans",
+        "dead_code_threshold": 2.5,
+        "codebook_update": "gradient",
+    },
+}
+
+
+def train_quantizer(rank, world, settings):
+    """The state of a quantizer after some batches, of which every process sees a part of another size."""
+    quantizer = make_quantizer(codes=8, **settings)
+    torch.manual_seed(5 + rank)  # only the first process's randomness counts
+    for step in range(4):
+        latents = make_latents(seed=step, shape=(5, 5, 3, 2))
+        quantizer(latents.tensor_split([3])[rank] if world > 1 else latents)
+    return quantizer.state_dict()
+
+
+def train_model(rank, world, settings):
+    """The state of a VQ-VAE after some steps of gradient descent, under DistributedDataParallel if `world` > 1."""
+    torch.manual_seed(0)
+    model = VQVAEModel(VQVAEConfig(image_size=8, hidden_sizes=(4, 6), num_embeddings=7, **settings))
+    trained = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    torch.manual_seed(5 + rank)
+    for step in range(4):
+        pixels = make_latents(seed=step, shape=(6, 1, 8, 8))
+        part = pixels.chunk(world)[rank]
+        optimizer.zero_grad()
+        trained(part, return_loss=True).loss.backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+def train_everything(rank, world, folder):
+    torch.set_num_threads(1)
+    if world > 1:
+        meeting = f"file://{folder}/meeting"
+        dist.init_process_group("gloo", meeting, rank=rank, world_size=world)
+    states = {}
+    for name, settings in CASES.items():
+        states[f"quantizer {name}"] = train_quantizer(rank, world, settings)
+        states[f"model {name}"] = train_model(rank, world, settings)
+    torch.save(states, f"{folder}/{world}_{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    train_everything(0, 1, tmp_path)
+    multiprocessing.spawn(train_everything, args=(2, str(tmp_path)), nprocs=2)
+    one, first, second = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
+    )
+    assert len(one) == 4
+    for case, state_of_one in one.items():
+        for name, value in state_of_one.items():
+            assert torch.equal(first[case][name], second[case][name]), (case, name)
+            torch.testing.assert_close(
+                first[case][name],
+                value,
+                atol=1e-5,
+                rtol=1e-4,
+                msg=lambda text, where=(case, name): f"{where}: {text}",
+            )
+            if name.endswith(("initialized", "ema_steps")):
+                assert value == (1 if name.endswith("initialized") else 4)
+
+
+def test_its_printed_form_names_the_update():
+    assert "codebook_update=ema, decay=0.9" in repr(make_quantizer())
+    assert "codebook_update=gradient" in repr(make_quantizer(codebook_update="gradient"))
