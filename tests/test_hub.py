@@ -25,6 +25,7 @@ from hub_server import HubServer, read_card_metadata
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_secretwritetoken"
 CODE = {
+    "autoencoder.py",
     "codes.py",
     "configuration_image_generation.py",
     "configuration_pixelcnn.py",

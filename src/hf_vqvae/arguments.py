@@ -108,7 +108,7 @@ class TrainingArguments:
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "Parts that each batch is computed in, to save memory."}
     )
-    learning_rate: float = field(default=2e-3, metadata={"help": "Adam, VQ-VAE."})
+    learning_rate: float = field(default=1.6e-2, metadata={"help": "Adam, VQ-VAE."})
     prior_learning_rate: float = field(default=1e-3, metadata={"help": "Adam, prior."})
     lr_scheduler_type: str = field(
         default="cosine",

@@ -71,6 +71,8 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
         """Puts the prior into training mode; the VQ-VAE stays in eval, or its codebook would move."""
         super().train(mode)
         self.vqvae.eval()
+        # Again: `from_pretrained` makes new parameters, all of which take gradients, and ends with `eval()`.
+        self.vqvae.requires_grad_(False)
         return self
 
     @can_return_tuple

@@ -64,7 +64,11 @@ class VectorQuantizer(nn.Module):
         self._starts_from_data = config.codebook_init == "kmeans"
 
     def train(self, mode: bool = True) -> "VectorQuantizer":
-        """As of any module; entering training also looks whether the first codebook stands already."""
+        """As of any module; it also looks at what loading weights may have changed."""
+        # `from_pretrained` makes new parameters, all of which take gradients, and ends with `eval()`. A parameter that
+        # takes one and gets none stops DistributedDataParallel.
+        if self.learns_by_ema:
+            self.embedding.weight.requires_grad_(False)
         # Here and not at every step: it would wait for the device, and break the graph of `torch.compile`.
         if mode and self.codebook_init == "kmeans" and not self.initialized.is_meta:
             self._starts_from_data = not self.initialized

@@ -1,0 +1,281 @@
+"""A grid of codebooks, each trained for a few epochs: what do more codes, or longer ones, buy?
+
+Every point of the grid is a run of its own, in a folder of its own, as `train.py --train_prior no` leaves it.
+"""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from .arguments import DataArguments, TrainingArguments, VQVAEArguments, config_arguments
+from .card import choose_images
+from .data import ImageSplits
+from .evaluation import load_model
+from .models import VQVAEConfig
+from .plotting_sweep import plot_sweep
+from .reporting import processor_for, report
+from .run_folder import RunFolder, read_json, write_json
+from .stages import start_config, train_vqvae
+
+NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
+MINIMA = {"num_embeddings": 2, "embedding_dim": 1}
+# Flags of `train.py` that mean the same for every point.
+SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
+SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
+SHARED += ("checkpointing_steps", "logging_steps")
+# Flags that may change while a sweep goes on: they change no result, or only which points there are.
+FREE = {"output_dir", "overwrite_output_dir", "num_embeddings", "embedding_dim", "cache_dir"}
+FREE |= {"eval_batch_size", "checkpointing_steps", "logging_steps", "dataloader_num_workers"}
+
+SweptVQVAEArguments = config_arguments(
+    VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
+)
+_SharedArguments = make_dataclass(
+    "_SharedArguments",
+    [
+        (flag.name, flag.type, field(default=flag.default, metadata=flag.metadata))
+        for flag in fields(TrainingArguments)
+        if flag.name in SHARED
+    ],
+)
+
+
+@dataclass
+class SweepArguments(_SharedArguments):
+    """Which codebooks to train, for how long, and where to; the other flags are those of `train.py`."""
+
+    num_embeddings: list[int] = field(
+        default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Codebook sizes K to try."}
+    )
+    embedding_dim: list[int] = field(
+        default_factory=lambda: [4, 16],
+        metadata={"help": "Dimensions D of latents and codes to try, each with every K."},
+    )
+    output_dir: str = field(
+        default="outputs/sweep",
+        metadata={
+            "help": "Folder of the table, the figure and a folder for each point, called KxD. Points that are "
+            "finished in it are kept, an unfinished one goes on."
+        },
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Discard the sweep in output_dir and start anew."}
+    )
+    num_train_epochs: int = field(default=3, metadata={"help": "Epochs of each point."})
+
+    def __post_init__(self):
+        for name, minimum in MINIMA.items():
+            values = getattr(self, name)
+            repeated = sorted({value for value in values if values.count(value) > 1})
+            if repeated:
+                raise ValueError(
+                    f"--{name} names {', '.join(map(str, repeated))} more than once: each point is trained once."
+                )
+            if not values or min(values) < minimum:
+                raise ValueError(
+                    f"--{name} must be one or more numbers, each at least {minimum}, got "
+                    f"{' '.join(map(str, values)) or 'none'}."
+                )
+        self.training_of(Path(self.output_dir))  # checks the flags of training
+
+    def training_of(self, folder: Path) -> TrainingArguments:
+        """The flags with which `train.py` would train a point into `folder`."""
+        shared = {name: getattr(self, name) for name in (*SHARED, "num_train_epochs")}
+        return TrainingArguments(**shared, output_dir=str(folder), train_prior=False)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One codebook of the grid: the flags with which `train.py` would train it, and its folder."""
+
+    vqvae: VQVAEArguments
+    training: TrainingArguments
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the point's run is, or will be."""
+        return RunFolder(Path(self.training.output_dir))
+
+    def __str__(self) -> str:
+        return f"num_embeddings {self.vqvae.num_embeddings}, embedding_dim {self.vqvae.embedding_dim}"
+
+
+def make_points(sweep: SweepArguments, vqvae: SweptVQVAEArguments) -> list[Point]:
+    """The grid, the first codebook size with every dimension first.
+
+    Raises:
+        ValueError: if a setting that all points share is out of its range.
+    """
+    points = []
+    for num_embeddings, embedding_dim in product(sweep.num_embeddings, sweep.embedding_dim):
+        codebook = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
+        folder = Path(sweep.output_dir) / f"{num_embeddings}x{embedding_dim}"
+        settings = VQVAEArguments(**vars(vqvae), **codebook)
+        start_config(settings, None)
+        points.append(Point(settings, sweep.training_of(folder)))
+    return points
+
+
+@dataclass
+class SweepFolder:
+    """`output_dir` of a sweep, and `sweep.json` in it: what all of its points have in common.
+
+    Args:
+        sweep, others: the dataclasses of the command line.
+    """
+
+    sweep: SweepArguments
+    others: tuple
+
+    def __post_init__(self):
+        self.path = Path(self.sweep.output_dir)
+        flags = {key: value for one in (self.sweep, *self.others) for key, value in vars(one).items()}
+        self.common = {key: value for key, value in flags.items() if key not in FREE}
+
+    def check(self) -> None:
+        """Finds out, before any work, whether this sweep may be written here.
+
+        Raises:
+            ValueError: if something else is in the way, or a sweep with other settings; with the ways out.
+        """
+        record = self.path / "sweep.json"
+        if self.path.exists() and not record.is_file():
+            if not self.path.is_dir() or any(self.path.iterdir()):
+                raise ValueError(
+                    f"{self.path} exists and holds no sweep (no sweep.json): choose another --output_dir."
+                )
+        elif record.is_file() and not self.sweep.overwrite_output_dir:
+            self._check_same(read_json(record)["settings"], self.common, "settings")
+
+    def start(self, dataset: dict[str, Any], accelerator: Accelerator) -> None:
+        """Writes what the points have in common, or checks that it is the same; called by all processes.
+
+        Args:
+            dataset: where the images come from, as in `ImageSplits.info`.
+
+        Raises:
+            ValueError: if the finished points were trained on other data.
+        """
+        record = self.path / "sweep.json"
+        if record.is_file() and not self.sweep.overwrite_output_dir:
+            self._check_same(read_json(record)["dataset"], dataset, "data")
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            if self.sweep.overwrite_output_dir and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(record, {"settings": self.common, "dataset": dataset})
+        accelerator.wait_for_everyone()
+
+    def _check_same(self, there: dict[str, Any], here: dict[str, Any], what: str) -> None:
+        differences = [
+            f"{key} {there.get(key)} there, {here.get(key)} here"
+            for key in sorted(there.keys() | here.keys())
+            if json.dumps(there.get(key)) != json.dumps(here.get(key))
+        ]
+        if differences:
+            raise ValueError(
+                f"{self.path} holds a sweep with other {what} ({'; '.join(differences)}): go on with the same {what}, "
+                "choose another --output_dir, or discard that sweep with --overwrite_output_dir."
+            )
+
+
+def train_point(
+    point: Point, images: ImageSplits, data: DataArguments, accelerator: Accelerator
+) -> None:
+    """Trains, measures and documents one point, from where an earlier session left it."""
+    config = start_config(point.vqvae, None)
+    if point.vqvae.data_variance is None:
+        config.data_variance = images.data_variance
+    if accelerator.is_main_process:
+        point.folder.start(resume=True)
+    accelerator.wait_for_everyone()
+    training = replace(point.training, resume_from_checkpoint="latest")
+    workers = data.dataloader_num_workers
+    model_folder = train_vqvae(
+        config, images, training, accelerator, point.folder, lambda model: {}, workers
+    )
+    flags = (data, point.vqvae, point.training)
+    report(model_folder, images, flags, accelerator, point.folder)
+    if accelerator.is_main_process:
+        point.folder.finish()
+    accelerator.wait_for_everyone()
+
+
+def write_results(
+    points: list[Point], images: ImageSplits, folder: Path, device: torch.device
+) -> str:
+    """Writes results.json, results.md and sweep.png of finished points into `folder`; returns the table."""
+    rows = [describe_point(point) for point in points]
+    chosen = choose_images(images.eval.labels, len(images.eval))[:NUM_IMAGES]
+    pixel_values = images.eval.__getitems__(chosen)["pixel_values"].to(device)
+    models = (load_model(str(point.folder.output_dir)).to(device) for point in points)
+    strips = [reconstruct(model, pixel_values) for model in models]
+    originals = images.eval.images[chosen].permute(0, 2, 3, 1).numpy()
+    table = format_table(rows, images.info)
+    figure = folder / "sweep.png"
+    plot_sweep(rows, originals, np.stack(strips), figure.with_name("sweep.png.writing"))
+    os.replace(figure.with_name("sweep.png.writing"), figure)
+    (folder / "results.md").write_text(table + "\n\n![The sweep](sweep.png)\n", encoding="utf-8")
+    write_json(folder / "results.json", {"dataset": images.info, "points": rows})
+    return table
+
+
+@torch.inference_mode()
+def reconstruct(model, pixel_values: torch.Tensor) -> np.ndarray:
+    """What a VQ-VAE makes of (N, C, H, W) in [-0.5, 0.5]: uint8 (N, H, W, C)."""
+    decoded = model.decode(model.encode(pixel_values).codes)
+    return np.rint(processor_for(model).postprocess(decoded, output_type="np") * 255).astype("uint8")
+
+
+def describe_point(point: Point) -> dict[str, Any]:
+    """The numbers of a finished point.
+
+    Beside its metrics (under their keys) `codes_per_image` and two rates: `bits_per_image_at_most`, what storing each
+    code costs whatever codes there are (cells x log2 K), and `bits_per_image_entropy`, what it costs on average where
+    frequent codes are given short names (cells x log2 perplexity); plus `seconds` of training.
+    """
+    folder = point.folder.output_dir
+    metrics = {key: one["value"] for key, one in read_json(folder / "metrics.json").items()}
+    codes = math.prod(VQVAEConfig.from_pretrained(folder).grid_size)
+    num_embeddings = point.vqvae.num_embeddings
+    return {
+        "num_embeddings": num_embeddings,
+        "embedding_dim": point.vqvae.embedding_dim,
+        "folder": folder.name,
+        **metrics,
+        "codes_per_image": codes,
+        "bits_per_image_at_most": codes * math.log2(num_embeddings),
+        "bits_per_image_entropy": codes * math.log2(metrics["codebook_perplexity"]),
+        "seconds": read_json(folder / "run.json")["seconds"]["vqvae"],
+    }
+
+
+def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
+    """The points as a Markdown table, with the protocol below it."""
+    header = ("K", "D", "test MSE", "PSNR", "SSIM", "perplexity", "codes used")
+    header = (*header, "bits at most", "bits by entropy", "seconds")
+    lines = [header, tuple("---:" for _ in header)]
+    for row in rows:
+        quality = (f"{row['reconstruction_mse']:.5f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
+        usage = (f"{row['codebook_perplexity']:.1f}", str(row["codes_used"]))
+        rates = (f"{row['bits_per_image_at_most']:.0f}", f"{row['bits_per_image_entropy']:.0f}")
+        size = (str(row["num_embeddings"]), str(row["embedding_dim"]))
+        lines.append((*size, *quality, *usage, *rates, f"{row['seconds']:.0f}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    cells = (map(str.rjust, line, widths) for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return (
+        f"{table}\n\nK codes of dimension D, {rows[0]['codes_per_image']} of them an image; measured on all "
+        f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits an image: at most "
+        "log2 K a code, by entropy log2 of the perplexity a code."
+    )
