@@ -5,8 +5,10 @@ python scripts/sweep.py --num_embeddings 32 64 128 256 --embedding_dim 4 16 --ou
 The same command goes on where it was stopped; longer lists add points to those that are finished.
 """
 
+import shlex
 import sys
 import time
+from typing import Any
 
 from accelerate import Accelerator, DataLoaderConfiguration
 
@@ -49,11 +51,35 @@ def main() -> None:
         train_point(point, images, data, accelerator)
         accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
     if accelerator.is_main_process:
-        table = write_results(points, images, folder.path, accelerator.device)
+        rows = write_results(points, images, folder.path, accelerator.device)
+        table = format_table(rows, images.info)
+        page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
+        (folder.path / "results.md").write_text(page, encoding="utf-8")
         print(f"\n{table}\n\nDone. Look at:")
         for file in ("sweep.png", "results.md", "results.json"):
             print(f"  {folder.path / file}")
     accelerator.end_training()
+
+
+def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
+    """The points as a Markdown table, with the protocol below it."""
+    header = ("K", "D", "MSE", "PSNR", "SSIM", "perplexity", "codes used")
+    header = (*header, "bits at most", "bits by entropy", "seconds")
+    lines = [header, tuple("---:" for _ in header)]
+    for row in rows:
+        quality = (f"{row['reconstruction_mse']:.5f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
+        usage = (f"{row['codebook_perplexity']:.1f}", str(row["codes_used"]))
+        rates = (f"{row['bits_per_image_at_most']:.0f}", f"{row['bits_per_image_entropy']:.0f}")
+        size = (str(row["num_embeddings"]), str(row["embedding_dim"]))
+        lines.append((*size, *quality, *usage, *rates, f"{row['seconds']:.0f}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    cells = (map(str.rjust, line, widths) for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return (
+        f"{table}\n\nK codes of dimension D, {rows[0]['codes_per_image']} of them an image; measured on all "
+        f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits an image: "
+        "at most log2 K a code, by entropy log2 of the perplexity a code."
+    )
 
 
 if __name__ == "__main__":
@@ -61,10 +87,8 @@ if __name__ == "__main__":
         main()
     except Interrupted as stop:
         words = [word for word in sys.argv if word != "--overwrite_output_dir"]
-        print(
-            f"\nThe sweep was {stop}. Go on with:\n  python {' '.join(words)}",
-            file=sys.stderr,
-        )
+        again = shlex.join(["python", *words])
+        print(f"\nThe sweep was {stop}. Go on with:\n  {again}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
     except (ValueError, TrainingFailed) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -18,6 +18,7 @@ from hf_vqvae import (
     VQVAEForImageGenerationConfig,
     VQVAEImageProcessorPil,
 )
+from hf_vqvae.card import write_card
 from hf_vqvae.hub import PushError, check_repo_id, push_command, push_folder
 from hf_vqvae.models.hub_commit import is_as_signed, sign_card
 from hub_server import HubServer, read_card_metadata
@@ -90,12 +91,16 @@ def make_run(folder):
     """The folder of a finished run, with what must never be pushed in it too."""
     tiny_model().save_pretrained(folder)
     VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
-    (folder / "README.md").write_text(CARD)
-    for name in ("metrics", "history", "arguments", "run"):
-        (folder / f"{name}.json").write_text(json.dumps({"name": name}))
+    error = {"name": "Reconstruction MSE", "value": 0.0042, "split": "test", "count": 9}
+    error |= {"scale": "[0, 1]", "stage": "vqvae", "protocol": "mean over all pixels"}
+    records = {"metrics": {"reconstruction_mse": error}, "history": {}, "run": {}}
+    records["arguments"] = {"seed": 0, "dataset_name": "/home/somebody/secret/mnist"}
+    for name, record in records.items():
+        (folder / f"{name}.json").write_text(json.dumps(record))
     for name in ("figures", "checkpoints/step-1", "codes"):
         (folder / name).mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "figures" / "samples.png")
+    write_card(folder)
     (folder / "checkpoints" / "step-1" / "model.safetensors").write_bytes(b"0" * 100)
     (folder / "codes" / "data.arrow").write_bytes(b"0" * 100)
     return folder
@@ -170,7 +175,9 @@ def test_the_printed_command_pushes_the_run_in_one_commit(published, server):
     others = {".gitattributes", "README.md", "figures/samples.png", "preprocessor_config.json"}
     assert set(files) == CODE | run_files | others | {"model.safetensors"}
     card = files["README.md"].content.decode()
-    assert "an error of 0.0042" in card and is_as_signed(card)
+    assert "0.0042" in card and is_as_signed(card)
+    assert 'model_id = "me/tiny"' in card and "trust_remote_code=True" in card
+    assert json.loads(files["arguments.json"].content)["dataset_name"] == "mnist"
     assert read_card_metadata(card)["license"] == "mit"
     assert not any(TOKEN.encode() in blob.content for blob in files.values())
 
@@ -214,14 +221,14 @@ print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(
     original, copy = (server.repo(f"me/{name}").find("main").files for name in ("tiny", "copy"))
     assert set(copy) == set(original)
     different = {name for name in copy if copy[name].content != original[name].content}
-    assert different <= {"README.md", "config.json", "preprocessor_config.json"}
+    assert different <= {"README.md", "config.json", "preprocessor_config.json", "arguments.json"}
     assert json.loads(copy["config.json"].content)["auto_map"] == {
         "AutoConfig": "configuration_image_generation.VQVAEForImageGenerationConfig",
         "AutoModel": "modeling_image_generation.VQVAEForImageGeneration",
     }
     card = copy["README.md"].content.decode()
-    assert "an error of 0.0042" in card
-    assert read_card_metadata(card)["tags"] == ["vq-vae", "copied"]
+    assert "0.0042" in card and 'model_id = "me/copy"' in card and "me/tiny" not in card
+    assert "copied" in read_card_metadata(card)["tags"]
     changed = server.repo("me/changed").find("main").files
     assert set(changed) >= CODE and "metrics.json" not in changed
     assert "0.0042" not in changed["README.md"].content.decode()
@@ -299,7 +306,7 @@ def test_push_to_hub_from_python_brings_everything_along(pushed_from_python, ser
     assert url == f"{server.url}/me/python/commit/{repo.refs['main']}"
     files = repo.find("main").files
     assert set(files) >= CODE | {"metrics.json", "figures/samples.png", "preprocessor_config.json"}
-    assert "an error of 0.0042" in files["README.md"].content.decode()
+    assert "0.0042" in files["README.md"].content.decode()
     assert not any(path.startswith(("checkpoints", "codes/")) for path in files)
     assert same, "the same model again makes no commit"
     assert plain == [["config.json", "model.safetensors"]] * 2, "save_pretrained writes no code"

@@ -5,9 +5,8 @@ Every point of the grid is a run of its own, in a folder of its own, as `train.p
 
 import json
 import math
-import os
 import shutil
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from .arguments import DataArguments, TrainingArguments, VQVAEArguments, config_arguments
+from .arguments import (
+    DataArguments,
+    HubArguments,
+    TrainingArguments,
+    VQVAEArguments,
+    config_arguments,
+)
 from .card import choose_images
 from .data import ImageSplits
 from .evaluation import load_model
@@ -106,7 +111,9 @@ class Point:
         return RunFolder(Path(self.training.output_dir))
 
     def __str__(self) -> str:
-        return f"num_embeddings {self.vqvae.num_embeddings}, embedding_dim {self.vqvae.embedding_dim}"
+        return (
+            f"num_embeddings {self.vqvae.num_embeddings}, embedding_dim {self.vqvae.embedding_dim}"
+        )
 
 
 def make_points(sweep: SweepArguments, vqvae: SweptVQVAEArguments) -> list[Point]:
@@ -138,7 +145,9 @@ class SweepFolder:
 
     def __post_init__(self):
         self.path = Path(self.sweep.output_dir)
-        flags = {key: value for one in (self.sweep, *self.others) for key, value in vars(one).items()}
+        flags = {
+            key: value for one in (self.sweep, *self.others) for key, value in vars(one).items()
+        }
         self.common = {key: value for key, value in flags.items() if key not in FREE}
 
     def check(self) -> None:
@@ -204,7 +213,7 @@ def train_point(
     model_folder = train_vqvae(
         config, images, training, accelerator, point.folder, lambda model: {}, workers
     )
-    flags = (data, point.vqvae, point.training)
+    flags = (data, point.vqvae, point.training, HubArguments())
     report(model_folder, images, flags, accelerator, point.folder)
     if accelerator.is_main_process:
         point.folder.finish()
@@ -213,28 +222,26 @@ def train_point(
 
 def write_results(
     points: list[Point], images: ImageSplits, folder: Path, device: torch.device
-) -> str:
-    """Writes results.json, results.md and sweep.png of finished points into `folder`; returns the table."""
+) -> list[dict[str, Any]]:
+    """Writes results.json and sweep.png of finished points into `folder`; returns the points' numbers."""
     rows = [describe_point(point) for point in points]
     chosen = choose_images(images.eval.labels, len(images.eval))[:NUM_IMAGES]
     pixel_values = images.eval.__getitems__(chosen)["pixel_values"].to(device)
     models = (load_model(str(point.folder.output_dir)).to(device) for point in points)
     strips = [reconstruct(model, pixel_values) for model in models]
     originals = images.eval.images[chosen].permute(0, 2, 3, 1).numpy()
-    table = format_table(rows, images.info)
-    figure = folder / "sweep.png"
-    plot_sweep(rows, originals, np.stack(strips), figure.with_name("sweep.png.writing"))
-    os.replace(figure.with_name("sweep.png.writing"), figure)
-    (folder / "results.md").write_text(table + "\n\n![The sweep](sweep.png)\n", encoding="utf-8")
+    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png")
     write_json(folder / "results.json", {"dataset": images.info, "points": rows})
-    return table
+    return rows
 
 
 @torch.inference_mode()
 def reconstruct(model, pixel_values: torch.Tensor) -> np.ndarray:
     """What a VQ-VAE makes of (N, C, H, W) in [-0.5, 0.5]: uint8 (N, H, W, C)."""
     decoded = model.decode(model.encode(pixel_values).codes)
-    return np.rint(processor_for(model).postprocess(decoded, output_type="np") * 255).astype("uint8")
+    return np.rint(processor_for(model).postprocess(decoded, output_type="np") * 255).astype(
+        "uint8"
+    )
 
 
 def describe_point(point: Point) -> dict[str, Any]:
@@ -258,24 +265,3 @@ def describe_point(point: Point) -> dict[str, Any]:
         "bits_per_image_entropy": codes * math.log2(metrics["codebook_perplexity"]),
         "seconds": read_json(folder / "run.json")["seconds"]["vqvae"],
     }
-
-
-def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
-    """The points as a Markdown table, with the protocol below it."""
-    header = ("K", "D", "test MSE", "PSNR", "SSIM", "perplexity", "codes used")
-    header = (*header, "bits at most", "bits by entropy", "seconds")
-    lines = [header, tuple("---:" for _ in header)]
-    for row in rows:
-        quality = (f"{row['reconstruction_mse']:.5f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
-        usage = (f"{row['codebook_perplexity']:.1f}", str(row["codes_used"]))
-        rates = (f"{row['bits_per_image_at_most']:.0f}", f"{row['bits_per_image_entropy']:.0f}")
-        size = (str(row["num_embeddings"]), str(row["embedding_dim"]))
-        lines.append((*size, *quality, *usage, *rates, f"{row['seconds']:.0f}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    cells = (map(str.rjust, line, widths) for line in lines)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    return (
-        f"{table}\n\nK codes of dimension D, {rows[0]['codes_per_image']} of them an image; measured on all "
-        f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits an image: at most "
-        "log2 K a code, by entropy log2 of the perplexity a code."
-    )

@@ -1,6 +1,7 @@
 """One training loop for both stages, by Accelerate."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.tracking import get_available_trackers
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from .arguments import TrainingArguments
-from .run_folder import RunFolder, list_checkpoints, load_checkpoint, save_checkpoint
+from .averages import Averages
+from .batching import make_loader
+from .run_folder import (
+    RunFolder,
+    discard_checkpoints,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 class Interrupted(Exception):
@@ -30,33 +39,6 @@ class TrainingFailed(Exception):
     """The loss is NaN or infinite; the message says where, and what to do."""
 
 
-class EpochShuffle(Sampler[int]):
-    """Rows in an order that depends on the seed and the epoch alone, so that a resumed epoch finds its place.
-
-    Args:
-        num_rows: rows of the dataset.
-        batch_size: rows beyond the last whole batch are left out of an epoch, others in every epoch.
-        seed: the run's.
-    """
-
-    def __init__(self, num_rows: int, batch_size: int, seed: int):
-        self.num_rows, self.seed = num_rows, seed
-        self.batch_size = batch_size
-        self.epoch, self.first_batch = 0, 0
-
-    def start_at(self, epoch: int, batch: int) -> None:
-        """Sets what the next iteration gives: `epoch`, from its `batch`-th batch on."""
-        self.epoch, self.first_batch = epoch, batch
-
-    def __len__(self) -> int:
-        return self.num_rows // self.batch_size * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.num_rows, generator=generator)[: len(self)]
-        return iter(order[self.first_batch * self.batch_size :].tolist())
-
-
 @dataclass
 class Stage:
     """What the loop has to know of a stage.
@@ -69,99 +51,58 @@ class Stage:
         evaluate: called after each epoch, on all processes; its numbers join the history.
         num_codes: K where codes are counted (perplexity and codes in use), else None.
         show: called on the main process after each epoch; images for the trackers by name.
+        steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
     """
 
     name: str
     num_epochs: int
     learning_rate: float
     input_name: str
-    measure: Callable[[Any], dict[str, Tensor]]
+    measure: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]
     evaluate: Callable[[], dict[str, float]]
     num_codes: int | None = None
     show: Callable[[], dict[str, Any]] = dict
+    steps_before: int = 0
 
 
-class Averages:
-    """Sums of an epoch's measures and code counts; kept on the device, so that a step waits for nothing."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts anew."""
-        self.names: list[str] = []
-        self.sums = self.counts = None
-        self.steps = 0
-
-    def add(self, measures: dict[str, Tensor], codes: Tensor | None, num_codes: int | None) -> None:
-        """Adds a step's scalars, and its codes (any shape) to the counts if `num_codes` is given."""
-        self.names = list(measures)
-        values = torch.stack([value.detach().double() for value in measures.values()])
-        self.sums = values if self.sums is None else self.sums + values
-        if num_codes is not None:
-            counts = torch.bincount(codes.flatten(), minlength=num_codes)
-            self.counts = counts if self.counts is None else self.counts + counts
-        self.steps += 1
-
-    def compute(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over steps and processes; with code counts also perplexity and codes used. Called by all."""
-        means = accelerator.reduce(self.sums, "mean") / self.steps
-        figures = dict(zip(self.names, means.tolist(), strict=True))
-        if self.counts is not None:
-            counts = accelerator.reduce(self.counts, "sum").double()
-            shares = counts / counts.sum()
-            figures["perplexity"] = torch.special.entr(shares).sum().exp().item()
-            figures["codes_used"] = int((counts > 0).sum())
-        return figures
-
-    def gather(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Every process's sums, for a checkpoint. Called by all."""
-        if not self.steps:
-            return {"steps": 0}
-        state = {"steps": self.steps, "names": self.names}
-        state["sums"] = accelerator.gather(self.sums[None]).tolist()
-        if self.counts is not None:
-            state["counts"] = accelerator.gather(self.counts[None]).tolist()
-        return state
-
-    def restore(self, state: dict[str, Any], process: int) -> None:
-        """Takes up the sums of `process` out of [`gather`]'s state."""
-        self.reset()
-        if state["steps"]:
-            self.steps, self.names = state["steps"], state["names"]
-            self.sums = torch.tensor(state["sums"][process], dtype=torch.double, device=self.device)
-            if "counts" in state:
-                self.counts = torch.tensor(state["counts"][process], device=self.device)
-
-
-def make_loader(
-    dataset: Any, arguments: TrainingArguments, num_workers: int = 0
-) -> tuple[DataLoader, Any]:
-    """Batches of `train_batch_size / gradient_accumulation_steps` rows over all processes, and their sampler.
-
-    Args:
-        dataset: a map-style dataset whose `__getitems__` returns a whole batch, or an iterable one of single rows,
-            which has no sampler.
+def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Accelerator:
+    """The `Accelerator` of a run.
 
     Raises:
-        ValueError: if there are fewer rows than a batch.
+        ValueError: if a tracker is not installed, the device has no such precision, or the processes cannot share a
+            batch evenly.
     """
-    part = arguments.train_batch_size // arguments.gradient_accumulation_steps
-    if isinstance(dataset, IterableDataset):
-        return DataLoader(dataset, batch_size=part, drop_last=True, num_workers=num_workers), None
-    if len(dataset) < arguments.train_batch_size:
-        raise ValueError(
-            f"there are {len(dataset)} training rows, fewer than --train_batch_size {arguments.train_batch_size}: "
-            "make it smaller."
+    for name in arguments.log_with:
+        if name not in get_available_trackers():  # Accelerate would go on without a word
+            raise ValueError(
+                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
+            )
+    try:
+        accelerator = Accelerator(
+            # "no" leaves the choice to `accelerate launch`, whose own default is "no".
+            mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            # `--train_batch_size` is that of all processes together.
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            log_with=arguments.log_with or None,
+            project_dir=str(folder.partial / "trackers"),
         )
-    sampler = EpochShuffle(len(dataset), arguments.train_batch_size, arguments.seed)
-    batches = BatchSampler(sampler, part, drop_last=True)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole_batch), sampler
-
-
-def _whole_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
+    except ValueError as error:
+        raise ValueError(
+            f"--mixed_precision {arguments.mixed_precision}: {error} Take bf16, or no."
+        ) from error
+    parts, processes = arguments.gradient_accumulation_steps, accelerator.num_processes
+    if accelerator.gradient_accumulation_steps != parts:
+        raise ValueError(
+            f"accelerate is told to accumulate {accelerator.gradient_accumulation_steps} gradients a step, but "
+            f"--gradient_accumulation_steps is {parts}: give that flag to the script alone."
+        )
+    if arguments.train_batch_size // parts % processes:
+        raise ValueError(
+            f"--train_batch_size {arguments.train_batch_size} in {parts} part(s) cannot be shared by {processes} "
+            f"processes: make it a multiple of {parts * processes}."
+        )
+    return accelerator
 
 
 @contextmanager
@@ -189,8 +130,10 @@ class StageTrainer:
     Args:
         model: whose forward returns `loss` with `return_loss=True`.
         dataset: see [`make_loader`].
+        num_rows: of the dataset.
         steps_per_epoch: optimizer steps.
         folder: the run's.
+        num_workers: processes that read a stream.
     """
 
     def __init__(
@@ -207,17 +150,19 @@ class StageTrainer:
         self.stage, self.arguments = stage, arguments
         self.accelerator, self.folder = accelerator, folder
         self.steps_per_epoch = steps_per_epoch
-        self.config = {
-            key: value
-            for key, value in model.config.to_diff_dict().items()
-            if key != "transformers_version"
+        self.total_steps = steps_per_epoch * stage.num_epochs
+        # What a checkpoint must have in common with this stage.
+        self.identity = model.config.to_dict() | {
+            "steps_per_epoch": steps_per_epoch,
+            "num_processes": accelerator.num_processes,
         }
-        loader, self.sampler = make_loader(dataset, arguments, num_workers)
+        num_rows = steps_per_epoch * arguments.train_batch_size
+        loader, self.order = make_loader(dataset, num_rows, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(learned, lr=stage.learning_rate)
-        total = steps_per_epoch * stage.num_epochs
+        warmup = min(arguments.warmup_steps, self.total_steps // 10)
         scheduler = get_scheduler(
-            arguments.lr_scheduler_type, optimizer, min(arguments.warmup_steps, total // 10), total
+            arguments.lr_scheduler_type, optimizer, warmup, self.total_steps
         )
         # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
         model = model.to(memory_format=torch.channels_last)
@@ -227,6 +172,12 @@ class StageTrainer:
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
+        self.seconds_before, self.started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this stage, by earlier sessions of the run too."""
+        return self.seconds_before + time.monotonic() - self.started
 
     def train(self, resume_from: Path | None = None) -> list[dict[str, float]]:
         """Trains to the end; returns the history, one row an epoch.
@@ -234,45 +185,58 @@ class StageTrainer:
         Raises:
             Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
             TrainingFailed: if the loss is NaN or infinite.
-            ValueError: if `resume_from` is damaged or of another model.
+            ValueError: if `resume_from` is damaged or of another model, or a stream ends too early.
         """
-        if resume_from is not None:
-            state = load_checkpoint(self.accelerator, resume_from, self.config)
-            self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
-            self.averages.restore(state["averages"], self.accelerator.process_index)
-        total = self.steps_per_epoch * self.stage.num_epochs
-        bar = tqdm(
-            total=total * self.arguments.train_batch_size,
-            initial=self.step * self.arguments.train_batch_size,
-            desc=self.stage.name,
-            unit=" images",
-            dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
-        )
-        with bar, signals_caught() as caught:
-            while self.epoch < self.stage.num_epochs:
-                self.model.train()
-                for batch in self._rest_of_epoch():
-                    if self._train_on(batch):
-                        bar.update(self.arguments.train_batch_size)
-                        self._after_step(bar, caught)
-                self._end_epoch(bar)
+        with signals_caught() as caught:
+            if resume_from is not None:
+                self._load(resume_from)
+            batch_size = self.arguments.train_batch_size
+            bar = tqdm(
+                total=self.total_steps * batch_size,
+                initial=self.step * batch_size,
+                desc=self.stage.name,
+                unit=" images",
+                dynamic_ncols=True,
+                disable=not self.accelerator.is_main_process,
+            )
+            with bar:
+                while self.epoch < self.stage.num_epochs:
+                    self._train_epoch(bar, caught)
+                    self._end_epoch(bar)
+                    self._stop_if_signalled(caught)
         return self.history
 
-    def _rest_of_epoch(self) -> DataLoader:
-        done = self.step - self.epoch * self.steps_per_epoch
-        if self.sampler is not None:
-            self.sampler.start_at(self.epoch, done)
-            return self.loader
-        self.loader.set_epoch(self.epoch)
-        parts = self.arguments.gradient_accumulation_steps
-        return self.accelerator.skip_first_batches(self.loader, done * parts)
+    def _load(self, checkpoint: Path) -> None:
+        state = load_checkpoint(self.accelerator, checkpoint, self.identity)
+        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+        self.seconds_before = state["seconds"]
+        self.averages.restore(state["averages"], self.accelerator.process_index)
+        scheduler = self.scheduler.scheduler
+        if scheduler.base_lrs[0] != self.stage.learning_rate:
+            # The checkpoint brought its own: a run that diverged may go on with a lower one.
+            scheduler.base_lrs = [self.stage.learning_rate]
+            learning_rate = self.stage.learning_rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
+            self.optimizer.param_groups[0]["lr"] = learning_rate
+            scheduler._last_lr = [learning_rate]
+
+    def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
+        self.model.train()
+        self.order.start_at(self.epoch, self.step - self.epoch * self.steps_per_epoch)
+        for batch in self.loader:
+            if self._train_on(batch):
+                bar.update(self.arguments.train_batch_size)
+                self._after_step(bar, caught)
+        steps = self.step - self.epoch * self.steps_per_epoch
+        if steps != self.steps_per_epoch:
+            raise ValueError(
+                f"the training rows ended after {steps} of {self.steps_per_epoch} batches: the dataset has fewer than it "
+                "says, or than --max_train_samples does; make that smaller."
+            )
 
     def _train_on(self, batch: dict[str, Tensor]) -> bool:
         """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
-        inputs = batch[self.stage.input_name]
         with self.accelerator.accumulate(self.model):
-            output = self.model(inputs, return_loss=True)
+            output = self.model(batch[self.stage.input_name], return_loss=True)
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients and self.arguments.max_grad_norm is not None:
                 self.accelerator.clip_grad_norm_(
@@ -285,9 +249,8 @@ class StageTrainer:
         measures = {"loss": output.loss, **self.stage.measure(output, batch)}
         self.averages.add(measures, codes, self.stage.num_codes)
         finite = output.loss.detach().isfinite()
-        self.first_bad = torch.where(
-            finite, self.first_bad, self.first_bad.clamp(max=self.step + 1)
-        )
+        bad_now = self.first_bad.clamp(max=self.step + 1)
+        self.first_bad = torch.where(finite, self.first_bad, bad_now)
         self.step += int(self.accelerator.sync_gradients)
         return self.accelerator.sync_gradients
 
@@ -300,36 +263,45 @@ class StageTrainer:
         alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
         if alone or logs or saves or self.step % 10 == 0:
             self._check_loss()
-            signal_number = self._agreed_signal(caught)
-            if signal_number:
-                raise Interrupted(signal_number, self._save())
+            self._stop_if_signalled(caught)
         if logs:
             figures = self.averages.compute(accelerator)
             bar.set_postfix(_short(figures))
-            learning_rate = self.scheduler.get_last_lr()[0]
-            self._log({**figures, "learning_rate": learning_rate})
+            self._log({**figures, "learning_rate": self.scheduler.get_last_lr()[0]})
         if saves:
             self._save()
 
     def _check_loss(self) -> None:
         first_bad = self.accelerator.gather(self.first_bad.reshape(1)).min().item()
         if first_bad <= self.step:
-            learning_rate = self.scheduler.get_last_lr()[0]
-            saved = list_checkpoints(self.folder.checkpoints, self.stage.name)
-            kept = (
-                f"The last good checkpoint is {saved[-1]}."
-                if saved
-                else "No checkpoint had been written yet."
-            )
-            flag = "--learning_rate" if self.stage.name == "vqvae" else "--prior_learning_rate"
-            raise TrainingFailed(
-                f"the loss of {self.stage.name} is NaN or infinite at step {first_bad:.0f} (epoch {self.epoch + 1}, "
-                f"learning rate {learning_rate:.3g}). {kept} A lower {flag}, --max_grad_norm 1 or --mixed_precision no helps."
-            )
+            raise self._failure(int(first_bad))
 
-    def _agreed_signal(self, caught: list[int]) -> int:
+    def _failure(self, step: int) -> TrainingFailed:
+        """The error for a loss that is not finite at `step`; the checkpoint that led there goes."""
+        name, accelerator = self.stage.name, self.accelerator
+        if accelerator.is_main_process:
+            discard_checkpoints(self.folder.checkpoints, name, from_step=step - 1)
+        accelerator.wait_for_everyone()
+        saved = list_checkpoints(self.folder.checkpoints, name)
+        flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
+        way_out = f"A lower {flag} (it was {self.stage.learning_rate:.3g}), --max_grad_norm 1 or --mixed_precision no helps"
+        if saved:
+            way_out = (
+                f"The last good checkpoint is {saved[-1]}. {way_out}, together with --resume_from_checkpoint latest to go "
+                "on from there or --overwrite_output_dir to start anew."
+            )
+        else:
+            way_out = f"No good checkpoint had been written yet. {way_out}, with --overwrite_output_dir to start anew."
+        return TrainingFailed(
+            f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
+            f"{self.scheduler.get_last_lr()[0]:.3g}). {way_out}"
+        )
+
+    def _stop_if_signalled(self, caught: list[int]) -> None:
         number = torch.tensor([caught[0] if caught else 0], device=self.accelerator.device)
-        return int(self.accelerator.gather(number).max())
+        signal_number = int(self.accelerator.gather(number).max())
+        if signal_number:
+            raise Interrupted(signal_number, self._save())
 
     def _end_epoch(self, bar: tqdm) -> None:
         learning_rate = self.scheduler.get_last_lr()[0]
@@ -344,23 +316,37 @@ class StageTrainer:
         self._log(evaluated)
         if self.accelerator.is_main_process and self.accelerator.trackers:
             shown = self.stage.show()
-            images = {f"{self.stage.name}/{name}": grid[None] for name, grid in shown.items()}
+            images = {f"{self.stage.name}/{name}": grid for name, grid in shown.items()}
             for tracker in self.accelerator.trackers:
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images(images, step=self.step, **layout)
+                _log_images(tracker, images, self.stage.steps_before + self.step)
         if self.arguments.checkpointing_steps == 0:
             self._save()
 
     def _log(self, figures: dict[str, float]) -> None:
         named = {f"{self.stage.name}/{name}": value for name, value in figures.items()}
-        self.accelerator.log(named, step=self.step)
+        self.accelerator.log(named, step=self.stage.steps_before + self.step)
 
     def _save(self) -> Path:
+        # A finite loss may have made weights that are not.
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise self._failure(self.step)
         state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch}
-        state |= {"history": self.history, "config": self.config}
-        state["averages"] = self.averages.gather(self.accelerator)
+        state |= {"history": self.history, "identity": self.identity}
+        state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
         return save_checkpoint(self.accelerator, self.folder.checkpoints, state, limit)
+
+
+def _log_images(tracker: Any, images: dict[str, Any], step: int) -> None:
+    """Logs pictures, uint8 (H, W, C) by name."""
+    if tracker.name == "trackio":  # Accelerate has no `log_images` for it
+        from trackio import Image
+
+        tracker.log({name: Image(grid) for name, grid in images.items()}, step=step)
+        return
+    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
 
 
 def _short(figures: dict[str, float]) -> dict[str, str]:
@@ -369,8 +355,6 @@ def _short(figures: dict[str, float]) -> dict[str, str]:
         "reconstruction_mse": "mse",
         "eval_reconstruction_mse": "eval mse",
         "perplexity": "perplexity",
-    }
-    names |= {
         "codes_used": "codes",
         "loss": "loss",
         "eval_loss": "eval loss",

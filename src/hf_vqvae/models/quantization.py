@@ -74,6 +74,15 @@ class VectorQuantizer(nn.Module):
             self._starts_from_data = not self.initialized
         return super().train(mode)
 
+    def _apply(self, fn, recurse: bool = True) -> "VectorQuantizer":
+        """As of any module, but `.half()` and `.to(torch.bfloat16)` leave the averages their digits."""
+        averages = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, average in averages.items():
+            if self._buffers[name].dtype != average.dtype:
+                self._buffers[name] = average.to(self._buffers[name].device)
+        return self
+
     def extra_repr(self) -> str:
         update = f"ema, decay={self.decay}" if self.learns_by_ema else "gradient"
         return f"codebook_update={update}, dead_code_threshold={self.dead_code_threshold}"

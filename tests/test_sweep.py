@@ -1,0 +1,377 @@
+"""The sweep: each point once, each a run like any other, and one table and figure of all."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.models import VQVAEModel
+from hf_vqvae.plotting_sweep import plot_sweep
+from hf_vqvae.run_folder import read_json
+from hf_vqvae.sweeping import SHARED, SweepArguments
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+TINY = ["--dataset_name", "digits", "--max_train_samples", "64", "--max_eval_samples", "16"]
+TINY += ["--hidden_sizes", "4", "8", "--train_batch_size", "16", "--learning_rate", "5e-3"]
+GRID = ["--num_embeddings", "4", "8", "--embedding_dim", "2"]
+FEW = [*TINY, "--num_train_epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What the other processes of these tests compute with: sums in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_script(monkeypatch, name, *arguments):
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    script.main()
+
+
+def start(*command, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["ACCELERATE_USE_CPU"] = "true"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], env=environment, **pipes, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The folder of a finished sweep of two points, and what was printed."""
+    folder = tmp_path_factory.mktemp("sweep") / "sweep"
+    process = start(SCRIPTS / "sweep.py", *FEW, *GRID, "--output_dir", folder)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-3000:]
+    return folder, output
+
+
+# What a sweep leaves
+
+
+def test_a_sweep_leaves_a_run_for_each_point_and_one_table_and_figure(sweep):
+    folder, _ = sweep
+    assert {path.name for path in folder.iterdir()} == {
+        "4x2",
+        "8x2",
+        "results.json",
+        "results.md",
+        "sweep.json",
+        "sweep.png",
+    }
+    for size in (4, 8):
+        run = folder / f"{size}x2"
+        config = VQVAEModel.from_pretrained(run).config
+        assert (config.num_embeddings, config.embedding_dim) == (size, 2)
+        assert (run / "README.md").is_file() and not (run / "checkpoints").exists()
+        assert [row["epoch"] for row in read_json(run / "history.json")["vqvae"]] == [1, 2]
+
+
+def test_the_results_are_those_of_the_runs_with_both_rates(sweep):
+    folder, _ = sweep
+    results = read_json(folder / "results.json")
+    assert results["dataset"]["eval_count"] == 16
+    assert [point["folder"] for point in results["points"]] == ["4x2", "8x2"]
+    for point in results["points"]:
+        metrics = read_json(folder / point["folder"] / "metrics.json")
+        assert all(point[key] == metric["value"] for key, metric in metrics.items())
+        counts = np.array(read_json(folder / point["folder"] / "run.json")["codebook_counts"])
+        shares = counts[counts > 0] / counts.sum()
+        assert counts.sum() == 16 * 49 and len(counts) == point["num_embeddings"]
+        assert point["bits_per_image_at_most"] == 49 * math.log2(point["num_embeddings"])
+        entropy = -(shares * np.log2(shares)).sum()
+        assert point["bits_per_image_entropy"] == pytest.approx(49 * entropy, rel=1e-6)
+
+
+def test_the_table_is_printed_and_written_and_has_a_row_for_each_point(sweep):
+    folder, output = sweep
+    page = (folder / "results.md").read_text()
+    table, figure = page.rstrip().rsplit("\n\n", 1)
+    assert table in output and figure.endswith("(sweep.png)")
+    lines = table.split("\n\n")[0].splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    points = read_json(folder / "results.json")["points"]
+    for line, point in zip(lines[2:], points, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:2] == [str(point["num_embeddings"]), "2"]
+        assert cells[2] == f"{point['reconstruction_mse']:.5f}"
+        assert cells[7] == f"{point['bits_per_image_at_most']:.0f}"
+    assert "16 images of split `test`" in page
+
+
+def test_progress_says_which_point_of_how_many(sweep):
+    _, output = sweep
+    assert "Point 1 of 2 (num_embeddings 4, embedding_dim 2):" in output
+    assert "Point 2 of 2 (num_embeddings 8, embedding_dim 2) took" in output
+
+
+def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_path, monkeypatch):
+    folder, _ = sweep
+    arguments = folder / "8x2" / "arguments.json"
+    run_script(monkeypatch, "train", arguments, "--output_dir", tmp_path / "run")
+    assert read_json(tmp_path / "run" / "metrics.json") == read_json(folder / "8x2/metrics.json")
+
+
+def test_flags_that_all_points_share_have_the_defaults_of_train():
+    sweep, train = SweepArguments(), TrainingArguments()
+    assert {name: getattr(sweep, name) for name in SHARED} == {
+        name: getattr(train, name) for name in SHARED
+    }
+    assert len(sweep.num_embeddings) * len(sweep.embedding_dim) > 1 and sweep.num_train_epochs == 3
+
+
+# Going on
+
+
+def test_a_longer_list_adds_points_and_keeps_the_finished_ones(
+    sweep, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep[0], folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("?x2/*")}
+    where = ("--output_dir", folder)
+    grid = ["--num_embeddings", 4, 8, "--embedding_dim", 2, 3, "--checkpointing_steps", 5]
+    run_script(monkeypatch, "sweep", *FEW, *grid, *where)
+    output = capsys.readouterr().out
+    assert "Point 1 of 4 (num_embeddings 4, embedding_dim 2) is finished: kept." in output
+    assert "Point 2 of 4 (num_embeddings 4, embedding_dim 3) took" in output
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("?x2/*")}
+    points = read_json(folder / "results.json")["points"]
+    assert [point["folder"] for point in points] == ["4x2", "4x3", "8x2", "8x3"]
+    assert points[::2] == read_json(sweep[0] / "results.json")["points"]
+
+    # Nothing is left to train, and the same results come out.
+    run_script(monkeypatch, "sweep", *FEW, *grid, *where)
+    assert "took" not in capsys.readouterr().out
+    assert read_json(folder / "results.json")["points"] == points
+
+
+def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
+    flags = [*TINY, "--num_train_epochs", 12, "--num_embeddings", 4, 8, "--embedding_dim", 2]
+    flags += ["--checkpointing_steps", 3]
+    command = [SCRIPTS / "sweep.py", *flags, "--output_dir", "sweep"]
+    process = start(*command, cwd=tmp_path)
+    checkpoints = tmp_path / "sweep" / "8x2.partial" / "checkpoints"
+    while not list(checkpoints.glob("vqvae-*")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output + errors[-3000:]
+    assert "The sweep was stopped by SIGTERM; saved" in errors
+    assert (
+        f"Go on with:\n  python {SCRIPTS / 'sweep.py'} {' '.join(map(str, flags))} --output_dir"
+        in errors
+    )
+    assert not (tmp_path / "sweep" / "8x2").exists()
+    reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
+    assert reached < 48  # of 12 epochs of 4 steps: it was indeed stopped on the way
+
+    process = start(*command, cwd=tmp_path)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    assert "Point 1 of 2 (num_embeddings 4, embedding_dim 2) is finished: kept." in output
+    # The bar begins where the checkpoint was: it was not trained anew.
+    assert f" {reached * 16}/768 " in errors
+
+    run_script(monkeypatch, "sweep", *flags, "--output_dir", tmp_path / "whole")
+    for name in ("history.json", "metrics.json"):
+        whole, resumed = (read_json(tmp_path / run / "8x2" / name) for run in ("whole", "sweep"))
+        assert whole == resumed
+
+
+def test_two_processes_make_the_sweep_of_one(sweep, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    flags = [*FEW, "--num_embeddings", 8, "--embedding_dim", 2, "--output_dir", tmp_path / "two"]
+    process = start(*launcher, SCRIPTS / "sweep.py", *flags)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-3000:]
+    assert output.count("Point 1 of 1") == 2  # begun and done: only one process speaks
+    one = read_json(sweep[0] / "results.json")["points"][1]
+    (two,) = read_json(tmp_path / "two" / "results.json")["points"]
+    assert two["reconstruction_mse"] == pytest.approx(one["reconstruction_mse"], rel=1e-3)
+    assert read_json(tmp_path / "two" / "8x2" / "run.json")["num_processes"] == 2
+
+
+# What is refused, before any work
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--num_embeddings", "8", "1"], "--num_embeddings must be .* at least 2, got 8 1"),
+        (["--embedding_dim", "0"], "--embedding_dim must be .* at least 1, got 0"),
+        (["--num_embeddings", "8", "4", "8"], "--num_embeddings names 8 more than once"),
+        (["--embedding_dim", "2", "2", "3", "3"], "--embedding_dim names 2, 3 more than once"),
+        (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1, got 0"),
+        (["--learning_rate", "-1"], "--learning_rate must be above 0 and finite, got -1"),
+        (["--num_embedings", "8"], r"--num_embedings \(did you mean --num_embeddings\?\)"),
+        (["--train_prior", "no"], "unknown argument --train_prior"),
+        (["--num_embeddings", "many"], "argument --num_embeddings.*invalid int value: 'many'"),
+    ],
+)
+def test_a_wrong_flag_is_refused(flags, message, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_script(monkeypatch, "sweep", *TINY, *flags, "--output_dir", tmp_path / "sweep")
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_setting_that_no_point_can_have_is_refused(tmp_path, monkeypatch):
+    flags = ("--image_size", 30, "--output_dir", tmp_path / "sweep")
+    with pytest.raises(ValueError, match="`image_size` must be a multiple of 4"):
+        run_script(monkeypatch, "sweep", *TINY, *GRID, *flags)
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--seed", 1], "other settings .seed 0 there, 1 here.: go on with the same settings"),
+        (["--num_train_epochs", 5], "num_train_epochs 2 there, 5 here"),
+        (["--max_eval_samples", 8], "max_eval_samples 16 there, 8 here"),
+        (["--codebook_update", "gradient"], "codebook_update ema there, gradient here"),
+    ],
+)
+def test_a_sweep_with_other_settings_is_refused(flags, message, sweep, monkeypatch):
+    folder, _ = sweep
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        run_script(monkeypatch, "sweep", *FEW, *GRID, "--output_dir", folder, *flags)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "sweep"
+    rng = np.random.default_rng(0)
+
+    def add_images(split, first, last):
+        where = tmp_path / "images" / split
+        where.mkdir(parents=True, exist_ok=True)
+        for number in range(first, last):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(where / f"{number}.png")
+
+    add_images("train", 0, 8)
+    add_images("test", 0, 2)
+    flags = ["--dataset_name", tmp_path / "images", "--image_size", 8, "--hidden_sizes", 4]
+    flags += ["--train_batch_size", 4, "--num_train_epochs", 1, "--output_dir", folder]
+    flags += ["--num_embeddings", 4, "--embedding_dim", 2]
+    run_script(monkeypatch, "sweep", *flags)
+    add_images("train", 8, 9)
+    with pytest.raises(ValueError, match="other data .train_count 8 there, 9 here.*same data"):
+        run_script(monkeypatch, "sweep", *flags)
+    run_script(monkeypatch, "sweep", *flags, "--overwrite_output_dir")
+    assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite_output_dir"]])
+def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    flags = [*TINY, *GRID, "--output_dir", tmp_path, *overwrite]
+    with pytest.raises(ValueError, match=r"holds no sweep .*choose another --output_dir"):
+        run_script(monkeypatch, "sweep", *flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_overwriting_discards_the_points_of_before(sweep, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep[0], folder)
+    flags = ["--num_embeddings", 4, "--embedding_dim", 2, "--seed", 1, "--overwrite_output_dir"]
+    run_script(monkeypatch, "sweep", *FEW, *flags, "--output_dir", folder)
+    assert "kept" not in capsys.readouterr().out
+    assert not (folder / "8x2").exists()
+    assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
+
+
+# The figure
+
+
+def made_up_points(sizes, dimensions):
+    return [
+        {
+            "num_embeddings": size,
+            "embedding_dim": dimension,
+            "reconstruction_mse": 0.01 / size**0.5 / dimension**0.1,
+            "codebook_perplexity": size**0.7,
+            "bits_per_image_at_most": 49 * math.log2(size),
+            "bits_per_image_entropy": 49 * 0.7 * math.log2(size),
+        }
+        for size in sizes
+        for dimension in dimensions
+    ]
+
+
+def some_images(number, height=28, width=28, channels=1):
+    shape = (number, height, width, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "sizes, dimensions, images",
+    [
+        ([32, 64, 128, 256], [4, 16], (8,)),
+        ([2], [1], (1,)),
+        ([2, 3, 65536], [1, 2, 3, 4, 5, 6, 1024], (8, 64, 96, 3)),
+        ([8, 16], [4], (2, 4, 256, 2)),
+    ],
+)
+def test_the_figure_fits_on_its_page(sizes, dimensions, images, tmp_path):
+    points, originals = made_up_points(sizes, dimensions), some_images(*images)
+    plot_sweep(points, originals, np.stack([originals] * len(points)), tmp_path / "sweep.png")
+    with Image.open(tmp_path / "sweep.png") as image:
+        assert image.width == 1280
+        pixels = np.asarray(image.convert("RGBA"))
+    assert (pixels[..., 3] == 255).all(), "a transparent figure is dark on dark in dark mode"
+    grey = pixels[..., :3].mean(-1)
+    assert grey.std() > 5, "the figure is blank"
+    border = [grey[:4], grey[-4:], grey[:, :4], grey[:, -4:]]
+    assert all((edge == 255).all() for edge in border), "something is cropped at the border"
+
+
+def test_the_figure_shows_every_image_to_the_dot(tmp_path):
+    points = made_up_points([4, 8], [2])
+    originals, strips = some_images(8), np.stack([some_images(8) // 2, 255 - some_images(8)])
+    plot_sweep(points, originals, strips, tmp_path / "sweep.png")
+    page = np.asarray(Image.open(tmp_path / "sweep.png").convert("L")).astype(int)
+    # Four dots a pixel; the frame covers the outermost ones.
+    found = 0
+    for picture in np.concatenate([originals, *strips])[..., 0]:
+        wanted = picture.astype(int).repeat(4, 0).repeat(4, 1)[8:-8, 8:-8]
+        rows, columns = np.nonzero(page == wanted[0, 0])
+        height, width = wanted.shape
+        found += any(
+            np.array_equal(page[row : row + height, column : column + width], wanted)
+            for row, column in zip(rows, columns, strict=True)
+            if page[row, column : column + width].tolist() == wanted[0].tolist()
+        )
+    assert found == 24
+
+
+def test_the_figure_needs_a_strip_for_each_point(tmp_path):
+    points, originals = made_up_points([4, 8], [2]), some_images(3)
+    with pytest.raises(ValueError, match=r"`reconstructions` must be of shape \(2, 3, 28, 28, 1\)"):
+        plot_sweep(points, originals, originals[None], tmp_path / "sweep.png")
+    with pytest.raises(ValueError, match="1 point or more"):
+        plot_sweep([], originals, np.zeros((0, 3, 28, 28, 1), np.uint8), tmp_path / "sweep.png")
+    assert not list(tmp_path.iterdir())
