@@ -6,14 +6,14 @@ The same command goes on where it was stopped; longer lists add points to those 
 """
 
 import shlex
+import signal
 import sys
 import time
 from typing import Any
 
-from accelerate import Accelerator, DataLoaderConfiguration
-
 from hf_vqvae.arguments import DataArguments, parse_arguments
 from hf_vqvae.data import load_images
+from hf_vqvae.session import Interrupted, is_first_process, make_accelerator
 from hf_vqvae.stages import start_config
 from hf_vqvae.sweeping import (
     SweepArguments,
@@ -23,7 +23,7 @@ from hf_vqvae.sweeping import (
     train_point,
     write_results,
 )
-from hf_vqvae.training import Interrupted, TrainingFailed
+from hf_vqvae.training import TrainingFailed
 
 
 def main() -> None:
@@ -32,14 +32,10 @@ def main() -> None:
     points = make_points(sweep, vqvae)
     folder = SweepFolder(sweep, (data, vqvae))
     folder.check()
-    accelerator = Accelerator(
-        mixed_precision=sweep.mixed_precision,
-        gradient_accumulation_steps=sweep.gradient_accumulation_steps,
-        # `--train_batch_size` is that of all processes together.
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-    # Once for all points, which share size and channels.
-    images = load_images(data, start_config(points[0].vqvae, None))
+    accelerator = make_accelerator(points[0].training, points[0].folder)
+    with accelerator.main_process_first():  # one process fills the cache, the others read it
+        # Once for all points, which share size and channels.
+        images = load_images(data, start_config(points[0].vqvae, None))
     folder.start(images.info, accelerator)
     for number, point in enumerate(points, start=1):
         name = f"Point {number} of {len(points)} ({point})"
@@ -85,10 +81,16 @@ def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except Interrupted as stop:
-        words = [word for word in sys.argv if word != "--overwrite_output_dir"]
-        again = shlex.join(["python", *words])
-        print(f"\nThe sweep was {stop}. Go on with:\n  {again}", file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
-    except (ValueError, TrainingFailed) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except (Interrupted, KeyboardInterrupt) as stop:
+        number = signal.SIGINT
+        if isinstance(stop, Interrupted):
+            number = stop.signal_number
+        if is_first_process():
+            words = [word for word in sys.orig_argv if word != "--overwrite_output_dir"]
+            print(
+                f"\nThe sweep was stopped by {signal.Signals(number).name}. Go on with:\n  {shlex.join(words)}",
+                file=sys.stderr,
+            )
+        sys.exit(128 + number)
+    except (ValueError, OSError, TrainingFailed) as error:
+        sys.exit(f"Error: {error}")

@@ -5,9 +5,10 @@ accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_i
 """
 
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 
 from hf_vqvae.arguments import (
     DataArguments,
@@ -18,11 +19,18 @@ from hf_vqvae.arguments import (
     parse_arguments,
 )
 from hf_vqvae.data import load_images
-from hf_vqvae.hub import PushError, check_can_push, push_folder
+from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
 from hf_vqvae.reporting import report, tracker_images
-from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.stages import hand_in_vqvae, start_config, train_prior, train_vqvae
-from hf_vqvae.training import Interrupted, TrainingFailed
+from hf_vqvae.run_folder import RunFolder, write_json
+from hf_vqvae.session import make_accelerator, stopped_by_signals
+from hf_vqvae.stages import (
+    hand_in_vqvae,
+    start_config,
+    start_full_config,
+    train_prior,
+    train_vqvae,
+)
+from hf_vqvae.training import TrainingFailed
 
 
 def main() -> None:
@@ -34,36 +42,45 @@ def main() -> None:
         HubArguments,
         description=__doc__,
     )
-    data, vqvae, prior, training, hub = flags
+    training, hub = flags[-2:]
     folder = RunFolder(Path(training.output_dir))
-    if folder.is_finished and training.resume_from_checkpoint:
+    resume = training.resume_from_checkpoint is not None
+    if resume and folder.is_finished and not folder.partial.exists():
         print(f"The run in {folder.output_dir} is finished: there is nothing to resume.")
         return
-    resume = training.resume_from_checkpoint is not None
+    values = {name: value for part in flags for name, value in asdict(part).items()}
     folder.check(resume=resume, overwrite=training.overwrite_output_dir)
+    changes = folder.check_same_run(training.resume_from_checkpoint, values) if resume else []
     if hub.push_to_hub:
-        check_can_push(
-            hub.hub_model_id,
-            private=hub.hub_private,
-            revision=hub.hub_revision,
-            create_pr=hub.hub_create_pr,
-        )
-    accelerator = Accelerator(
-        mixed_precision=training.mixed_precision,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        # `--train_batch_size` is that of all processes together.
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with=training.log_with or None,
-        project_dir=str(folder.partial / "trackers"),
-    )
+        check_can_push(hub.hub_model_id, **target_of(hub))
+    accelerator = make_accelerator(training, folder)
+    for change in changes:
+        accelerator.print(f"From here on: {change}.")
+    with stopped_by_signals(folder):
+        train(flags, values, accelerator, folder)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        folder.finish()
+        print_what_to_look_at(folder.output_dir)
+        if hub.push_to_hub:
+            push(folder.output_dir, hub)
+
+
+def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolder) -> None:
+    """Both stages and the report; leaves the whole run in the folder of the unfinished one."""
+    data, vqvae, prior, training, hub = flags
     config = start_config(vqvae, training.vqvae_name_or_path)
-    images = load_images(data, config)
+    if training.train_prior:
+        start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
+    with accelerator.main_process_first():  # one process fills the cache, the others read it
+        images = load_images(data, config)
     if vqvae.data_variance is None and training.vqvae_name_or_path is None:
         config.data_variance = images.data_variance
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            folder.start(resume=resume)
-    accelerator.init_trackers("hf_vqvae")
+    if accelerator.is_main_process:
+        folder.start(resume=training.resume_from_checkpoint is not None)
+        write_json(folder.partial / "arguments.json", values)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
     show = tracker_images(images.eval)
     if training.vqvae_name_or_path is not None:
@@ -76,13 +93,9 @@ def main() -> None:
         model_folder = train_prior(
             model_folder, vars(prior), images, training, accelerator, folder, show
         )
-    report(model_folder, images, flags, accelerator, folder)
-    accelerator.end_training()
-    if accelerator.is_main_process:
-        folder.finish()
-        print_what_to_look_at(folder.output_dir)
-        if hub.push_to_hub:
-            push(folder.output_dir, hub)
+    # The record is to be fed back to this script: how the run came to its end is not part of it.
+    training = replace(training, resume_from_checkpoint=None, overwrite_output_dir=False)
+    report(model_folder, images, (data, vqvae, prior, training, hub), accelerator, folder)
 
 
 def print_what_to_look_at(folder: Path) -> None:
@@ -93,26 +106,28 @@ def print_what_to_look_at(folder: Path) -> None:
 
 
 def push(folder: Path, hub: HubArguments) -> None:
-    url = push_folder(
-        folder,
-        hub.hub_model_id,
-        private=hub.hub_private,
-        revision=hub.hub_revision,
-        create_pr=hub.hub_create_pr,
-        commit_message=hub.hub_commit_message,
-        license=hub.hub_license,
-    )
+    options = {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
+    try:
+        url = push_folder(folder, hub.hub_model_id, **target_of(hub), **options)
+    except KeyboardInterrupt:
+        flags = {f"hub_{name}": value for name, value in (target_of(hub) | options).items()}
+        command = push_command(folder, hub.hub_model_id, **flags)
+        sys.exit(
+            f"\nThe push was stopped. The run is complete in {folder}; this pushes it:\n  {command}"
+        )
     print(f"Pushed: {url}")
+
+
+def target_of(hub: HubArguments) -> dict:
+    return {
+        "private": hub.hub_private,
+        "revision": hub.hub_revision,
+        "create_pr": hub.hub_create_pr,
+    }
 
 
 if __name__ == "__main__":
     try:
         main()
-    except Interrupted as stop:
-        words = [word for word in sys.argv if word not in ("--overwrite_output_dir",)]
-        if "--resume_from_checkpoint" not in words:
-            words += ["--resume_from_checkpoint", "latest"]
-        print(f"\nTraining was {stop}. Go on with:\n  python {' '.join(words)}", file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
-    except (ValueError, TrainingFailed, PushError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except (ValueError, OSError, TrainingFailed, PushError) as error:
+        sys.exit(f"Error: {error}")

@@ -46,7 +46,7 @@ class EpochStream(IterableDataset):
 
     Args:
         rows: single examples, read anew in each epoch.
-        num_rows: how many there are.
+        steps_per_epoch: batches of an epoch; rows beyond them are left out.
         batch_size, seed: as of [`EpochShuffle`].
         num_workers: processes that read and decode.
     """
@@ -54,13 +54,13 @@ class EpochStream(IterableDataset):
     def __init__(
         self,
         rows: datasets.IterableDataset,
-        num_rows: int,
+        steps_per_epoch: int,
         batch_size: int,
         seed: int,
         num_workers: int,
     ):
         self.rows = rows.shuffle(seed=seed, buffer_size=SHUFFLED_ROWS)
-        self.num_rows, self.batch_size = num_rows, batch_size
+        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.num_workers = num_workers
         self.epoch, self.first_batch = 0, 0
 
@@ -75,8 +75,7 @@ class EpochStream(IterableDataset):
             self.rows, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
         )
         first = self.first_batch * self.batch_size
-        last = self.num_rows // self.batch_size * self.batch_size
-        return islice(loader, first, last)
+        return islice(loader, first, self.steps_per_epoch * self.batch_size)
 
 
 def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
@@ -99,13 +98,13 @@ def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
 
 
 def make_loader(
-    dataset: Any, num_rows: int, arguments: TrainingArguments, num_workers: int = 0
+    dataset: Any, steps_per_epoch: int, arguments: TrainingArguments, num_workers: int = 0
 ) -> tuple[DataLoader, EpochShuffle | EpochStream]:
     """Batches of `train_batch_size / gradient_accumulation_steps` rows over all processes, and what orders them.
 
     Args:
         dataset: a map-style dataset whose `__getitems__` returns a whole batch, or a stream of single rows.
-        num_rows: rows of it, at least a batch.
+        steps_per_epoch: batches that a stream is to give, at least one.
         num_workers: processes that read a stream.
     """
     part = arguments.train_batch_size // arguments.gradient_accumulation_steps
@@ -113,10 +112,10 @@ def make_loader(
     shared = {"generator": torch.Generator()}
     if isinstance(dataset, datasets.IterableDataset):
         stream = EpochStream(
-            dataset, num_rows, arguments.train_batch_size, arguments.seed, num_workers
+            dataset, steps_per_epoch, arguments.train_batch_size, arguments.seed, num_workers
         )
         return DataLoader(stream, batch_size=part, drop_last=True, **shared), stream
-    sampler = EpochShuffle(num_rows, arguments.train_batch_size, arguments.seed)
+    sampler = EpochShuffle(len(dataset), arguments.train_batch_size, arguments.seed)
     batches = BatchSampler(sampler, part, drop_last=True)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole_batch, **shared), sampler
 

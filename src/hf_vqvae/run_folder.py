@@ -1,5 +1,6 @@
 """The folder of a run: unfinished under one name, complete under another, with checkpoints that are whole or absent."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".partial"
+# Flags that may be others when a run is resumed: these change no number of it,
+HARMLESS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir"}
+HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
+HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
+HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size"}
+# and these are what a run that diverged needs.
+CHANGEABLE = {"learning_rate", "prior_learning_rate", "max_grad_norm", "mixed_precision"}
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,24 @@ class RunFolder:
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Finds out, before any work, whether a run may be written here.
 
+        Args:
+            resume: go on with the unfinished run.
+            overwrite: what is in the way may be replaced; an unfinished run only if it is not to be resumed.
+
         Raises:
-            ValueError: if another run is in the way, or there is none to resume; with the ways out.
+            ValueError: if the folder has no fit name, another run is in the way, or there is none to resume; with the
+                ways out.
         """
+        name = self.output_dir.name
+        if name in ("", "..") or name.endswith(UNFINISHED):
+            raise ValueError(
+                f"--output_dir {self.output_dir} must name the folder that the finished run is to have, which cannot "
+                f"end in `..` or `{UNFINISHED}`: for example outputs/mnist."
+            )
+        if resume and not self.partial.is_dir():
+            raise ValueError(
+                f"there is no unfinished run {self.partial} to resume: leave out --resume_from_checkpoint."
+            )
         if overwrite:
             return
         if self.output_dir.exists() and (
@@ -53,15 +76,46 @@ class RunFolder:
                 f"{self.output_dir} exists and is not empty: choose another --output_dir, or replace it with "
                 "--overwrite_output_dir."
             )
-        if resume and not self.partial.is_dir():
-            raise ValueError(
-                f"there is no unfinished run {self.partial} to resume: leave out --resume_from_checkpoint."
-            )
         if not resume and self.partial.exists():
             raise ValueError(
                 f"{self.partial} holds an unfinished run: go on with --resume_from_checkpoint latest, choose another "
                 "--output_dir, or discard it with --overwrite_output_dir."
             )
+
+    def check_same_run(self, wanted: str, flags: dict[str, Any]) -> list[str]:
+        """Finds out whether the unfinished run can go on from `wanted` ("latest" or a checkpoint folder) with `flags`.
+
+        Returns:
+            The flags that are other than before and will act from here on, in words.
+
+        Raises:
+            ValueError: if `wanted` is no checkpoint of this run, or another flag than those differs.
+        """
+        saved = list_checkpoints(self.checkpoints)
+        if wanted != "latest" and Path(wanted).resolve() not in [path.resolve() for path in saved]:
+            raise ValueError(
+                f"--resume_from_checkpoint {wanted}: no whole checkpoint of the run {self.partial} is there. Use "
+                f"`latest`{f', or one of {_listed(saved)}' if saved else ''}."
+            )
+        record = self.partial / "arguments.json"
+        if not record.exists():  # the run was stopped before its first step
+            return []
+        before = read_json(record)
+        free = HARMLESS | CHANGEABLE
+        if (self.partial / "vqvae").exists():
+            free = free - {"learning_rate"}
+        other = {
+            name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
+            for name, value in flags.items()
+            if name in before and json.dumps(before[name]) != json.dumps(value)
+        }
+        wrong = [text for name, text in other.items() if name not in free]
+        if wrong:
+            raise ValueError(
+                f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the same as then to go on with "
+                "it, or choose another --output_dir."
+            )
+        return [text for name, text in other.items() if name in CHANGEABLE]
 
     def start(self, *, resume: bool) -> None:
         """Makes the working folder, empty unless resuming."""
@@ -73,6 +127,7 @@ class RunFolder:
         """Gives the complete run its name; what it replaces, and what only resuming needed, goes only then."""
         old = self.output_dir.with_name(self.output_dir.name + ".replaced")
         if self.output_dir.exists():
+            shutil.rmtree(old, ignore_errors=True)  # of a session that was killed just here
             os.rename(self.output_dir, old)
         os.rename(self.partial, self.output_dir)
         for path in (old, *(self.output_dir / name for name in ("checkpoints", "vqvae", "full"))):
@@ -80,29 +135,25 @@ class RunFolder:
         (self.output_dir / "seconds.json").unlink(missing_ok=True)
 
     def checkpoint_to_resume(self, wanted: str, stage: str) -> Path | None:
-        """The checkpoint of `stage` that `wanted` ("latest" or a folder) means; None where the stage has none yet.
-
-        Raises:
-            ValueError: if a named folder is no whole checkpoint of this run.
-        """
+        """The checkpoint of `stage` that `wanted` ("latest" or a folder) means; None where the stage has none yet."""
+        saved = list_checkpoints(self.checkpoints, stage)
         if wanted == "latest":
-            saved = list_checkpoints(self.checkpoints, stage)
             return saved[-1] if saved else None
-        folder = Path(wanted)
-        if not (folder / "state.json").is_file():
-            raise ValueError(
-                f"--resume_from_checkpoint {wanted}: no whole checkpoint is there (no state.json). "
-                f"Use `latest`, or one of {', '.join(map(str, list_checkpoints(self.checkpoints)))}."
-            )
-        return folder if read_json(folder / "state.json")["stage"] == stage else None
+        named = [path for path in saved if path.resolve() == Path(wanted).resolve()]
+        return named[0] if named else None
 
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
-    """Whole checkpoints in `folder`, of `stage` or of any, the oldest first. Their names are `stage-step`."""
-    found = [path for path in folder.glob(f"{stage}*-*") if (path / "state.json").is_file()]
-    return sorted(
-        found, key=lambda path: (path.stat().st_mtime_ns, int(path.name.rsplit("-", 1)[1]))
-    )
+    """Whole checkpoints in `folder`, of `stage` or of any, in the order of saving. Their names are `stage-step`."""
+    found = [path for path in folder.glob(f"{stage or '*'}-*") if (path / "state.json").is_file()]
+    return sorted(found, key=_number)
+
+
+def discard_checkpoints(folder: Path, stage: str, from_step: int = 0) -> None:
+    """Deletes the checkpoints of `stage` from a step on."""
+    for path in list_checkpoints(folder, stage):
+        if int(path.name.rpartition("-")[2]) >= from_step:
+            _discard(path)
 
 
 def save_checkpoint(accelerator, folder: Path, state: dict[str, Any], limit: int) -> Path:
@@ -119,40 +170,89 @@ def save_checkpoint(accelerator, folder: Path, state: dict[str, Any], limit: int
     accelerator.save_state(str(writing))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        numbers = [_number(path) for path in list_checkpoints(folder)]
+        state["number"] = 1 + max(
+            (number for number in numbers if number < float("inf")), default=0
+        )
+        state["files"] = _digests(writing)
         write_json(writing / "state.json", state)
         for path in writing.rglob("*"):
             if path.is_file():
                 _sync(path)
-        shutil.rmtree(folder / name, ignore_errors=True)
+        replaced = _hide(folder / name) if (folder / name).exists() else None
         os.rename(writing, folder / name)
+        if replaced:
+            shutil.rmtree(replaced, ignore_errors=True)
         for old in list_checkpoints(folder)[:-limit]:
-            shutil.rmtree(old)
+            _discard(old)
     accelerator.wait_for_everyone()
     return folder / name
 
 
-def load_checkpoint(accelerator, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def load_checkpoint(accelerator, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Loads a checkpoint into what `accelerator` has prepared and registered; returns its `state`.
 
     Raises:
-        ValueError: if it is of a model with another config, or its files are damaged.
+        ValueError: if its files are damaged, or it is of a model or run with another `identity`.
     """
     try:
         state = read_json(folder / "state.json")
-        saved = state["config"]
-        other = [key for key in config if json.dumps(config[key]) != json.dumps(saved.get(key))]
+        there, here = (json.loads(json.dumps(value)) for value in (state["identity"], identity))
+        other = [
+            f"{key} {there.get(key)} there, {here.get(key)} here"
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key) != here.get(key)
+            and key not in ("transformers_version", "_name_or_path")
+        ]
         if other:
-            differences = ", ".join(
-                f"{key} {saved.get(key)} there, {config[key]} here" for key in other
-            )
-            raise ValueError(f"it is of another model ({differences})")
+            raise ValueError(f"it is of another model or run ({', '.join(other)})")
+        digests = _digests(folder)
+        damaged = [name for name in state["files"] if digests.get(name) != state["files"][name]]
+        if damaged:
+            raise ValueError(f"{', '.join(damaged)} are damaged or missing")
         accelerator.load_state(str(folder))
     except Exception as error:  # whatever a damaged file makes its reader raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"cannot resume from the checkpoint {folder}: {error}. Remove that folder to go on from the one before it, "
-            "or start anew with --overwrite_output_dir."
+            f"cannot resume from the checkpoint {folder}: {reason}. Remove that folder to go on from the one before "
+            "it, or start anew with --overwrite_output_dir."
         ) from error
     return state
+
+
+def _number(checkpoint: Path) -> float:
+    """How many were saved before it; one that cannot be read is the last, so that it is not passed over silently."""
+    try:
+        return read_json(checkpoint / "state.json")["number"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _discard(checkpoint: Path) -> None:
+    """Deletes a checkpoint in such a way that it is never seen in part."""
+    shutil.rmtree(_hide(checkpoint), ignore_errors=True)
+
+
+def _hide(checkpoint: Path) -> Path:
+    hidden = checkpoint.with_name(f".discarded-{checkpoint.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    return checkpoint.rename(hidden)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's files but `state.json`, by their names."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    names.pop("state.json", None)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()}
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _spelled(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def read_json(path: Path) -> Any:

@@ -2,20 +2,24 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .arguments import TrainingArguments, VQVAEArguments
+from .averages import widen
+from .batching import count_steps
 from .data import ImageSplits
 from .evaluation import load_model
 from .models import (
@@ -25,7 +29,7 @@ from .models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder, discard_checkpoints, read_json, write_json
 from .training import Stage, StageTrainer
 
 
@@ -93,15 +97,29 @@ def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig
     return trained
 
 
+def start_full_config(
+    vqvae_config: VQVAEConfig, prior_settings: dict[str, Any]
+) -> VQVAEForImageGenerationConfig:
+    """The config of a VQ-VAE together with the prior that its flags describe.
+
+    Raises:
+        ValueError: if a setting of the prior is out of its range.
+    """
+    prior_config = PixelCNNConfig(
+        num_embeddings=vqvae_config.num_embeddings,
+        grid_size=vqvae_config.grid_size,
+        **prior_settings,
+    )
+    return VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
+
+
 def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunFolder) -> Path:
     """Puts a trained VQ-VAE (its own folder or repo, or one with a prior) where stage 1 would have put it."""
     done = folder.partial / "vqvae"
     if accelerator.is_main_process and not done.exists():
-        writing = done.with_name("vqvae.writing")
-        VQVAEModel.from_pretrained(name_or_path).save_pretrained(writing)
-        os.rename(writing, done)
         write_json(folder.partial / "history.json", {})
         write_json(folder.partial / "seconds.json", {})
+        _save_model(VQVAEModel.from_pretrained(name_or_path), done)
     accelerator.wait_for_everyone()
     return done
 
@@ -147,7 +165,7 @@ def train_vqvae(
         num_codes=config.num_embeddings,
         show=lambda: show(model),
     )
-    steps = images.info["train_count"] // arguments.train_batch_size
+    steps = count_steps(images.info["train_count"], arguments)
     trainer = StageTrainer(
         model, stage, images.train, steps, arguments, accelerator, folder, num_workers
     )
@@ -169,14 +187,9 @@ def train_prior(
     if done.exists():
         return done
     set_seed(arguments.seed)
-    vqvae_config = VQVAEConfig.from_pretrained(vqvae_folder)
-    prior_config = PixelCNNConfig(
-        num_embeddings=vqvae_config.num_embeddings,
-        grid_size=vqvae_config.grid_size,
-        **prior_settings,
-    )
-    config = VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
-    full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
+    config = start_full_config(VQVAEConfig.from_pretrained(vqvae_folder), prior_settings)
+    with _quiet_loading():  # that the prior is not there yet is no news
+        full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
     full.vqvae.to(accelerator.device)
     train_codes, eval_codes = (
         encode_split(full.vqvae, split, name, arguments, accelerator, folder)
@@ -186,7 +199,7 @@ def train_prior(
 
     def measure(output, batch) -> dict[str, Tensor]:
         hits = output.logits.detach().argmax(1) == batch["codes"]
-        return {"accuracy": hits.double().mean()}
+        return {"accuracy": hits.float().mean()}
 
     def evaluate() -> dict[str, float]:
         def likelihoods(batch):
@@ -196,13 +209,15 @@ def train_prior(
             hits = logits.argmax(1) == codes
             return {
                 "eval_loss": nats.mean((1, 2)),
-                "eval_accuracy": hits.double().mean((1, 2)),
+                "eval_accuracy": hits.float().mean((1, 2)),
             }
 
         return mean_over_split(
             prior, eval_codes, accelerator, arguments.eval_batch_size, likelihoods
         )
 
+    earlier = read_json(folder.partial / "history.json")
+    earlier.pop("prior", None)  # of a session that was killed between the history and the model
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
@@ -211,8 +226,9 @@ def train_prior(
         measure=measure,
         evaluate=evaluate,
         show=lambda: show(full),
+        steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
     )
-    steps = len(train_codes) // arguments.train_batch_size
+    steps = count_steps(len(train_codes), arguments)
     trainer = StageTrainer(prior, stage, train_codes, steps, arguments, accelerator, folder)
     _train_and_save(trainer, full, done, folder, accelerator, arguments)
     return done
@@ -220,29 +236,36 @@ def train_prior(
 
 def _train_and_save(trainer, model, done, folder, accelerator, arguments) -> None:
     """Trains (or goes on), and writes model and history; called by all processes."""
-    resume_from = None
+    stage, resume_from = trainer.stage.name, None
     if arguments.resume_from_checkpoint:
-        resume_from = folder.checkpoint_to_resume(
-            arguments.resume_from_checkpoint, trainer.stage.name
-        )
-    started = time.monotonic()
-    history = trainer.train(resume_from)
+        resume_from = folder.checkpoint_to_resume(arguments.resume_from_checkpoint, stage)
+    records = {"history": trainer.train(resume_from), "seconds": round(trainer.seconds, 1)}
     if accelerator.is_main_process:
-        record = folder.partial / "history.json"
-        write_json(
-            record, (read_json(record) if record.exists() else {}) | {trainer.stage.name: history}
-        )
-        record = folder.partial / "seconds.json"
-        seconds = (read_json(record) if record.exists() else {}) | {
-            trainer.stage.name: round(time.monotonic() - started, 1)
-        }
-        write_json(record, seconds)
-        writing = done.with_name(done.name + ".writing")
+        for name, value in records.items():
+            path = folder.partial / f"{name}.json"
+            write_json(path, (read_json(path) if path.exists() else {}) | {stage: value})
         # Contiguous as in every other folder; channels last is a matter of training speed only.
-        model.to(memory_format=torch.contiguous_format).save_pretrained(writing)
-        os.rename(writing, done)
+        _save_model(model.to(memory_format=torch.contiguous_format), done)
+        discard_checkpoints(folder.checkpoints, stage)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Complete or not at all."""
+    writing = folder.with_name(f"{folder.name}.writing")
+    model.save_pretrained(writing)
+    os.rename(writing, folder)
 
 
 @torch.inference_mode()
@@ -272,20 +295,25 @@ def encode_split(
             codes.append(vqvae.encode(pixel_values).codes)
             if "labels" in batch:
                 labels.append(batch["labels"].to(accelerator.device))
-        codes = torch.cat(codes) if codes else None
-        labels = torch.cat(labels) if labels else None
         if not streamed:
-            codes = _in_order(codes, len(images), accelerator)
-            labels = None if labels is None else _in_order(labels, len(images), accelerator)
+            # Of few rows, a process may have none.
+            none = torch.zeros((0, *vqvae.config.grid_size), dtype=torch.long)
+            codes = [_in_order([none, *codes], len(images), accelerator)]
+            if images.labels is not None:
+                labels = [_in_order([none[:, 0, 0], *labels], len(images), accelerator)]
         if accelerator.is_main_process:
             kept.parent.mkdir(exist_ok=True)
-            CodesDataset(codes.cpu(), None if labels is None else labels.cpu()).save(kept)
-        accelerator.wait_for_everyone()
+            CodesDataset(torch.cat(codes).cpu(), torch.cat(labels).cpu() if labels else None).save(
+                kept
+            )
+    # Outside of the condition: a process that comes late may find the codes of a stream written.
+    accelerator.wait_for_everyone()
     return CodesDataset.load(kept)
 
 
-def _in_order(own: Tensor, total: int, accelerator: Accelerator) -> Tensor:
+def _in_order(batches: list[Tensor], total: int, accelerator: Accelerator) -> Tensor:
     """The rows of all processes, of which each has every n-th, in the order of the dataset."""
+    own = torch.cat([batch.to(accelerator.device) for batch in batches])
     if accelerator.num_processes == 1:
         return own
     padded = accelerator.pad_across_processes(own)
@@ -311,12 +339,14 @@ def mean_over_split(
     with accelerator.autocast():
         for batch in own_batches(dataset, accelerator, batch_size, "evaluate"):
             for name, values in measure(batch).items():
-                sums[name] = sums.get(name, 0) + values.double().sum()
+                sums[name] = sums.get(name, 0) + widen(values).sum()
     model.train(training)
-    zero = torch.zeros((), dtype=torch.double, device=accelerator.device)
+    # The first process has rows if any has; of few rows, the last may have none.
+    (names,) = broadcast_object_list([list(sums)])
+    zero = widen(torch.zeros((), device=accelerator.device))
     return {
         name: (accelerator.reduce(sums.get(name, zero), "sum") / len(dataset)).item()
-        for name in sums
+        for name in names
     }
 
 

@@ -1,16 +1,13 @@
 """One training loop for both stages, by Accelerate."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.tracking import get_available_trackers
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
@@ -25,14 +22,7 @@ from .run_folder import (
     load_checkpoint,
     save_checkpoint,
 )
-
-
-class Interrupted(Exception):
-    """A signal ended training after a checkpoint; `signal_number` says which signal."""
-
-    def __init__(self, signal_number: int, checkpoint: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}")
-        self.signal_number = signal_number
+from .session import Interrupted, signals_caught
 
 
 class TrainingFailed(Exception):
@@ -65,72 +55,12 @@ class Stage:
     steps_before: int = 0
 
 
-def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Accelerator:
-    """The `Accelerator` of a run.
-
-    Raises:
-        ValueError: if a tracker is not installed, the device has no such precision, or the processes cannot share a
-            batch evenly.
-    """
-    for name in arguments.log_with:
-        if name not in get_available_trackers():  # Accelerate would go on without a word
-            raise ValueError(
-                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
-            )
-    try:
-        accelerator = Accelerator(
-            # "no" leaves the choice to `accelerate launch`, whose own default is "no".
-            mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            # `--train_batch_size` is that of all processes together.
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-            log_with=arguments.log_with or None,
-            project_dir=str(folder.partial / "trackers"),
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"--mixed_precision {arguments.mixed_precision}: {error} Take bf16, or no."
-        ) from error
-    parts, processes = arguments.gradient_accumulation_steps, accelerator.num_processes
-    if accelerator.gradient_accumulation_steps != parts:
-        raise ValueError(
-            f"accelerate is told to accumulate {accelerator.gradient_accumulation_steps} gradients a step, but "
-            f"--gradient_accumulation_steps is {parts}: give that flag to the script alone."
-        )
-    if arguments.train_batch_size // parts % processes:
-        raise ValueError(
-            f"--train_batch_size {arguments.train_batch_size} in {parts} part(s) cannot be shared by {processes} "
-            f"processes: make it a multiple of {parts * processes}."
-        )
-    return accelerator
-
-
-@contextmanager
-def signals_caught() -> Iterator[list[int]]:
-    """Gathers SIGINT and SIGTERM in the list it yields; a second one acts as usual."""
-    caught: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def catch(number: int, _frame: Any) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class StageTrainer:
     """Trains one model on one dataset, with checkpoints, and resumes to the very step.
 
     Args:
         model: whose forward returns `loss` with `return_loss=True`.
         dataset: see [`make_loader`].
-        num_rows: of the dataset.
         steps_per_epoch: optimizer steps.
         folder: the run's.
         num_workers: processes that read a stream.
@@ -156,14 +86,11 @@ class StageTrainer:
             "steps_per_epoch": steps_per_epoch,
             "num_processes": accelerator.num_processes,
         }
-        num_rows = steps_per_epoch * arguments.train_batch_size
-        loader, self.order = make_loader(dataset, num_rows, arguments, num_workers)
+        loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(learned, lr=stage.learning_rate)
         warmup = min(arguments.warmup_steps, self.total_steps // 10)
-        scheduler = get_scheduler(
-            arguments.lr_scheduler_type, optimizer, warmup, self.total_steps
-        )
+        scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, self.total_steps)
         # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
         model = model.to(memory_format=torch.channels_last)
         self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
@@ -215,9 +142,11 @@ class StageTrainer:
         if scheduler.base_lrs[0] != self.stage.learning_rate:
             # The checkpoint brought its own: a run that diverged may go on with a lower one.
             scheduler.base_lrs = [self.stage.learning_rate]
-            learning_rate = self.stage.learning_rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
-            self.optimizer.param_groups[0]["lr"] = learning_rate
-            scheduler._last_lr = [learning_rate]
+            self.optimizer.param_groups[0]["lr"] = self._learning_rate(self.step + 1)
+
+    def _learning_rate(self, step: int) -> float:
+        """That of the `step`-th step, counted from 1."""
+        return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
 
     def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
         self.model.train()
@@ -229,8 +158,8 @@ class StageTrainer:
         steps = self.step - self.epoch * self.steps_per_epoch
         if steps != self.steps_per_epoch:
             raise ValueError(
-                f"the training rows ended after {steps} of {self.steps_per_epoch} batches: the dataset has fewer than it "
-                "says, or than --max_train_samples does; make that smaller."
+                f"the training rows ended after {steps} of {self.steps_per_epoch} batches: the dataset has fewer than "
+                "it says, or than --max_train_samples does; make that smaller."
             )
 
     def _train_on(self, batch: dict[str, Tensor]) -> bool:
@@ -267,7 +196,7 @@ class StageTrainer:
         if logs:
             figures = self.averages.compute(accelerator)
             bar.set_postfix(_short(figures))
-            self._log({**figures, "learning_rate": self.scheduler.get_last_lr()[0]})
+            self._log({**figures, "learning_rate": self._learning_rate(self.step)})
         if saves:
             self._save()
 
@@ -277,24 +206,21 @@ class StageTrainer:
             raise self._failure(int(first_bad))
 
     def _failure(self, step: int) -> TrainingFailed:
-        """The error for a loss that is not finite at `step`; the checkpoint that led there goes."""
+        """The error for a loss that is not finite at `step`; a checkpoint of those very weights is no good."""
         name, accelerator = self.stage.name, self.accelerator
         if accelerator.is_main_process:
             discard_checkpoints(self.folder.checkpoints, name, from_step=step - 1)
         accelerator.wait_for_everyone()
         saved = list_checkpoints(self.folder.checkpoints, name)
         flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
-        way_out = f"A lower {flag} (it was {self.stage.learning_rate:.3g}), --max_grad_norm 1 or --mixed_precision no helps"
+        kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
+        start = "--overwrite_output_dir to start anew"
         if saved:
-            way_out = (
-                f"The last good checkpoint is {saved[-1]}. {way_out}, together with --resume_from_checkpoint latest to go "
-                "on from there or --overwrite_output_dir to start anew."
-            )
-        else:
-            way_out = f"No good checkpoint had been written yet. {way_out}, with --overwrite_output_dir to start anew."
+            start = f"--resume_from_checkpoint latest to go on from there, or {start}"
         return TrainingFailed(
             f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
-            f"{self.scheduler.get_last_lr()[0]:.3g}). {way_out}"
+            f"{self._learning_rate(step):.3g}). {kept}. A lower {flag} (it was {self.stage.learning_rate:g}), "
+            f"--max_grad_norm 1 or --mixed_precision no helps, with {start}."
         )
 
     def _stop_if_signalled(self, caught: list[int]) -> None:
@@ -304,12 +230,12 @@ class StageTrainer:
             raise Interrupted(signal_number, self._save())
 
     def _end_epoch(self, bar: tqdm) -> None:
-        learning_rate = self.scheduler.get_last_lr()[0]
         self._check_loss()
         self.epoch += 1
         figures = self.averages.compute(self.accelerator)
         self.averages.reset()
-        row = {"epoch": self.epoch, "step": self.step, "learning_rate": learning_rate}
+        row = {"epoch": self.epoch, "step": self.step}
+        row["learning_rate"] = self._learning_rate(self.step)
         evaluated = self.stage.evaluate()
         self.history.append({**row, **figures, **evaluated})
         bar.set_postfix(_short({**figures, **evaluated}))
@@ -330,7 +256,7 @@ class StageTrainer:
         # A finite loss may have made weights that are not.
         tensors = (*self.model.parameters(), *self.model.buffers())
         if not all(tensor.isfinite().all() for tensor in tensors):
-            raise self._failure(self.step)
+            raise self._failure(self.step + 1)
         state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch}
         state |= {"history": self.history, "identity": self.identity}
         state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}

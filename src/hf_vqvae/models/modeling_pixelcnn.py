@@ -59,9 +59,8 @@ class CodeConv2d(nn.Embedding):
     def forward(self, codes: Tensor) -> Tensor:  # (B, h, w) -> (B, C, h, w)
         batch, height, width = codes.shape
         reach = self.kernel_size // 2
-        taps = (
-            reach * self.kernel_size + reach
-        )  # whole rows above, then the left half of the centre's
+        # Whole rows above, then the left half of the centre's.
+        taps = reach * self.kernel_size + reach
         planes = self.num_embeddings
         # Row t * K + k of the table is what code k adds at tap t; the last row, of zeros, is the world outside.
         table = self.weight.flatten(2)[:, :, :taps].permute(2, 1, 0).reshape(taps * planes, -1)
