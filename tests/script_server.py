@@ -8,6 +8,7 @@ signals, has an exit status, and may be one of several that train together.
         assert done.returncode == 0, done.stderr
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -157,12 +158,8 @@ def become(job: dict) -> None:
 
 
 if __name__ == "__main__":
-    import matplotlib.pyplot
-    import sklearn.datasets  # noqa: F401
-
-    import hf_vqvae.digits
-    import hf_vqvae.reporting
-    import hf_vqvae.stages  # noqa: F401
+    for module in ("sklearn.datasets", "hf_vqvae.reporting", "hf_vqvae.stages"):
+        importlib.import_module(module)
 
     job = serve()
     become(job)

@@ -313,7 +313,7 @@ def listed_in(text):
     return listed, leaves
 
 
-def check_tree(TREE, files):
+def check_tree(text, files):
     """Raises AssertionError if the page's tree lists what is not in `files` (paths), or leaves out what it must not."""
     listed, leaves = listed_in(text)
     for path in listed:

@@ -1,7 +1,9 @@
 """The folder of a run, and checkpoints that are whole or absent."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,7 +78,7 @@ def test_a_file_in_the_way_is_an_error(folder):
 
 
 def test_an_unfinished_run_is_neither_overwritten_nor_missed(folder):
-    with pytest.raises(ValueError, match="no unfinished run .*tiny.partial to resume"):
+    with pytest.raises(ValueError, match=r"no unfinished run .*tiny\.partial to resume"):
         folder.check(resume=True, overwrite=False)
     with pytest.raises(ValueError, match="no unfinished run"):
         folder.check(resume=True, overwrite=True)
@@ -89,9 +91,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_missed(folder):
 
 @pytest.mark.parametrize("name", [".", "..", "/", "runs/..", "runs/mnist.partial"])
 def test_a_name_that_a_finished_run_cannot_have_is_refused(name):
-    from pathlib import Path
-
-    with pytest.raises(ValueError, match="--output_dir .* must name the folder"):
+    with pytest.raises(ValueError, match=r"--output_dir .* must name the folder"):
         RunFolder(Path(name)).check(resume=False, overwrite=False)
 
 
@@ -193,8 +193,6 @@ def test_a_checkpoint_of_elsewhere_is_refused_with_those_there_are(
 
 
 def test_checkpoints_come_in_the_order_of_saving_whatever_the_clock_says(folder, accelerator):
-    import os
-
     for step in (5, 20, 10):
         save(accelerator, folder, step)
     for path in list_checkpoints(folder.checkpoints):

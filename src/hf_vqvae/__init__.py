@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import *  # noqa: F403
-from .models import __all__ as _models
 from .models import (
     ImageGenerationPipeline,
     PixelCNNConfig,
@@ -18,6 +17,7 @@ from .models import (
     VQVAEImageProcessorPil,
     VQVAEModel,
 )
+from .models import __all__ as _models
 
 __version__ = "0.1.0"
 

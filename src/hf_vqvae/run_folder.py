@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,10 @@ class RunFolder:
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
     """Whole checkpoints in `folder`, of `stage` or of any, in the order of saving. Their names are `stage-step`."""
-    found = [path for path in folder.glob(f"{stage or '*'}-*") if (path / "state.json").is_file()]
+    # Not by a glob: its `*` matches the dot that marks what is not whole.
+    name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+")
+    found = [path.parent for path in folder.glob("*/state.json")]
+    found = sorted(path for path in found if name.fullmatch(path.name))
     return sorted(found, key=_number)
 
 

@@ -1,0 +1,643 @@
+"""scripts/train.py from end to end, in real processes, on 64 of the embedded digits."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import load_from_disk
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
+from hub_server import HubServer
+
+ROOT = Path(__file__).parents[1]
+TRAIN = "scripts/train.py"
+MODEL = "--hidden_sizes 4 8 --num_embeddings 8 --hidden_size 8 --kernel_size 3".split()
+DATA = "--dataset_name digits --max_train_samples 70 --max_eval_samples 32".split()
+# 4 steps an epoch; dead codes are replaced at random, so that a resumed run must find its random numbers again.
+STEPS = "--train_batch_size 16 --num_train_epochs 2 --prior_num_train_epochs 2".split()
+TINY = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]
+LATEST = ["--resume_from_checkpoint", "latest"]
+RECORDS = ("config.json", "history.json", "metrics.json", "preprocessor_config.json")
+TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def digest(folder):
+    """Content and time of every file in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        (str(f), f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files
+    ]
+
+
+def assert_same_run(folder, other):
+    """Bit for bit: weights, configs, history, metrics."""
+    for name in ("model.safetensors", *RECORDS):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def assert_refused(done, *words, status=1):
+    """One clear line, and no traceback."""
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, last
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="session")
+def reference(scripts, outputs):
+    """An uninterrupted run of both stages."""
+    folder = outputs / "reference"
+    done = scripts.run(TRAIN, *TINY, "--log_with", "tensorboard", "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def autoencoder(scripts, outputs):
+    """A run without a prior, out of a YAML file and flags after it."""
+    folder, file = outputs / "autoencoder", outputs / "run.yaml"
+    names = {"dataset_name": "digits", "max_train_samples": 70, "max_eval_samples": 32}
+    names |= {"hidden_sizes": [4, 8], "num_embeddings": 8, "num_train_epochs": 5, "seed": 5}
+    names |= {"train_prior": False, "train_batch_size": 16, "dataset_revision": None}
+    file.write_text(yaml.safe_dump(names))
+    done = scripts.run(TRAIN, file, "--num_train_epochs", "1", "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+# A run and what it leaves
+
+
+def test_a_run_leaves_a_complete_folder_and_nothing_beside_it(reference):
+    records = {"arguments.json", "history.json", "metrics.json", "run.json", "README.md"}
+    records |= {"config.json", "model.safetensors", "preprocessor_config.json"}
+    there = {path.name for path in reference.iterdir()}
+    assert records < there
+    assert {"figures", "codes"} < there
+    assert not there & {"checkpoints", "vqvae", "full", "seconds.json"}
+    assert not reference.with_name("reference.partial").exists()
+    figures = {path.stem for path in (reference / "figures").glob("*.png")}
+    assert {"reconstructions", "codes", "samples", "training_curves", "architecture"} <= figures
+    assert len(load_from_disk(str(reference / "codes" / "train"))) == 70
+
+
+def test_the_history_has_a_row_for_each_epoch_and_the_metrics_are_those_of_its_end(reference):
+    history, metrics = read(reference, "history"), read(reference, "metrics")
+    for stage in ("vqvae", "prior"):
+        assert [(row["epoch"], row["step"]) for row in history[stage]] == [(1, 4), (2, 8)]
+        assert all(math.isfinite(value) for row in history[stage] for value in row.values())
+    last = history["vqvae"][-1]
+    assert metrics["reconstruction_mse"]["value"] == pytest.approx(
+        last["eval_reconstruction_mse"], rel=1e-5
+    )
+    assert metrics["nll"]["value"] == pytest.approx(history["prior"][-1]["eval_loss"], rel=1e-5)
+    assert metrics["nll"]["count"] == 32
+    assert 1 <= last["perplexity"] <= last["codes_used"] <= 8
+    run = read(reference, "run")
+    assert run["dataset"]["train_count"] == 70
+    assert set(run["seconds"]) == {"vqvae", "prior"}
+
+
+def test_the_model_loads_by_the_auto_classes_and_samples(reference):
+    model = AutoModel.from_pretrained(reference)
+    assert isinstance(model, VQVAEForImageGeneration)
+    images = model.sample(2, generator=torch.Generator().manual_seed(0))
+    assert images.shape == (2, 1, 28, 28)
+    processor = AutoImageProcessor.from_pretrained(reference)
+    assert processor.postprocess(images, output_type="pil")[0].size == (28, 28)
+    assert model.config.vqvae_config.data_variance == pytest.approx(0.1, rel=0.5)
+
+
+def test_the_codes_of_stage_2_are_those_of_the_trained_model(reference):
+    from hf_vqvae.arguments import DataArguments
+    from hf_vqvae.data import load_images
+
+    vqvae = VQVAEModel.from_pretrained(reference)
+    data = DataArguments(dataset_name="digits", max_train_samples=70)
+    images = load_images(data, vqvae.config).train.__getitems__(list(range(70)))
+    codes = load_from_disk(str(reference / "codes" / "train"))
+    assert torch.equal(vqvae.encode(images["pixel_values"]).codes, torch.tensor(codes["codes"]))
+    assert images["labels"].tolist() == codes["label"]
+
+
+def test_trackers_get_figures_and_pictures_of_both_stages_on_one_axis(reference):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # One folder has the numbers, others the flags.
+    folders = {path.parent for path in (reference / "trackers").rglob("events*")}
+    events = [EventAccumulator(str(folder)).Reload() for folder in folders]
+    pictures = {tag: event for event in events for tag in event.Tags()["images"]}
+    assert set(pictures) == {"vqvae/reconstructions", "vqvae/codes", "prior/samples"}
+    event = pictures["prior/samples"]
+    assert [image.step for image in event.Images("vqvae/reconstructions")] == [4, 8]
+    assert [image.step for image in event.Images("prior/samples")] == [12, 16]
+    assert [value.step for value in event.Scalars("prior/eval_loss")] == [12, 16]
+
+
+def test_the_recorded_arguments_give_the_same_run_bit_for_bit(scripts, reference, outputs):
+    folder = outputs / "again"
+    record = reference / "arguments.json"
+    done = scripts.run(TRAIN, record, "--output_dir", folder, "--checkpointing_steps", "0")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, reference)
+    changed = {"output_dir", "checkpointing_steps"}
+    there, here = read(reference, "arguments"), read(folder, "arguments")
+    assert {name for name in there if there[name] != here[name]} == changed
+
+
+def test_flags_after_a_yaml_file_win_and_the_prior_can_be_left_out(autoencoder):
+    assert isinstance(AutoModel.from_pretrained(autoencoder), VQVAEModel)
+    arguments = read(autoencoder, "arguments")
+    assert (arguments["seed"], arguments["num_train_epochs"]) == (5, 1)
+    assert set(read(autoencoder, "history")) == {"vqvae"}
+    assert "nll" not in read(autoencoder, "metrics")
+
+
+def test_a_handed_in_model_gets_a_prior_and_keeps_its_own_weights(scripts, reference, outputs):
+    folder = outputs / "prior"
+    before = digest(reference)
+    done = scripts.run(TRAIN, *TINY, "--vqvae_name_or_path", reference, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert digest(reference) == before
+    # The same codes and the same seed: the same prior, too.
+    weights, expected = (load_file(path / "model.safetensors") for path in (folder, reference))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert read(folder, "history") == {"prior": read(reference, "history")["prior"]}
+    assert read(folder, "metrics") == read(reference, "metrics")
+
+
+def test_a_handed_in_vqvae_without_a_prior_works_with_accumulated_gradients(
+    scripts, autoencoder, outputs
+):
+    histories = []
+    for parts in (1, 2):
+        folder = outputs / f"accumulated-{parts}"
+        handed_in = ["--vqvae_name_or_path", autoencoder, "--gradient_accumulation_steps", parts]
+        done = scripts.run(TRAIN, *DATA, *STEPS, *MODEL[-4:], *handed_in, "--output_dir", folder)
+        assert done.returncode == 0, done.stderr
+        histories.append(read(folder, "history")["prior"])
+        weights, expected = (load_file(f / "model.safetensors") for f in (folder, autoencoder))
+        assert all(torch.equal(weights[f"vqvae.{name}"], expected[name]) for name in expected)
+    for whole, in_parts in zip(*histories, strict=True):
+        assert in_parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_accelerate_launch_starts_the_script(outputs):
+    folder = outputs / "launched"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    flags = [*DATA, *MODEL, "--train_batch_size", "16", "--num_train_epochs", "1"]
+    done = subprocess.run(
+        [*launch, TRAIN, *flags, "--no_train_prior", "--output_dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "model.safetensors").is_file()
+
+
+# Stopping and going on
+
+
+def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, reference, outputs):
+    folder = outputs / "a folder's name"
+    done = scripts.run(TRAIN, *TINY, "--output_dir", folder, signals=[(3, TERM)])
+    assert done.returncode == 128 + TERM
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    place = next(i for i, line in enumerate(lines) if "stopped by SIGTERM; saved" in line)
+    assert lines[place].endswith("checkpoints/vqvae-3. Go on with:")
+    again = subprocess.run(
+        lines[place + 1].strip(),
+        shell=True,
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert again.returncode == 0, again.stderr
+    assert_same_run(folder, reference)
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        # In the last step of stage 1, then twice in stage 2.
+        [(8, INT, "vqvae-8"), (3, INT, "prior-3"), (2, KILL, "prior-3")],
+        # In stage 1 after a checkpoint, then in the first step of stage 2 (5 steps of stage 1 were left).
+        [(5, KILL, "vqvae-3"), (6, TERM, "prior-1")],
+        # Before the first checkpoint, and at once after it.
+        [(2, KILL, None), (1, TERM, "vqvae-1"), (1, INT, "vqvae-2")],
+    ],
+    ids=["sigint", "sigkill", "at-once"],
+)
+def test_a_run_stopped_in_any_place_ends_as_if_it_had_not_been(
+    scripts, reference, outputs, sessions, request
+):
+    folder = outputs / request.node.callspec.id
+    resume = []
+    for step, number, checkpoint in sessions:
+        done = scripts.run(TRAIN, *TINY, *resume, "--output_dir", folder, signals=[(step, number)])
+        assert done.returncode == (-KILL if number == KILL else 128 + number), done.stderr
+        assert not folder.exists()
+        found = sorted(Path(f"{folder}.partial/checkpoints").glob("[a-z]*"), key=os.path.getmtime)
+        assert (found[-1].name if found else None) == checkpoint
+        resume = LATEST
+    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, reference)
+    assert read(folder, "arguments")["resume_from_checkpoint"] is None
+
+
+def test_a_finished_run_has_nothing_to_resume(scripts, reference):
+    before = digest(reference)
+    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", reference)
+    assert done.returncode == 0
+    assert "there is nothing to resume" in done.stdout
+    assert digest(reference) == before
+
+
+def test_a_finished_run_is_replaced_only_when_the_new_one_is_whole(scripts, autoencoder, outputs):
+    folder = outputs / "replaced"
+    shutil.copytree(autoencoder, folder)
+    before = digest(folder)
+    flags = [*DATA, *MODEL, *STEPS, "--no_train_prior", "--overwrite_output_dir"]
+    done = scripts.run(TRAIN, *flags, "--output_dir", folder, signals=[(2, TERM)])
+    assert done.returncode == 128 + TERM
+    assert digest(folder) == before
+    # The printed line keeps --overwrite_output_dir, which does not discard what it goes on with.
+    assert f"--overwrite_output_dir --output_dir {folder} --resume_from" in done.stderr
+    done = scripts.run(TRAIN, *flags, *LATEST, "--output_dir", folder, signals=[(1, TERM)])
+    assert "vqvae-3" in done.stderr
+    assert digest(folder) == before
+    done = scripts.run(TRAIN, *flags, *LATEST, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert read(folder, "history")["vqvae"][-1]["epoch"] == 2
+    assert sorted(path.name for path in outputs.glob("replaced*")) == ["replaced"]
+
+
+@pytest.fixture
+def stopped(scripts, tmp_path):
+    """A run that was stopped after its third step; returns the folder it would have been finished in."""
+    done = scripts.run(TRAIN, *TINY, "--output_dir", tmp_path / "run", signals=[(3, TERM)])
+    assert done.returncode == 128 + TERM
+    return tmp_path / "run"
+
+
+def test_a_run_cannot_go_on_from_a_damaged_checkpoint_or_as_another_run(scripts, stopped):
+    checkpoint = Path(f"{stopped}.partial/checkpoints/vqvae-3")
+    before = digest(stopped.with_name("run.partial"))
+    go_on = [*TINY, "--output_dir", stopped]
+    assert_refused(scripts.run(TRAIN, *go_on), "holds an unfinished run", *LATEST)
+    other = scripts.run(TRAIN, *go_on, *LATEST, "--embedding_dim", "4")
+    assert_refused(other, "--embedding_dim was 16, not 4")
+    nowhere = scripts.run(TRAIN, *go_on, "--resume_from_checkpoint", stopped)
+    assert_refused(nowhere, f"--resume_from_checkpoint {stopped}", str(checkpoint))
+    assert digest(stopped.with_name("run.partial")) == before
+    # What the record of flags would have told is found from the checkpoint alone, too.
+    record = stopped.with_name("run.partial") / "arguments.json"
+    kept = record.read_bytes()
+    record.unlink()
+    other = scripts.run(TRAIN, *go_on, *LATEST, "--commitment_cost", "1")
+    assert_refused(other, str(checkpoint), "commitment_cost 0.25 there, 1.0 here")
+    record.write_bytes(kept)
+    file = checkpoint / "optimizer.bin"
+    file.write_bytes(file.read_bytes()[:-100])
+    damaged = scripts.run(TRAIN, *go_on, *LATEST)
+    assert_refused(damaged, str(checkpoint), "optimizer.bin", "Remove that folder")
+    shutil.rmtree(checkpoint)
+    assert scripts.run(TRAIN, *go_on, *LATEST, signals=[(1, TERM)]).returncode == 128 + TERM
+    assert (checkpoint.parent / "vqvae-1").is_dir()
+
+
+def test_checkpoints_are_kept_up_to_the_limit(scripts, tmp_path):
+    flags = ["--checkpointing_steps", "1", "--checkpoints_total_limit", "2"]
+    folder = tmp_path / "run"
+    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", folder, signals=[(6, KILL)])
+    assert done.returncode == -KILL
+    kept = sorted(path.name for path in (tmp_path / "run.partial" / "checkpoints").iterdir())
+    assert kept == ["vqvae-4", "vqvae-5"]
+
+
+def test_a_diverging_run_stops_and_goes_on_from_its_last_good_checkpoint(scripts, tmp_path):
+    folder = tmp_path / "run"
+    # The first of two warm-up steps has a learning rate of 0, the second ruins the weights, the third finds out.
+    flags = [*TINY, "--num_train_epochs", "6", "--checkpointing_steps", "1", "--no_train_prior"]
+    flags += ["--output_dir", folder]
+    done = scripts.run(TRAIN, *flags, "--learning_rate", "1e30")
+    assert_refused(
+        done,
+        "NaN or infinite at step 3 (epoch 1, learning rate 1e+30)",
+        f"The last good checkpoint is {folder}.partial/checkpoints/vqvae-1.",
+        "A lower --learning_rate",
+    )
+    assert not folder.exists()
+    done = scripts.run(TRAIN, *flags, *LATEST, "--learning_rate", "1e-3", signals=[(9, TERM)])
+    assert "From here on: --learning_rate was 1e+30, not 0.001." in done.stdout
+    assert "saved" in done.stderr
+    state = json.loads((tmp_path / "run.partial/checkpoints/vqvae-10/state.json").read_text())
+    assert state["history"][-1]["learning_rate"] < 1e-3
+    assert math.isfinite(state["history"][-1]["loss"])
+
+
+# Several processes
+
+
+@pytest.fixture(scope="session")
+def together(scripts, outputs):
+    """The reference run on two processes."""
+    folder = outputs / "together"
+    for done in scripts.run_together(TRAIN, *TINY, "--output_dir", folder):
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_train_as_one_with_the_same_batch(together, reference):
+    for stage, rows in read(reference, "history").items():
+        for there, here in zip(rows, read(together, "history")[stage], strict=True):
+            assert here == pytest.approx(there, rel=1e-5)
+    weights, expected = (load_file(f / "model.safetensors") for f in (together, reference))
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4, msg=name)
+    for split in ("train", "eval"):
+        codes, expected = (load_from_disk(str(f / "codes" / split)) for f in (together, reference))
+        assert codes.to_dict() == expected.to_dict()
+    assert read(together, "run")["num_processes"] == 2
+    files = [{p.name for p in f.iterdir()} - {"trackers"} for f in (together, reference)]
+    assert files[0] == files[1]
+
+
+def test_two_processes_stop_at_the_same_step_and_go_on_to_the_same_run(scripts, together, outputs):
+    folder = outputs / "together-again"
+    flags = [*TINY, "--output_dir", folder]
+    # They agree at every tenth step and at the end of an epoch.
+    stopped = scripts.run_together(TRAIN, *flags, signals=[(2, TERM)])
+    assert [done.returncode for done in stopped] == [128 + TERM] * 2
+    assert (
+        "saved" in stopped[0].stderr and "accelerate launch --num_processes 2" in stopped[0].stderr
+    )
+    assert "Go on" not in stopped[1].stderr
+    alone = scripts.run(TRAIN, *flags, *LATEST)
+    assert_refused(alone, "num_processes 2 there, 1 here")
+    for done in scripts.run_together(TRAIN, *flags, *LATEST):
+        assert done.returncode == 0, done.stderr
+    assert_same_run(folder, together)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(scripts, tmp_path):
+    flags = [*TINY, "--train_batch_size", "15", "--output_dir", tmp_path / "run"]
+    for done in scripts.run_together(TRAIN, *flags):
+        assert_refused(done, "--train_batch_size 15", "2 processes", "multiple of 2")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Kinds of data and of arithmetic
+
+
+def test_a_stream_trains_resumes_and_is_shared_by_processes(scripts, outputs):
+    # 66 rows: the part of a batch that is left over must not make a step of its own.
+    flags = [
+        *TINY,
+        "--max_train_samples",
+        "74",
+        "--streaming",
+        "--gradient_accumulation_steps",
+        "2",
+    ]
+    folders = [outputs / f"stream-{name}" for name in ("whole", "resumed", "two")]
+    done = scripts.run(TRAIN, *flags, "--output_dir", folders[0])
+    assert done.returncode == 0, done.stderr
+    steps = {stage: rows[-1]["step"] for stage, rows in read(folders[0], "history").items()}
+    assert steps == {"vqvae": 8, "prior": 8}
+    resumed = [*flags, "--output_dir", folders[1]]
+    assert scripts.run(TRAIN, *resumed, signals=[(6, TERM)]).returncode == 128 + TERM
+    done = scripts.run(TRAIN, *resumed, *LATEST)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folders[1], folders[0])
+    for done in scripts.run_together(TRAIN, *flags, "--output_dir", folders[2]):
+        assert done.returncode == 0, done.stderr
+    for stage, rows in read(folders[0], "history").items():
+        for there, here in zip(rows, read(folders[2], "history")[stage], strict=True):
+            assert here == pytest.approx(there, rel=1e-4)
+
+
+@pytest.fixture(scope="session")
+def image_folder(outputs):
+    """Colour images of 32x32 random pixels in two classes, and one split without enough of them."""
+    folder, random = outputs / "pictures", np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 3)):
+        for label in ("cats", "dogs"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
+    return folder
+
+
+def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(
+    scripts, image_folder, outputs
+):
+    folder = outputs / "colour"
+    flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3"]
+    flags += ["--mixed_precision", "bf16", "--max_grad_norm", "0.5", "--train_batch_size", "8"]
+    epochs = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1"]
+    done = scripts.run(TRAIN, *flags, *MODEL, *epochs, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    model = AutoModel.from_pretrained(folder)
+    assert model.sample(1).shape == (1, 3, 32, 32)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    run = read(folder, "run")
+    assert run["mixed_precision"] == "bf16"
+    assert run["dataset"]["label_names"] == ["cats", "dogs"]
+    assert all(
+        math.isfinite(row["loss"]) for rows in read(folder, "history").values() for row in rows
+    )
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--dataset_name", "no/such/folder"], ["no/such/folder", "no such folder", "digits"]),
+        (["--train_split", "training"], ["--train_split training", "'train'", "'test'"]),
+        (["--image_column", "picture"], ["--image_column picture", "'image'"]),
+        (["--max_train_samples", "10"], ["10 training rows", "--train_batch_size 16"]),
+        (["--image_size", "30"], ["image_size", "30", "28", "32"]),
+        (["--num_channels", "3"], ["--num_channels 1"]),
+        (["--kernel_size", "4"], ["kernel_size", "4"]),
+        (["--mixed_precision", "fp16"], ["--mixed_precision fp16", "bf16"]),
+        (["--log_with", "wandb"], ["--log_with wandb", "not installed", "pip install wandb"]),
+        (["--vqvae_name_or_path", "no/such/model"], ["no/such/model"]),
+        (["--push_to_hub", "--hub_model_id", "a b"], ["'a b'"]),
+        (["--push_to_hub", "--hub_model_id", "me/mine"], ["token"]),
+        (["--output_dir", "."], ["--output_dir ."]),
+        (LATEST, ["no unfinished run"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0][:1] == "-" else "",
+)
+def test_bad_input_is_refused_before_anything_is_written(scripts, tmp_path, flags, words):
+    done = scripts.run(TRAIN, *TINY, "--output_dir", tmp_path / "run", *flags)
+    assert_refused(done, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--num_embedings", "5"], ["--num_embedings", "did you mean --num_embeddings?"]),
+        (["--push_to_hub"], ["--hub_model_id"]),
+        (["--learning_rate", "nan"], ["--learning_rate", "nan"]),
+        (["--train_batch_size", "16", "--gradient_accumulation_steps", "3"], ["multiple of"]),
+    ],
+)
+def test_a_wrong_flag_is_refused_with_status_2(scripts, tmp_path, flags, words):
+    done = scripts.run(TRAIN, *TINY, "--output_dir", tmp_path / "run", *flags)
+    assert_refused(done, *words, status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest_name(scripts, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("dataset_name: digits\nnum_embedings: 5\n")
+    done = scripts.run(TRAIN, file, "--output_dir", tmp_path / "run")
+    assert_refused(done, "--num_embedings", "did you mean --num_embeddings?", status=2)
+
+
+def test_a_finished_run_in_the_way_is_not_touched(scripts, reference):
+    before = digest(reference)
+    done = scripts.run(TRAIN, *TINY, "--output_dir", reference)
+    assert_refused(done, str(reference), "another --output_dir", "--overwrite_output_dir")
+    assert digest(reference) == before
+    assert not reference.with_name("reference.partial").exists()
+
+
+def test_a_flag_that_contradicts_the_handed_in_vqvae_is_refused(scripts, autoencoder, tmp_path):
+    flags = ["--vqvae_name_or_path", autoencoder, "--num_embeddings", "16"]
+    done = scripts.run(TRAIN, *DATA, *STEPS, *flags, "--output_dir", tmp_path / "run")
+    assert_refused(done, "--num_embeddings 16", "which has 8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_with_fewer_rows_than_announced_is_an_error_and_keeps_its_checkpoints(
+    scripts, image_folder, tmp_path
+):
+    flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3", *MODEL]
+    flags += ["--streaming", "--train_batch_size", "8", "--checkpointing_steps", "1"]
+    unknown = scripts.run(TRAIN, *flags, "--output_dir", tmp_path / "unknown")
+    assert_refused(unknown, "how many rows", "--max_train_samples")
+    flags += ["--max_train_samples", "100", "--output_dir", tmp_path / "run"]
+    assert_refused(scripts.run(TRAIN, *flags), "ended after 2 of 12 batches", "--max_train_samples")
+    assert (tmp_path / "run.partial" / "checkpoints" / "vqvae-2").is_dir()
+
+
+# The Hub: a loopback server, unmodified clients
+
+
+@pytest.fixture(scope="module")
+def hub(image_folder):
+    with HubServer() as server:
+        server.add_token("hf_write", user="me")
+        server.add_token("hf_read", role="read")
+        files = {
+            path.relative_to(image_folder).as_posix(): path.read_bytes()
+            for path in image_folder.rglob("*.png")
+        }
+        server.add_repo("me/pictures", files, kind="dataset")
+        yield server
+
+
+def run_online(hub, home, *words, token="hf_write"):
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env=hub.environment(home, token=token),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+PICTURES = ["--dataset_name", "me/pictures", "--image_size", "32", "--num_channels", "3", *MODEL]
+PICTURES += ["--train_batch_size", "8", "--num_train_epochs", "1", "--prior_num_train_epochs", "1"]
+PUSH = ["--push_to_hub", "--hub_model_id", "me/tiny"]
+
+
+def test_a_token_that_cannot_write_is_found_before_training(hub, tmp_path):
+    flags = [*PICTURES, *PUSH, "--output_dir", tmp_path / "run"]
+    done = run_online(hub, tmp_path / "home", TRAIN, *flags, token="hf_read")
+    assert_refused(done, "can only read", "me/tiny")
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, tmp_path):
+    folder, home = tmp_path / "run", tmp_path / "home"
+    hub.fail("POST", "/commit/", status=403, times=1)
+    flags = [*PICTURES, *PUSH, "--output_dir", folder]
+    done = run_online(hub, home, TRAIN, *flags)
+    # The push fails: the run is whole, and one command pushes it.
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "hf_write" not in done.stdout + done.stderr
+    before = digest(folder)
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    command = next(line for line in lines if "scripts/push_to_hub.py" in line)
+    revision = read(folder, "run")["dataset"]["revision"]
+    assert revision == hub.repo("me/pictures", "dataset").refs["main"]
+    done = run_online(hub, home, *command.split()[1:])
+    assert done.returncode == 0, done.stderr
+    assert digest(folder) == before
+    assert len(hub.repo("me/tiny").history()) == 2
+    # A fresh process with a fresh cache, which cannot import this package.
+    code = """
+import sys
+sys.modules["hf_vqvae"] = None
+from transformers import AutoModel
+model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)
+print(tuple(model.sample(2).shape))
+"""
+    done = run_online(hub, tmp_path / "fresh", "-c", code, token=None)
+    assert done.stdout.split("\n")[-2] == "(2, 3, 32, 32)", done.stderr
+
+
+def test_without_network_and_cache_a_dataset_of_the_hub_is_a_quick_clear_error(hub, tmp_path):
+    environment = hub.environment(tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, TRAIN, "--output_dir", str(tmp_path / "run")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_refused(done, "ylecun/mnist", "cannot be reached", "--dataset_name digits")
+    assert not list(tmp_path.glob("run*"))
