@@ -18,6 +18,7 @@ from hf_vqvae.arguments import (
     VQVAEArguments,
     parse_arguments,
 )
+from hf_vqvae.batching import count_steps
 from hf_vqvae.data import load_images
 from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
 from hf_vqvae.reporting import report, tracker_images
@@ -74,6 +75,7 @@ def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolde
         start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images = load_images(data, config)
+    count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if vqvae.data_variance is None and training.vqvae_name_or_path is None:
         config.data_variance = images.data_variance
     if accelerator.is_main_process:

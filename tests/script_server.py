@@ -8,6 +8,7 @@ signals, has an exit status, and may be one of several that train together.
         assert done.returncode == 0, done.stderr
 """
 
+import gc
 import importlib
 import json
 import os
@@ -21,7 +22,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
+# What the libraries import only when they need it.
+LATER = ["hf_vqvae.plotting_architecture", "hf_vqvae.plotting_charts", "sklearn.datasets"]
 
 
 @dataclass
@@ -158,8 +163,12 @@ def become(job: dict) -> None:
 
 
 if __name__ == "__main__":
-    for module in ("sklearn.datasets", "hf_vqvae.reporting", "hf_vqvae.stages"):
+    for path in ("scripts/train.py", "scripts/sample.py"):
+        runpy.run_path(path, run_name="imported")  # imports all, runs nothing
+    for module in LATER:
         importlib.import_module(module)
+    Image.init()
+    gc.freeze()  # what is imported stays: children need not look through it
 
     job = serve()
     become(job)

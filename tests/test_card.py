@@ -13,9 +13,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from hf_vqvae import card as cards
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.card import build_card, choose_images, write_card, write_figures
+from hf_vqvae.card_sections import METRIC_TYPES, describe_dataset
 from hf_vqvae.decoding import DecodedImages
 from hf_vqvae.models import (
     PixelCNNConfig,
@@ -193,7 +193,7 @@ def test_every_metric_is_in_the_model_index_and_in_the_text_with_its_protocol(fi
     values = VALUES | (PRIOR_VALUES if prior else {})
     assert len(card.data.eval_results) == len(values)
     for (key, value), result in zip(values.items(), card.data.eval_results, strict=True):
-        assert result.metric_type == cards.METRIC_TYPES.get(key, key)
+        assert result.metric_type == METRIC_TYPES.get(key, key)
         assert result.metric_value == value
         assert result.dataset_type == "ylecun/mnist" and result.dataset_split == "test"
         assert result.dataset_config == "mnist" and isinstance(result.dataset_config, str)
@@ -245,7 +245,8 @@ def test_settings_times_and_sizes_are_those_of_the_run(finished):
     text = build_card(finished[True]).text
     assert re.search(r"^\| `num_embeddings`<br>.+ \| 16 \|$", text, re.MULTILINE)
     assert re.search(r"^\| `hidden_sizes`<br>.+ \| 4, 8 \|$", text, re.MULTILINE)
-    assert re.search(r"^\| `learning_rate`<br>.+ \| 0.002 \|$", text, re.MULTILINE)
+    rate = re.escape(f"{TrainingArguments.learning_rate:g}")
+    assert re.search(rf"^\| `learning_rate`<br>.+ \| {rate} \|$", text, re.MULTILINE)
     assert "`output_dir`" not in text and "`log_with`" not in text
     assert "VQ-VAE 13 min 32 s, prior 1 h 10 min" in text
     assert "`torch` `2.13.0+cpu`" in text and "`2-core CPU`" in text
@@ -352,7 +353,7 @@ def test_a_dataset_without_a_kind_is_known_by_its_name(tmp_path):
     for name, is_hub in (("ylecun/mnist", True), ("./ylecun/mnist", False), ("digits", False)):
         dataset = dataset_of(name=name)
         del dataset["kind"]
-        assert cards._describe_dataset(dataset)["is_hub"] == is_hub
+        assert describe_dataset(dataset)["is_hub"] == is_hub
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vqvae import plotting
+from hf_vqvae import plotting, plotting_architecture, plotting_charts, plotting_page
 from hf_vqvae.models import PixelCNNConfig, VQVAEConfig
 
 RANDOM = np.random.default_rng(0)
@@ -51,13 +51,13 @@ def test_architecture_fits_on_its_page(settings, prior, tmp_path):
     if prior is not None:
         taken = {"num_embeddings": config.num_embeddings, "grid_size": config.grid_size}
         prior = PixelCNNConfig(**taken, **prior)
-    plotting.plot_architecture(config, tmp_path / "a.png", prior)
+    plotting_architecture.plot_architecture(config, tmp_path / "a.png", prior)
     pixels_of(tmp_path / "a.png")
 
 
 def test_architecture_of_two_configurations_differs(tmp_path):
-    plotting.plot_architecture(VQVAEConfig(), tmp_path / "a.png")
-    plotting.plot_architecture(VQVAEConfig(embedding_dim=17), tmp_path / "b.png")
+    plotting_architecture.plot_architecture(VQVAEConfig(), tmp_path / "a.png")
+    plotting_architecture.plot_architecture(VQVAEConfig(embedding_dim=17), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
@@ -78,7 +78,7 @@ def test_architecture_names_the_shapes_of_the_real_layers():
         for layer in (*part.levels, part.conv_out):
             layer.register_forward_hook(remember(name))
     model.eval()(torch.zeros(1, 3, 16, 24))
-    encoder, decoder = zip(*plotting._autoencoder_rows(config), strict=True)
+    encoder, decoder = zip(*plotting_architecture._autoencoder_rows(config), strict=True)
     for drawn, real in ((encoder[1:], shapes["encoder"]), (decoder[:0:-1], shapes["decoder"])):
         sizes = [f"{h} × {w} × {c}" for c, h, w in real]  # noqa: RUF001
         assert [lines[-1] for lines in drawn] == sizes
@@ -102,9 +102,9 @@ def test_pixels_of_images_are_shown_sharp_and_true(tmp_path):
     images = some_images(8)
     plotting.plot_samples(images, tmp_path / "samples.png")
     pixels = pixels_of(tmp_path / "samples.png")[..., 0]
-    height, width = plotting._shown_size(28, 28, plotting._pitch(8) - 8)
-    left = plotting.MARGIN + round((plotting._pitch(8) - width) / 2)
-    shown = pixels[plotting.MARGIN :, left:][:height, :width]
+    height, width = plotting_page.shown_size(28, 28, plotting._pitch(8) - 8)
+    left = plotting_page.MARGIN + round((plotting._pitch(8) - width) / 2)
+    shown = pixels[plotting_page.MARGIN :, left:][:height, :width]
     scale = width // 28
     # The frame lies on the outermost dots.
     centers = shown[scale // 2 :: scale, scale // 2 :: scale]
@@ -115,13 +115,13 @@ def test_pixels_of_images_are_shown_sharp_and_true(tmp_path):
 
 @pytest.mark.parametrize("counts", [[5, 3], [1, 0], [10**7] + [0] * 511, list(range(128))])
 def test_codebook_usage_of_any_counts_fits(counts, tmp_path):
-    plotting.plot_codebook_usage(counts, tmp_path / "usage.png")
+    plotting_charts.plot_codebook_usage(counts, tmp_path / "usage.png")
     pixels_of(tmp_path / "usage.png")
 
 
 def test_codebook_usage_without_any_code_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"at least one code above 0, got 3 zeros"):
-        plotting.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
+        plotting_charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
 
 
 def history_of(epochs, prior=True):
@@ -135,9 +135,9 @@ def history_of(epochs, prior=True):
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 400])
 def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
-    plotting.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
+    plotting_charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
     pixels = pixels_of(tmp_path / "curves.png").astype(int)
-    for color in (plotting.BLUE, plotting.GREEN, plotting.VERMILION):
+    for color in (plotting_page.BLUE, plotting_page.GREEN, plotting_page.VERMILION):
         red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
         same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
         # The legend, farther right, has each colour too.
@@ -148,14 +148,14 @@ def test_training_curves_leave_out_what_a_run_has_not(tmp_path):
     history = history_of(3, prior=False)
     for epoch in history["vqvae"]:
         epoch["eval_reconstruction_mse"] = None
-    plotting.plot_training_curves(history, tmp_path / "two.png")
-    plotting.plot_training_curves(history_of(3), tmp_path / "three.png")
+    plotting_charts.plot_training_curves(history, tmp_path / "two.png")
+    plotting_charts.plot_training_curves(history_of(3), tmp_path / "three.png")
     assert len(pixels_of(tmp_path / "two.png")) * 3 == len(pixels_of(tmp_path / "three.png")) * 2
 
 
 def test_training_curves_without_epochs_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no epoch of any stage, only \['prior', 'vqvae'\]"):
-        plotting.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
+        plotting_charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
 
 
 def test_image_grid_places_images_row_by_row_on_white():
@@ -198,18 +198,18 @@ def test_colored_codes_are_as_large_as_their_images():
 
 
 def test_a_dark_theme_of_the_caller_changes_nothing(tmp_path):
-    plotting.plot_codebook_usage([3, 2, 1], tmp_path / "a.png")
+    plotting_charts.plot_codebook_usage([3, 2, 1], tmp_path / "a.png")
     with matplotlib.style.context("dark_background"):
         before = dict(matplotlib.rcParams)
-        plotting.plot_codebook_usage([3, 2, 1], tmp_path / "b.png")
+        plotting_charts.plot_codebook_usage([3, 2, 1], tmp_path / "b.png")
         assert dict(matplotlib.rcParams) == before
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_plotting_leaves_pyplot_and_the_backend_alone(tmp_path):
     code = (
-        "import sys, matplotlib; matplotlib.use('svg'); from hf_vqvae import plotting; "
-        f"plotting.plot_codebook_usage([1, 2], {str(tmp_path / 'a.png')!r}); "
+        "import sys, matplotlib; matplotlib.use('svg'); from hf_vqvae import plotting, plotting_charts; "
+        f"plotting_charts.plot_codebook_usage([1, 2], {str(tmp_path / 'a.png')!r}); "
         "assert 'matplotlib.pyplot' not in sys.modules; "
         "assert matplotlib.get_backend() == 'svg'"
     )

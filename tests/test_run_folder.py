@@ -28,7 +28,7 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "outputs" / "tiny")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def accelerator():
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)

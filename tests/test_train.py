@@ -24,10 +24,20 @@ from hub_server import HubServer
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "scripts/train.py"
-MODEL = "--hidden_sizes 4 8 --num_embeddings 8 --hidden_size 8 --kernel_size 3".split()
-DATA = "--dataset_name digits --max_train_samples 70 --max_eval_samples 32".split()
+MODEL = [
+    "--hidden_sizes",
+    "4",
+    "8",
+    "--num_embeddings",
+    "8",
+    "--hidden_size",
+    "8",
+    "--kernel_size",
+    "3",
+]
+DATA = ["--dataset_name", "digits", "--max_train_samples", "70", "--max_eval_samples", "32"]
 # 4 steps an epoch; dead codes are replaced at random, so that a resumed run must find its random numbers again.
-STEPS = "--train_batch_size 16 --num_train_epochs 2 --prior_num_train_epochs 2".split()
+STEPS = ["--train_batch_size", "16", "--num_train_epochs", "2", "--prior_num_train_epochs", "2"]
 TINY = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]
 LATEST = ["--resume_from_checkpoint", "latest"]
 RECORDS = ("config.json", "history.json", "metrics.json", "preprocessor_config.json")
@@ -190,20 +200,18 @@ def test_a_handed_in_model_gets_a_prior_and_keeps_its_own_weights(scripts, refer
     assert read(folder, "metrics") == read(reference, "metrics")
 
 
-def test_a_handed_in_vqvae_without_a_prior_works_with_accumulated_gradients(
-    scripts, autoencoder, outputs
+def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(
+    scripts, reference, outputs
 ):
-    histories = []
-    for parts in (1, 2):
-        folder = outputs / f"accumulated-{parts}"
-        handed_in = ["--vqvae_name_or_path", autoencoder, "--gradient_accumulation_steps", parts]
-        done = scripts.run(TRAIN, *DATA, *STEPS, *MODEL[-4:], *handed_in, "--output_dir", folder)
-        assert done.returncode == 0, done.stderr
-        histories.append(read(folder, "history")["prior"])
-        weights, expected = (load_file(f / "model.safetensors") for f in (folder, autoencoder))
-        assert all(torch.equal(weights[f"vqvae.{name}"], expected[name]) for name in expected)
-    for whole, in_parts in zip(*histories, strict=True):
-        assert in_parts == pytest.approx(whole, rel=1e-5)
+    folder, vqvae = outputs / "in-parts", outputs / "vqvae"
+    VQVAEModel.from_pretrained(reference).save_pretrained(vqvae)
+    flags = ["--vqvae_name_or_path", vqvae, "--gradient_accumulation_steps", "2"]
+    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    rows = zip(read(folder, "history")["prior"], read(reference, "history")["prior"], strict=True)
+    assert all(here == pytest.approx(there, rel=1e-5) for here, there in rows)
+    weights, expected = (load_file(path / "model.safetensors") for path in (folder, vqvae))
+    assert all(torch.equal(weights[f"vqvae.{name}"], expected[name]) for name in expected)
 
 
 def test_accelerate_launch_starts_the_script(outputs):
@@ -225,14 +233,43 @@ def test_accelerate_launch_starts_the_script(outputs):
 # Stopping and going on
 
 
+def stop(scripts, folder, sessions):
+    """Stops and resumes a run; each session is a step, the signal after it, and the newest checkpoint left."""
+    resume = []
+    for step, number, checkpoint in sessions:
+        done = scripts.run(TRAIN, *TINY, *resume, "--output_dir", folder, signals=[(step, number)])
+        assert done.returncode == (-KILL if number == KILL else 128 + number), done.stderr
+        assert "Traceback" not in done.stderr
+        assert not folder.exists()
+        found = sorted(Path(f"{folder}.partial/checkpoints").glob("[a-z]*"), key=os.path.getmtime)
+        assert (found[-1].name if found else None) == checkpoint
+        resume = LATEST
+    return done
+
+
+def test_a_run_stopped_in_many_places_ends_as_if_it_had_not_been(scripts, reference, outputs):
+    folder = outputs / "stopped"
+    sessions = [
+        (2, KILL, None),  # before the first checkpoint
+        (1, TERM, "vqvae-1"),
+        (7, INT, "vqvae-8"),  # in the last step of stage 1
+        (3, INT, "prior-3"),
+        (2, KILL, "prior-3"),
+    ]
+    stop(scripts, folder, sessions)
+    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, reference)
+    assert read(folder, "arguments")["resume_from_checkpoint"] is None
+
+
 def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, reference, outputs):
     folder = outputs / "a folder's name"
-    done = scripts.run(TRAIN, *TINY, "--output_dir", folder, signals=[(3, TERM)])
-    assert done.returncode == 128 + TERM
-    assert "Traceback" not in done.stderr
+    # Killed after a checkpoint; then stopped in the first step of stage 2, as 5 of stage 1 were left.
+    done = stop(scripts, folder, [(5, KILL, "vqvae-3"), (6, TERM, "prior-1")])
     lines = done.stderr.splitlines()
     place = next(i for i, line in enumerate(lines) if "stopped by SIGTERM; saved" in line)
-    assert lines[place].endswith("checkpoints/vqvae-3. Go on with:")
+    assert lines[place].endswith("checkpoints/prior-1. Go on with:")
     again = subprocess.run(
         lines[place + 1].strip(),
         shell=True,
@@ -244,36 +281,6 @@ def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, 
     )
     assert again.returncode == 0, again.stderr
     assert_same_run(folder, reference)
-
-
-@pytest.mark.parametrize(
-    "sessions",
-    [
-        # In the last step of stage 1, then twice in stage 2.
-        [(8, INT, "vqvae-8"), (3, INT, "prior-3"), (2, KILL, "prior-3")],
-        # In stage 1 after a checkpoint, then in the first step of stage 2 (5 steps of stage 1 were left).
-        [(5, KILL, "vqvae-3"), (6, TERM, "prior-1")],
-        # Before the first checkpoint, and at once after it.
-        [(2, KILL, None), (1, TERM, "vqvae-1"), (1, INT, "vqvae-2")],
-    ],
-    ids=["sigint", "sigkill", "at-once"],
-)
-def test_a_run_stopped_in_any_place_ends_as_if_it_had_not_been(
-    scripts, reference, outputs, sessions, request
-):
-    folder = outputs / request.node.callspec.id
-    resume = []
-    for step, number, checkpoint in sessions:
-        done = scripts.run(TRAIN, *TINY, *resume, "--output_dir", folder, signals=[(step, number)])
-        assert done.returncode == (-KILL if number == KILL else 128 + number), done.stderr
-        assert not folder.exists()
-        found = sorted(Path(f"{folder}.partial/checkpoints").glob("[a-z]*"), key=os.path.getmtime)
-        assert (found[-1].name if found else None) == checkpoint
-        resume = LATEST
-    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(folder, reference)
-    assert read(folder, "arguments")["resume_from_checkpoint"] is None
 
 
 def test_a_finished_run_has_nothing_to_resume(scripts, reference):
@@ -398,7 +405,7 @@ def test_two_processes_train_as_one_with_the_same_batch(together, reference):
 def test_two_processes_stop_at_the_same_step_and_go_on_to_the_same_run(scripts, together, outputs):
     folder = outputs / "together-again"
     flags = [*TINY, "--output_dir", folder]
-    # They agree at every tenth step and at the end of an epoch.
+    # They agree at checkpoints, at every tenth step and at the end of an epoch.
     stopped = scripts.run_together(TRAIN, *flags, signals=[(2, TERM)])
     assert [done.returncode for done in stopped] == [128 + TERM] * 2
     assert (
@@ -407,9 +414,14 @@ def test_two_processes_stop_at_the_same_step_and_go_on_to_the_same_run(scripts, 
     assert "Go on" not in stopped[1].stderr
     alone = scripts.run(TRAIN, *flags, *LATEST)
     assert_refused(alone, "num_processes 2 there, 1 here")
-    for done in scripts.run_together(TRAIN, *flags, *LATEST):
-        assert done.returncode == 0, done.stderr
-    assert_same_run(folder, together)
+    # They stopped at the checkpoint of step 3: 5 steps are left of stage 1; then one of stage 2.
+    stopped = scripts.run_together(TRAIN, *flags, *LATEST, signals=[(6, TERM)])
+    assert [done.returncode for done in stopped] == [128 + TERM] * 2
+    weights = load_file(f"{folder}.partial/vqvae/model.safetensors")
+    expected = load_file(together / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[f"vqvae.{name}"]) for name in weights)
+    history = read(Path(f"{folder}.partial"), "history")
+    assert history == {"vqvae": read(together, "history")["vqvae"]}
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(scripts, tmp_path):
@@ -423,7 +435,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(scripts, tmp_path):
 
 
 def test_a_stream_trains_resumes_and_is_shared_by_processes(scripts, outputs):
-    # 66 rows: the part of a batch that is left over must not make a step of its own.
+    # 74 rows are 4 batches and, in parts of 8, one part more, which must not make a step of its own.
     flags = [
         *TINY,
         "--max_train_samples",
@@ -432,20 +444,23 @@ def test_a_stream_trains_resumes_and_is_shared_by_processes(scripts, outputs):
         "--gradient_accumulation_steps",
         "2",
     ]
-    folders = [outputs / f"stream-{name}" for name in ("whole", "resumed", "two")]
-    done = scripts.run(TRAIN, *flags, "--output_dir", folders[0])
+    whole, resumed, two = (outputs / f"stream-{name}" for name in ("whole", "resumed", "two"))
+    done = scripts.run(TRAIN, *flags, "--output_dir", whole)
     assert done.returncode == 0, done.stderr
-    steps = {stage: rows[-1]["step"] for stage, rows in read(folders[0], "history").items()}
-    assert steps == {"vqvae": 8, "prior": 8}
-    resumed = [*flags, "--output_dir", folders[1]]
-    assert scripts.run(TRAIN, *resumed, signals=[(6, TERM)]).returncode == 128 + TERM
-    done = scripts.run(TRAIN, *resumed, *LATEST)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(folders[1], folders[0])
-    for done in scripts.run_together(TRAIN, *flags, "--output_dir", folders[2]):
+    history = read(whole, "history")
+    assert {stage: rows[-1]["step"] for stage, rows in history.items()} == {"vqvae": 8, "prior": 8}
+    go_on = [*flags, "--output_dir", resumed]
+    assert scripts.run(TRAIN, *go_on, signals=[(6, TERM)]).returncode == 128 + TERM
+    # Two steps of stage 1 are left.
+    assert scripts.run(TRAIN, *go_on, *LATEST, signals=[(3, KILL)]).returncode == -KILL
+    weights = load_file(f"{resumed}.partial/vqvae/model.safetensors")
+    expected = load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[f"vqvae.{name}"]) for name in weights)
+    assert read(Path(f"{resumed}.partial"), "history") == {"vqvae": history["vqvae"]}
+    for done in scripts.run_together(TRAIN, *flags, "--output_dir", two):
         assert done.returncode == 0, done.stderr
-    for stage, rows in read(folders[0], "history").items():
-        for there, here in zip(rows, read(folders[2], "history")[stage], strict=True):
+    for stage, rows in read(two, "history").items():
+        for there, here in zip(history[stage], rows, strict=True):
             assert here == pytest.approx(there, rel=1e-4)
 
 
@@ -526,6 +541,14 @@ def test_a_wrong_flag_is_refused_with_status_2(scripts, tmp_path, flags, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_gradients_that_the_launcher_accumulates_are_not_counted_twice(scripts, tmp_path):
+    launcher = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    flags = [*TINY, "--output_dir", tmp_path / "run"]
+    done = scripts.run(TRAIN, *flags, environment=launcher)
+    assert_refused(done, "told to accumulate 4", "--gradient_accumulation_steps is 1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest_name(scripts, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("dataset_name: digits\nnum_embedings: 5\n")
@@ -553,6 +576,8 @@ def test_a_stream_with_fewer_rows_than_announced_is_an_error_and_keeps_its_check
 ):
     flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3", *MODEL]
     flags += ["--streaming", "--train_batch_size", "8", "--checkpointing_steps", "1"]
+    # A cache that has not counted them for an earlier run.
+    flags += ["--cache_dir", tmp_path / "cache"]
     unknown = scripts.run(TRAIN, *flags, "--output_dir", tmp_path / "unknown")
     assert_refused(unknown, "how many rows", "--max_train_samples")
     flags += ["--max_train_samples", "100", "--output_dir", tmp_path / "run"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .plotting import (
+from .plotting_page import (
     BLUE,
     GREEN,
     INK,
@@ -20,14 +20,14 @@ from .plotting import (
     PURPLE,
     VERMILION,
     WIDTH,
-    _check_images,
-    _displayable,
-    _page,
-    _place,
-    _plain_log_axis,
-    _show,
-    _shown_size,
-    _write,
+    check_images,
+    displayable,
+    page,
+    place_axes,
+    plain_log_axis,
+    show_picture,
+    shown_size,
+    write_text,
 )
 
 HOLLOW = {"linestyle": "", "markerfacecolor": "white"}
@@ -54,7 +54,7 @@ def plot_sweep(
     Raises:
         ValueError: if there are no points, or not a strip of reconstructions for each.
     """
-    originals = _check_images(originals, "originals")
+    originals = check_images(originals, "originals")
     expected = (len(points), *originals.shape)
     if not points or np.shape(reconstructions) != expected:
         raise ValueError(
@@ -65,22 +65,22 @@ def plot_sweep(
     for point, pictures in zip(points, reconstructions, strict=True):
         name = f"K {point['num_embeddings']}, D {point['embedding_dim']}"
         error = f"MSE {point['reconstruction_mse']:#.3g}"
-        strips.append((name, error, _check_images(pictures, "reconstructions")))
+        strips.append((name, error, check_images(pictures, "reconstructions")))
     curves = list(_curves(points))
     # Below the first title: a line for the marks, lines for the dimensions, and the codebooks' sizes.
     key = KEY * (1 + math.ceil(len(curves) / KEY_COLUMNS)) + 60
     panel = HEAD + PANEL + FOOT
     below = key + 2 * panel + 80
     pitch = (WIDTH - 2 * MARGIN - LABELS) // len(originals)
-    size = _shown_size(*originals.shape[1:3], min(pitch - 4, 240))
+    size = shown_size(*originals.shape[1:3], min(pitch - 4, 240))
     row = max(size[0], 92) + 12
-    with _page(path, below + len(strips) * row + MARGIN) as figure:
+    with page(path, below + len(strips) * row + MARGIN) as figure:
         axes = _panel(figure, 0, key, "Error against bits an image", "bits an image")
         _draw_rates(axes, curves)
         _draw_key(figure, curves)
         axes = _panel(figure, key + panel, 0, "Error against perplexity", "codebook perplexity")
         _draw_perplexities(axes, curves)
-        _write(figure, MARGIN, below - 32, "What it looks like", weight="bold", size=13)
+        write_text(figure, MARGIN, below - 32, "What it looks like", weight="bold", size=13)
         for index, strip in enumerate(strips):
             _draw_strip(figure, below + index * row + (row - 12) / 2, *strip, size, pitch)
 
@@ -96,11 +96,11 @@ def _draw_strip(
 ) -> None:
     """Name and error, and beside them the pictures, `pitch` dots from one to the next."""
     lift = 23 if error else 0
-    _write(figure, MARGIN, middle - lift, name, weight="bold", va="center", size=11)
-    _write(figure, MARGIN, middle + lift, error, va="center", size=11)
+    write_text(figure, MARGIN, middle - lift, name, weight="bold", va="center", size=11)
+    write_text(figure, MARGIN, middle + lift, error, va="center", size=11)
     for column, picture in enumerate(pictures):
         left = MARGIN + LABELS + column * pitch
-        _show(_place(figure, left, middle - size[0] / 2, *size), _displayable(picture))
+        show_picture(place_axes(figure, left, middle - size[0] / 2, *size), displayable(picture))
 
 
 def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
@@ -108,7 +108,7 @@ def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
     left, right, dots = 190, 56, int(figure.bbox.height)
     bottom = dots - top - HEAD - key - PANEL
     box = (left / WIDTH, bottom / dots, (WIDTH - left - right) / WIDTH, PANEL / dots)
-    _write(figure, MARGIN, top + 56, title, weight="bold", size=13)
+    write_text(figure, MARGIN, top + 56, title, weight="bold", size=13)
     return figure.add_axes(box, yscale="log", xlabel=label, ylabel="reconstruction MSE")
 
 
@@ -133,7 +133,7 @@ def _draw_rates(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]
         axes.hlines(errors, entropies, most, color=style["color"], linewidth=1.2, linestyle=":")
         axes.plot(most, errors, **style)
         axes.plot(entropies, errors, **style | HOLLOW)
-    _plain_log_axis(axes)
+    plain_log_axis(axes)
     axes.margins(x=0.08)
     _label_sizes(axes, [point for _, own, _ in curves for point in own])
 
@@ -188,7 +188,7 @@ def _draw_perplexities(axes: Axes, curves: list[tuple[int, list[dict], dict[str,
             options = {"textcoords": "offset points", "color": style["color"], "size": 10}
             axes.annotate(f"K {point['num_embeddings']:,}", (x, y), **place, **options)
     axes.set_xscale("log", base=2)
-    _plain_log_axis(axes)
+    plain_log_axis(axes)
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1,) if high > 8 * low else (1, 1.5)))

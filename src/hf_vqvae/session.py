@@ -37,22 +37,20 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
             raise ValueError(
                 f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
             )
-    try:
-        accelerator = Accelerator(
-            # "no" leaves the choice to `accelerate launch`, whose own default is "no".
-            mixed_precision=None
-            if arguments.mixed_precision == "no"
-            else arguments.mixed_precision,
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            # `--train_batch_size` is that of all processes together.
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-            log_with=arguments.log_with or None,
-            project_dir=str(folder.partial / "trackers"),
-        )
-    except ValueError as error:
+    accelerator = Accelerator(
+        # "no" leaves the choice to `accelerate launch`, whose own default is "no".
+        mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        # `--train_batch_size` is that of all processes together.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=arguments.log_with or None,
+        project_dir=str(folder.partial / "trackers"),
+    )
+    precision = accelerator.mixed_precision
+    if precision != "no" and not accelerator.native_amp:  # Accelerate would train in float32
         raise ValueError(
-            f"--mixed_precision {arguments.mixed_precision}: {error} Take bf16, or no."
-        ) from error
+            f"--mixed_precision {precision} does not work on {accelerator.device.type}: take bf16, or no."
+        )
     parts, processes = arguments.gradient_accumulation_steps, accelerator.num_processes
     if accelerator.gradient_accumulation_steps != parts:
         raise ValueError(

@@ -1,0 +1,125 @@
+"""Whether a push would be let in: asked of the Hub, without changing anything there."""
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from .hub_errors import FAILURES, PushError, explain
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Checks the form of `name` or `owner/name`.
+
+    Raises:
+        ValueError: if the Hub allows no such name; the message names the rule.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`hub_model_id` {repo_id!r} is no name for a repo: {error}") from None
+    if not repo_id:
+        raise ValueError("`hub_model_id` must be name or owner/name, got an empty string.")
+
+
+def check_can_push(
+    repo_id: str,
+    token: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Finds out, without changing anything on the Hub, whether a push to `repo_id` would be let in.
+
+    Args:
+        token: that of `HF_TOKEN` or `hf auth login` where it is None.
+        private, revision, create_pr: as of `push_folder`.
+
+    Returns:
+        The full name `owner/name`.
+
+    Raises:
+        ValueError: if the name is invalid.
+        PushError: if there is no token, the Hub does not accept it, it may not write there, the Hub
+            cannot be reached, or the options contradict each other or the repo.
+    """
+    check_repo_id(repo_id)
+    if create_pr and revision not in (None, "main"):
+        raise PushError(
+            f"A pull request goes to main: leave out --hub_revision {revision} or --hub_create_pr."
+        )
+    token = token or get_token()
+    if not token:
+        raise PushError(
+            "There is no token to push with: set HF_TOKEN or run `hf auth login`. Tokens with the "
+            f"right to write are made at {constants.ENDPOINT}/settings/tokens."
+        )
+    api = HfApi(token=token)
+    try:
+        user = api.whoami()
+        full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
+        _check_role(user, full_name)
+        _check_repo(api, user, full_name, private, create_pr)
+    except FAILURES as error:
+        if isinstance(error, PushError):
+            raise
+        raise PushError(f"Cannot push to {repo_id}: {explain(error)}") from error
+    return full_name
+
+
+def _check_role(user: dict, repo_id: str) -> None:
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PushError(
+            f"The token of {user['name']} can only read, and pushing to {repo_id} needs one that "
+            f"can write: make one at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN or run "
+            "`hf auth login`."
+        )
+
+
+def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
+    try:
+        repo = api.repo_info(repo_id)
+    except RepositoryNotFoundError:
+        if create_pr:
+            raise PushError(f"There is no repo {repo_id} to open a pull request in.") from None
+        _check_namespace(user, repo_id)
+        return
+    if private and not repo.private:
+        raise PushError(
+            f"{repo_id} exists and is public, but a private repo was asked for: make it private in "
+            "its settings, or choose another name."
+        )
+    # The step at which the Hub refuses who may not write. Of a small text file it stores nothing.
+    probe = CommitOperationAdd("README.md", b"# May this be pushed?\n")
+    try:
+        api.preupload_lfs_files(repo_id, additions=[probe], create_pr=create_pr)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PushError(
+            f"{user['name']} may not write to {repo_id}: {explain(error)} Use another token or "
+            "name, or --hub_create_pr to propose the model to the owner of the repo."
+        ) from error
+
+
+def _check_namespace(user: dict, repo_id: str) -> None:
+    """Whether a new repo may be made there, by what whoami tells: the Hub has no way to ask."""
+    namespace, name = repo_id.split("/")
+    roles = {group["name"]: group.get("roleInOrg") for group in user.get("orgs", [])}
+    writable = [user["name"], *(group for group, role in roles.items() if role != "read")]
+    if namespace not in writable:
+        raise PushError(
+            f"{user['name']} may not make repos under {namespace}. Possible are: "
+            f"{', '.join(f'{owner}/{name}' for owner in writable)}."
+        )
+    token = user.get("auth", {}).get("accessToken", {})
+    scopes = token.get("fineGrained", {}).get("scoped", [])
+    if token.get("role") == "fineGrained" and not any(
+        scope.get("entity", {}).get("name") == namespace
+        and "repo.write" in scope.get("permissions", [])
+        for scope in scopes
+    ):
+        raise PushError(
+            f"The token of {user['name']} is fine-grained and may not write to the repos of "
+            f"{namespace}: tick that at {constants.ENDPOINT}/settings/tokens."
+        )

@@ -1,0 +1,114 @@
+"""Flags out of configs and dataclasses, from the command line and from files."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from hf_vqvae import PixelCNNConfig, VQVAEConfig
+from hf_vqvae.arguments import (
+    DataArguments,
+    HubArguments,
+    PriorArguments,
+    TrainingArguments,
+    VQVAEArguments,
+    parse_arguments,
+)
+
+ALL = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArguments)
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    def parse(*words):
+        monkeypatch.setattr("sys.argv", ["train.py", *map(str, words)])
+        return parse_arguments(*ALL)
+
+    return parse
+
+
+@pytest.fixture
+def refuse(parse, capsys):
+    """What is said of wrong words."""
+
+    def refuse(*words):
+        with pytest.raises(SystemExit) as stopped:
+            parse(*words)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return refuse
+
+
+def test_without_flags_the_models_are_those_of_the_configs(parse):
+    data, vqvae, prior, _, hub = parse()
+    assert data == DataArguments() and hub == HubArguments()
+    given = {name: value for name, value in vars(vqvae).items() if value is not None}
+    (given["image_size"],) = given["image_size"]
+    assert VQVAEConfig(**given).to_dict() == VQVAEConfig().to_dict()
+    assert PixelCNNConfig(**vars(prior)).to_dict() == PixelCNNConfig().to_dict()
+
+
+def test_every_setting_of_a_config_is_a_flag_with_a_help_text(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    for name in ("--num_embeddings", "--commitment_cost", "--architecture", "--dataset_name"):
+        assert name in text
+    assert "--data_variance" in text and "--grid_size" not in text
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_a_file_gives_flags_and_later_flags_win(parse, tmp_path, suffix):
+    names = {"dataset_name": "digits", "hidden_sizes": [4, 8], "train_prior": False, "seed": 3}
+    names |= {"max_grad_norm": None, "log_with": [], "image_size": 32}
+    file = tmp_path / f"run{suffix}"
+    file.write_text(json.dumps(names))  # JSON is YAML, too
+    data, vqvae, _, training, _ = parse(file, "--seed", 4, "--learning-rate", "1e-3")
+    assert (data.dataset_name, vqvae.hidden_sizes, vqvae.image_size) == ("digits", [4, 8], [32])
+    assert (training.train_prior, training.seed, training.learning_rate) == (False, 4, 1e-3)
+    assert training.max_grad_norm is None and training.log_with == []
+
+
+def test_a_number_in_scientific_notation_is_one_in_yaml_too(parse, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 2e-3\nprior_learning_rate: 0.5\n")
+    assert parse(file)[3].learning_rate == 2e-3
+
+
+def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
+    flags = parse("--image_size", 32, 64, "--no_train_prior", "--log_with", "tensorboard", "wandb")
+    record = tmp_path / "arguments.json"
+    record.write_text(json.dumps({k: v for part in flags for k, v in asdict(part).items()}))
+    assert [asdict(part) for part in parse(record)] == [asdict(part) for part in flags]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--num_embedings", "5"], "--num_embedings (did you mean --num_embeddings?)"),
+        (["--num_embed", "5"], "unknown argument --num_embed"),
+        (["--zzz=1"], "unknown argument --zzz=1; --help lists all"),
+        (["extra"], "unknown argument extra"),
+        (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1, got 0"),
+        (["--learning_rate", "-1"], "--learning_rate must be above 0 and finite, got -1.0"),
+        (["--learning_rate", "nan"], "--learning_rate must be above 0 and finite, got nan"),
+        (["--max_grad_norm", "0"], "--max_grad_norm must be above 0 and finite, got 0.0"),
+        (["--gradient_accumulation_steps", "3"], "--train_batch_size (128) must be a multiple"),
+        (["--lr_scheduler_type", "cosin"], "'cosin' is none of linear, cosine"),
+        (["--log_with", "mlflow"], "mlflow: the trackers are tensorboard, wandb, trackio"),
+        (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
+        (["--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["--mixed_precision", "fp8"], "invalid choice: 'fp8'"),
+        (["missing.yaml"], "cannot read the arguments in missing.yaml"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_its_rule(refuse, words, message):
+    assert message in refuse(*words)
+
+
+@pytest.mark.parametrize("text", ["- seed", "seed", "", "seed: [", "\t: x"])
+def test_a_file_that_maps_no_flags_to_values_is_refused(refuse, tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert str(file) in refuse(file)

@@ -1,0 +1,172 @@
+"""The parts of the training loop: order of rows, averages, signals, devices."""
+
+import os
+import signal
+
+import datasets
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_vqvae import VQVAEConfig, VQVAEModel
+from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.averages import Averages
+from hf_vqvae.batching import EpochShuffle, EpochStream, count_steps, make_loader
+from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.run_folder import RunFolder
+from hf_vqvae.session import signals_caught
+from hf_vqvae.training import Stage, StageTrainer
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+# Order of rows
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    batch_size=st.integers(1, 7),
+    batches=st.integers(1, 6),
+    rest=st.integers(0, 6),
+    seed=st.integers(0, 5),
+    start=st.integers(0, 6),
+)
+def test_an_epoch_resumed_at_a_batch_gives_the_rest_of_the_whole_epoch(
+    batch_size, batches, rest, seed, start
+):
+    rows = batch_size * batches + min(rest, batch_size - 1)
+    sampler = EpochShuffle(rows, batch_size, seed)
+    whole = list(sampler)
+    assert len(whole) == len(sampler) == batch_size * batches
+    assert len(set(whole)) == len(whole) and set(whole) <= set(range(rows))
+    resumed = EpochShuffle(rows, batch_size, seed)
+    resumed.start_at(0, start)
+    assert list(resumed) == whole[start * batch_size :]
+
+
+def test_every_row_is_left_out_of_some_epoch_and_seen_in_others():
+    sampler = EpochShuffle(11, batch_size=4, seed=0)
+    left_out = set()
+    for epoch in range(50):
+        sampler.start_at(epoch, 0)
+        left_out |= set(range(11)) - set(sampler)
+    assert left_out == set(range(11))
+
+
+def test_epochs_and_seeds_differ_and_draw_nothing_from_the_global_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    sampler = EpochShuffle(100, 10, seed=0)
+    orders = []
+    for epoch in (0, 1):
+        sampler.start_at(epoch, 0)
+        orders.append(list(sampler))
+    orders.append(list(EpochShuffle(100, 10, seed=1)))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    images = DecodedImages(torch.zeros(32, 1, 8, 8, dtype=torch.uint8))
+    loader, _ = make_loader(images, 2, TrainingArguments(train_batch_size=16))
+    assert [batch["pixel_values"].shape for batch in loader] == [(16, 1, 8, 8)] * 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def stream(shards=3):
+    def rows(shards):
+        for shard in shards:
+            for number in range(10):
+                yield {"pixel_values": torch.tensor([float(10 * shard + number)])}
+
+    return datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": list(range(shards))})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_shuffled_anew_each_epoch_and_resumed_in_its_middle(workers):
+    epochs = []
+    for epoch, first in ((0, 0), (1, 0), (1, 2)):
+        order = EpochStream(stream(), 7, batch_size=4, seed=0, num_workers=workers)
+        order.start_at(epoch, first)
+        epochs.append([int(row["pixel_values"]) for row in order])
+    assert len(epochs[0]) == len(set(epochs[0])) == 28
+    assert epochs[0] != sorted(epochs[0])
+    assert epochs[0] != epochs[1]
+    assert epochs[2] == epochs[1][8:]
+
+
+def test_steps_are_whole_batches_and_too_few_rows_are_an_error():
+    arguments = TrainingArguments(train_batch_size=16)
+    assert [count_steps(rows, arguments) for rows in (16, 31, 32)] == [1, 1, 2]
+    message = "there are 15 training rows, fewer than --train_batch_size 16: make it smaller"
+    with pytest.raises(ValueError, match=message):
+        count_steps(15, arguments)
+    with pytest.raises(ValueError, match="how many rows its stream has: say it with --max_train"):
+        count_steps(None, arguments)
+
+
+# Averages
+
+
+def test_averages_are_those_of_all_steps_and_codes_are_counted_over_all_of_them(accelerator):
+    averages = Averages(accelerator.device)
+    for value, codes in ((1.0, [0, 0]), (2.0, [1, 1]), (6.0, [3, 3])):
+        averages.add({"loss": torch.tensor(value)}, torch.tensor([codes]), num_codes=5)
+    figures = averages.compute(accelerator)
+    assert figures == {"loss": 3.0, "perplexity": pytest.approx(3.0), "codes_used": 3}
+
+
+def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
+    whole, first = Averages(accelerator.device), Averages(accelerator.device)
+    values = torch.rand(10, generator=torch.Generator().manual_seed(0))
+    for number, value in enumerate(values):
+        whole.add({"loss": value}, torch.tensor([number % 3]), 4)
+        if number < 4:
+            first.add({"loss": value}, torch.tensor([number % 3]), 4)
+    second = Averages(accelerator.device)
+    second.restore(first.gather(accelerator), process=0)
+    for number, value in enumerate(values[4:], start=4):
+        second.add({"loss": value}, torch.tensor([number % 3]), 4)
+    assert second.compute(accelerator) == whole.compute(accelerator)
+    second.restore(Averages(accelerator.device).gather(accelerator), process=0)
+    assert second.steps == 0
+
+
+# Signals
+
+
+def test_the_first_signal_is_only_noted_and_the_second_acts_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), signals_caught() as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGTERM, signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize(
+    "schedule", ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup"]
+)
+def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, schedule):
+    arguments = TrainingArguments(
+        train_batch_size=4, lr_scheduler_type=schedule, checkpointing_steps=0, warmup_steps=3
+    )
+    images = DecodedImages(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte())
+    model = VQVAEModel(VQVAEConfig(image_size=8, hidden_sizes=(4, 8), num_embeddings=8))
+    used = []
+    stage = Stage("vqvae", 2, 0.01, "pixel_values", lambda output, batch: {}, dict, 8)
+    trainer = StageTrainer(
+        model, stage, images, 10, arguments, accelerator, RunFolder(tmp_path / "run")
+    )
+    group = trainer.optimizer.param_groups[0]
+    trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: used.append(group["lr"]))
+    history = trainer.train()
+    assert [row["learning_rate"] for row in history] == [used[9], used[19]]
+    assert used[0] == 0 and max(used) == pytest.approx(0.01)  # 2 steps of warm-up: a tenth of all
+    accelerator.free_memory()
