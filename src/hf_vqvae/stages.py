@@ -1,19 +1,15 @@
 """The two stages of a run: the VQ-VAE on images, the prior on their codes."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -21,6 +17,7 @@ from .arguments import TrainingArguments, VQVAEArguments
 from .averages import widen
 from .batching import count_steps
 from .data import ImageSplits
+from .encoding import encode_split, own_batches
 from .evaluation import load_model
 from .models import (
     PixelCNNConfig,
@@ -31,46 +28,6 @@ from .models import (
 )
 from .run_folder import RunFolder, discard_checkpoints, read_json, write_json
 from .training import Stage, StageTrainer
-
-
-class CodesDataset(Dataset):
-    """Grids of codes in memory.
-
-    Args:
-        codes: (N, h, w) integers.
-        labels: (N,) int64, or None.
-    """
-
-    def __init__(self, codes: Tensor, labels: Tensor | None):
-        self.codes, self.labels = codes, labels
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """A batch: `codes` (B, h, w) int64, and `labels` (B,) if there are labels."""
-        batch = {"codes": self.codes[indices].long()}
-        return batch if self.labels is None else batch | {"labels": self.labels[indices]}
-
-    def save(self, folder: Path) -> None:
-        """Writes a `datasets` dataset with the columns `codes` and `label`, complete or not at all."""
-        shape = tuple(self.codes.shape[1:])
-        features = {"codes": datasets.Array2D(shape, "int32")}
-        columns = {"codes": self.codes.to(torch.int32).numpy()}
-        if self.labels is not None:
-            features["label"], columns["label"] = datasets.Value("int64"), self.labels.numpy()
-        writing = folder.with_name(folder.name + ".writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-        table.save_to_disk(str(writing))
-        os.rename(writing, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> "CodesDataset":
-        """Reads what [`save`] wrote."""
-        table = datasets.load_from_disk(str(folder)).with_format("torch")
-        labels = table["label"][:] if "label" in table.column_names else None
-        return cls(table["codes"][:], labels)
 
 
 def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig:
@@ -195,26 +152,18 @@ def train_prior(
         encode_split(full.vqvae, split, name, arguments, accelerator, folder)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
-    prior = full.prior
+    prior, batch_size = full.prior, arguments.eval_batch_size
 
     def measure(output, batch) -> dict[str, Tensor]:
         hits = output.logits.detach().argmax(1) == batch["codes"]
         return {"accuracy": hits.float().mean()}
 
-    def evaluate() -> dict[str, float]:
-        def likelihoods(batch):
-            codes = batch["codes"]
-            logits = prior(codes).logits.float()
-            nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
-            hits = logits.argmax(1) == codes
-            return {
-                "eval_loss": nats.mean((1, 2)),
-                "eval_accuracy": hits.float().mean((1, 2)),
-            }
-
-        return mean_over_split(
-            prior, eval_codes, accelerator, arguments.eval_batch_size, likelihoods
-        )
+    def likelihoods(batch) -> dict[str, Tensor]:
+        codes = batch["codes"]
+        logits = prior(codes).logits.float()
+        nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
+        hits = logits.argmax(1) == codes
+        return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
 
     earlier = read_json(folder.partial / "history.json")
     earlier.pop("prior", None)  # of a session that was killed between the history and the model
@@ -224,7 +173,7 @@ def train_prior(
         learning_rate=arguments.prior_learning_rate,
         input_name="codes",
         measure=measure,
-        evaluate=evaluate,
+        evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
         show=lambda: show(full),
         steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
     )
@@ -269,59 +218,6 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def encode_split(
-    vqvae: VQVAEModel,
-    images: Dataset | IterableDataset,
-    name: str,
-    arguments: TrainingArguments,
-    accelerator: Accelerator,
-    folder: RunFolder,
-) -> CodesDataset:
-    """The codes of a split, encoded once and kept in `codes/<name>` of the unfinished run."""
-    kept = folder.partial / "codes" / name
-    if not kept.exists():
-        codes, labels = [], []
-        # A stream has one reader; images in memory are encoded by all processes.
-        streamed = isinstance(images, IterableDataset)
-        if not streamed:
-            batches = own_batches(images, accelerator, arguments.eval_batch_size, f"encode {name}")
-        elif accelerator.is_main_process:
-            loader = DataLoader(images, batch_size=arguments.eval_batch_size)
-            batches = tqdm(loader, desc=f"encode {name}", unit="batch", leave=False)
-        else:
-            batches = ()
-        for batch in batches:
-            pixel_values = batch["pixel_values"].to(accelerator.device)
-            codes.append(vqvae.encode(pixel_values).codes)
-            if "labels" in batch:
-                labels.append(batch["labels"].to(accelerator.device))
-        if not streamed:
-            # Of few rows, a process may have none.
-            none = torch.zeros((0, *vqvae.config.grid_size), dtype=torch.long)
-            codes = [_in_order([none, *codes], len(images), accelerator)]
-            if images.labels is not None:
-                labels = [_in_order([none[:, 0, 0], *labels], len(images), accelerator)]
-        if accelerator.is_main_process:
-            kept.parent.mkdir(exist_ok=True)
-            CodesDataset(torch.cat(codes).cpu(), torch.cat(labels).cpu() if labels else None).save(
-                kept
-            )
-    # Outside of the condition: a process that comes late may find the codes of a stream written.
-    accelerator.wait_for_everyone()
-    return CodesDataset.load(kept)
-
-
-def _in_order(batches: list[Tensor], total: int, accelerator: Accelerator) -> Tensor:
-    """The rows of all processes, of which each has every n-th, in the order of the dataset."""
-    own = torch.cat([batch.to(accelerator.device) for batch in batches])
-    if accelerator.num_processes == 1:
-        return own
-    padded = accelerator.pad_across_processes(own)
-    gathered = accelerator.gather(padded[None])  # (n, rows, ...)
-    return gathered.transpose(0, 1).flatten(0, 1)[:total]
-
-
-@torch.inference_mode()
 def mean_over_split(
     model: torch.nn.Module,
     dataset: Any,
@@ -348,15 +244,3 @@ def mean_over_split(
         name: (accelerator.reduce(sums.get(name, zero), "sum") / len(dataset)).item()
         for name in names
     }
-
-
-def own_batches(
-    dataset: Any, accelerator: Accelerator, batch_size: int, description: str
-) -> Iterator[dict[str, Tensor]]:
-    """Batches on the device of this process's share of `dataset`: every n-th row, none of them padding."""
-    own = range(accelerator.process_index, len(dataset), accelerator.num_processes)
-    starts = range(0, len(own), batch_size)
-    hidden = not accelerator.is_main_process
-    for start in tqdm(starts, description, unit="batch", leave=False, disable=hidden):
-        batch = dataset.__getitems__(list(own[start : start + batch_size]))
-        yield {key: value.to(accelerator.device) for key, value in batch.items()}

@@ -269,7 +269,9 @@ def _log_images(tracker: Any, images: dict[str, Any], step: int) -> None:
     if tracker.name == "trackio":  # Accelerate has no `log_images` for it
         from trackio import Image
 
-        tracker.log({name: Image(grid) for name, grid in images.items()}, step=step)
+        # It takes no grey pictures.
+        grids = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in images.items()}
+        tracker.log({name: Image(grid) for name, grid in grids.items()}, step=step)
         return
     layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
     tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
