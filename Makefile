@@ -21,7 +21,7 @@ quickstart: $(VENV)/.installed ## Both stages on scikit-learn's digits, into out
 test: $(VENV)/.installed ## All tests but the long ones.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 style: $(VENV)/.installed ## Formats the code.
 	$(BIN)/ruff format .

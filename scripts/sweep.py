@@ -5,17 +5,18 @@ python scripts/sweep.py --num_embeddings 32 64 128 256 --embedding_dim 4 16 --ou
 The same command goes on where it was stopped; longer lists add points to those that are finished.
 """
 
-import shlex
-import signal
 import sys
 import time
 from typing import Any
 
+from accelerate import Accelerator
+
 from hf_vqvae.arguments import DataArguments, parse_arguments
 from hf_vqvae.data import load_images
-from hf_vqvae.session import Interrupted, is_first_process, make_accelerator
+from hf_vqvae.session import make_accelerator, same_command, stopped_by_signals
 from hf_vqvae.stages import start_config
 from hf_vqvae.sweeping import (
+    Point,
     SweepArguments,
     SweepFolder,
     SweptVQVAEArguments,
@@ -33,6 +34,16 @@ def main() -> None:
     folder = SweepFolder(sweep, (data, vqvae))
     folder.check()
     accelerator = make_accelerator(points[0].training, points[0].folder)
+    go_on = same_command(without="--overwrite_output_dir")
+    with stopped_by_signals(folder.path, go_on):
+        train_points(points, folder, data, accelerator)
+    accelerator.end_training()
+
+
+def train_points(
+    points: list[Point], folder: SweepFolder, data: DataArguments, accelerator: Accelerator
+) -> None:
+    """Trains the points that are not finished, and writes what all of them make together."""
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         # Once for all points, which share size and channels.
         images = load_images(data, start_config(points[0].vqvae, None))
@@ -54,7 +65,6 @@ def main() -> None:
         print(f"\n{table}\n\nDone. Look at:")
         for file in ("sweep.png", "results.md", "results.json"):
             print(f"  {folder.path / file}")
-    accelerator.end_training()
 
 
 def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
@@ -81,16 +91,5 @@ def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except (Interrupted, KeyboardInterrupt) as stop:
-        number = signal.SIGINT
-        if isinstance(stop, Interrupted):
-            number = stop.signal_number
-        if is_first_process():
-            words = [word for word in sys.orig_argv if word != "--overwrite_output_dir"]
-            print(
-                f"\nThe sweep was stopped by {signal.Signals(number).name}. Go on with:\n  {shlex.join(words)}",
-                file=sys.stderr,
-            )
-        sys.exit(128 + number)
     except (ValueError, OSError, TrainingFailed) as error:
         sys.exit(f"Error: {error}")

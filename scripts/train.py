@@ -23,7 +23,7 @@ from hf_vqvae.data import load_images
 from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
 from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder, write_json
-from hf_vqvae.session import make_accelerator, stopped_by_signals
+from hf_vqvae.session import make_accelerator, same_command, stopped_by_signals
 from hf_vqvae.stages import (
     hand_in_vqvae,
     start_config,
@@ -57,7 +57,7 @@ def main() -> None:
     accelerator = make_accelerator(training, folder)
     for change in changes:
         accelerator.print(f"From here on: {change}.")
-    with stopped_by_signals(folder):
+    with stopped_by_signals(folder.partial, same_command("--resume_from_checkpoint", "latest")):
         train(flags, values, accelerator, folder)
     accelerator.end_training()
     if accelerator.is_main_process:

@@ -95,7 +95,7 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
         (["--learning_rate", "nan"], "--learning_rate must be above 0 and finite, got nan"),
         (["--max_grad_norm", "0"], "--max_grad_norm must be above 0 and finite, got 0.0"),
         (["--gradient_accumulation_steps", "3"], "--train_batch_size (128) must be a multiple"),
-        (["--lr_scheduler_type", "cosin"], "'cosin' is none of linear, cosine"),
+        (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
         (["--log_with", "mlflow"], "mlflow: the trackers are tensorboard, wandb, trackio"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),

@@ -178,7 +178,7 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output + errors[-3000:]
     words = " ".join(map(str, command))
-    assert "The sweep was stopped by SIGTERM. Go on with:" in errors
+    assert "stopped by SIGTERM" in errors and "Go on with:" in errors
     assert errors.rstrip().endswith(words), "the line would overwrite what is to go on"
     assert not (tmp_path / "sweep" / "8x2").exists()
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser, SchedulerType
+from transformers import HfArgumentParser
 
 from .models.configuration_pixelcnn import PixelCNNConfig
 from .models.configuration_strict import own_fields
 from .models.configuration_vqvae import VQVAEConfig
+
+# Those of transformers' get_scheduler that need no settings of their own.
+SCHEDULES = ["cosine", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
 
 
 @dataclass
@@ -112,7 +115,10 @@ class TrainingArguments:
     prior_learning_rate: float = field(default=1e-3, metadata={"help": "Adam, prior."})
     lr_scheduler_type: str = field(
         default="cosine",
-        metadata={"help": "Schedule of both stages: a name of transformers' get_scheduler."},
+        metadata={
+            "help": "Schedule of both stages, as in transformers' get_scheduler.",
+            "choices": SCHEDULES,
+        },
     )
     warmup_steps: int = field(
         default=200,
@@ -159,11 +165,6 @@ class TrainingArguments:
             raise ValueError(
                 f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
                 f"--gradient_accumulation_steps ({self.gradient_accumulation_steps})."
-            )
-        schedules = [name.value for name in SchedulerType]
-        if self.lr_scheduler_type not in schedules:
-            raise ValueError(
-                f"--lr_scheduler_type {self.lr_scheduler_type!r} is none of {', '.join(schedules)}."
             )
         unknown = set(self.log_with) - {"tensorboard", "wandb", "trackio"}
         if unknown:
@@ -235,6 +236,8 @@ def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
     an unknown flag above all, ends the program with status 2 and a line that names it.
     """
     parser = HfArgumentParser(dataclasses, description=description, allow_abbrev=False)
+    # Without the usage, which is longer than a screen.
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     words = sys.argv[1:]
     try:
         if words and words[0].endswith((".yaml", ".yml", ".json")):
@@ -250,8 +253,7 @@ def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
             cls(**{f.name: values[f.name] for f in fields(cls) if f.init}) for cls in dataclasses
         )
     except ValueError as error:
-        # Without the usage, which is longer than a screen.
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
 
 
 def flags_of_file(path: str) -> list[str]:
@@ -264,12 +266,16 @@ def flags_of_file(path: str) -> list[str]:
         # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
         values = yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the arguments in {path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot read the arguments in {path}: {reason}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must map flags to values, such as `seed: 1`.")
     words = []
     for name, value in values.items():
         if value is None or value == []:
             continue
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        # With `=`, a value may begin with a dash.
+        words += (
+            [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+        )
     return words

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel
 
+from .encoding import own_batches
 from .metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
@@ -99,7 +99,7 @@ def evaluate_model(
     quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
     likelihood = CodeLikelihood(num_embeddings)
     with _eval_mode(model):
-        for pixel_values in _own_batches(images, accelerator, batch_size, vqvae.device, split):
+        for pixel_values in _own_pixel_values(images, accelerator, batch_size, vqvae.device, split):
             codes = vqvae.encode(pixel_values).codes
             # What the codes alone give back, which is what a reader of the codes gets.
             reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
@@ -135,7 +135,9 @@ def codebook_counts(
     vqvae = model.base_model
     usage = CodebookUsage(vqvae.config.num_embeddings)
     with _eval_mode(model):
-        for pixel_values in _own_batches(images, accelerator, batch_size, vqvae.device, "codes"):
+        for pixel_values in _own_pixel_values(
+            images, accelerator, batch_size, vqvae.device, "codes"
+        ):
             usage.add_batch(predictions=vqvae.encode(pixel_values).codes)
     usage.sum_over_processes_(accelerator)
     return usage.compute()["codebook_counts"]
@@ -152,25 +154,19 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _own_batches(
+def _own_pixel_values(
     images: "DecodedImages",
     accelerator: Accelerator,
     batch_size: int,
     device: torch.device,
     description: str,
 ) -> Iterator[Tensor]:
-    """The `pixel_values` of this process's share: every n-th image, none of them padding."""
+    """The `pixel_values` of this process's share, batch by batch."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(images) == 0:
         raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
-    own = range(accelerator.process_index, len(images), accelerator.num_processes)
-    starts = range(0, len(own), batch_size)
-    hidden = not accelerator.is_main_process
-    for start in tqdm(
-        starts, f"Evaluate ({description})", unit="batch", leave=False, disable=hidden
-    ):
-        batch = images.__getitems__(list(own[start : start + batch_size]))
+    for batch in own_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
         yield batch["pixel_values"].to(device)
 
 

@@ -85,10 +85,14 @@ def signals_caught() -> Iterator[list[int]]:
 
 
 @contextmanager
-def stopped_by_signals(folder: RunFolder) -> Iterator[None]:
+def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
     """Ends the process in good order where SIGINT or SIGTERM stops what is done within, with a line on how to go on.
 
     The exit status is 128 and the number of the signal.
+
+    Args:
+        written: what exists once there is something to go on with.
+        command: what goes on with it.
     """
 
     def interrupt(number: int, _frame: Any) -> None:
@@ -105,8 +109,8 @@ def stopped_by_signals(folder: RunFolder) -> Iterator[None]:
             stopped = f"stopped by {signal.Signals(number).name}"
         if is_first_process():
             way_out = "Nothing had been written yet."
-            if folder.partial.exists():
-                way_out = f"Go on with:\n  {resume_command()}"
+            if written.exists():
+                way_out = f"Go on with:\n  {command}"
             print(f"\nThe run was {stopped}. {way_out}", file=sys.stderr)
         sys.exit(128 + number)
     finally:
@@ -118,12 +122,12 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def resume_command() -> str:
-    """The command line of this process, with `--resume_from_checkpoint latest` at its end."""
+def same_command(*more: str, without: str = "") -> str:
+    """The command line of this process without the word `without`, and with `more` at its end."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     words = list(sys.orig_argv)  # as typed, with the interpreter
     if processes > 1:
         words = ["accelerate", "launch", "--num_processes", str(processes), *sys.argv]
+    words = [word for word in words if word != without]
     # The last flag of a name counts.
-    last = ["--resume_from_checkpoint", "latest"]
-    return shlex.join(words if words[-2:] == last else words + last)
+    return shlex.join(words if words[len(words) - len(more) :] == list(more) else [*words, *more])
