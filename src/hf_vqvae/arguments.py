@@ -112,7 +112,9 @@ class TrainingArguments:
         default=1, metadata={"help": "Parts that each batch is computed in, to save memory."}
     )
     learning_rate: float = field(default=1.6e-2, metadata={"help": "Adam, VQ-VAE."})
-    prior_learning_rate: float = field(default=1e-3, metadata={"help": "Adam, prior."})
+    prior_learning_rate: float = field(
+        default=3e-4, metadata={"help": "Adam, prior (the Keras example: 3e-4)."}
+    )
     lr_scheduler_type: str = field(
         default="cosine",
         metadata={
