@@ -14,7 +14,8 @@ from .models.configuration_strict import own_fields
 from .models.configuration_vqvae import VQVAEConfig
 
 # Those of transformers' get_scheduler that need no settings of their own.
-SCHEDULES = ["cosine", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
+SCHEDULES = ["cosine", "cosine_with_restarts", "linear", "polynomial", "inverse_sqrt", "constant"]
+SCHEDULES += ["constant_with_warmup"]
 
 
 @dataclass
