@@ -96,7 +96,8 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
                 axes.set_yscale("log")
                 plain_log_axis(axes)
             elif title.endswith("codebook"):
-                axes.set_ylim(bottom=0)
+                # Room for the legend above a codebook in full use.
+                axes.set_ylim(0, 1.4 * axes.get_ylim()[1])
             first, last = (history[stage][index]["epoch"] for index in (0, -1))
             margin = max(0.5, 0.03 * (last - first))
             axes.set_xlim(first - margin, last + margin)
