@@ -6,7 +6,9 @@ import subprocess
 import sys
 import textwrap
 
+import datasets
 import pytest
+from PIL import Image
 
 from hub_server import HubServer
 
@@ -217,14 +219,12 @@ def test_a_card_the_hub_would_refuse_is_refused(server, run_client):
 
 
 def test_load_dataset_reads_images_from_it(server, run_client):
-    datasets = pytest.importorskip("datasets")
-    image_module = pytest.importorskip("PIL.Image")
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])}
     )
     files = {}
     for split, count in (("train", 5), ("test", 3)):
-        images = [image_module.new("L", (28, 28), color=40 * row) for row in range(count)]
+        images = [Image.new("L", (28, 28), color=40 * row) for row in range(count)]
         rows = {"image": images, "label": [row % 2 for row in range(count)]}
         parquet = io.BytesIO()
         datasets.Dataset.from_dict(rows, features=features).to_parquet(parquet)

@@ -163,10 +163,17 @@ def copy_run_files(source: Path, folder: Path) -> None:
     if arguments.exists():
         values = json.loads(arguments.read_text("utf-8"))
         public = {
-            key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+            key: Path(value).name
+            if isinstance(value, str) and _is_on_this_machine(value)
+            else value
             for key, value in values.items()
         }
         arguments.write_text(json.dumps(public, indent=2) + "\n", "utf-8")
+
+
+def _is_on_this_machine(value: str) -> bool:
+    """Whether a flag's value is a path that means nothing elsewhere."""
+    return Path(value).is_absolute() or ".." in Path(value).parts
 
 
 def _reference(one: type) -> str:
