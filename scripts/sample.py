@@ -17,8 +17,8 @@ from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.evaluation import load_model
+from hf_vqvae.models.publishing import image_processor_for
 from hf_vqvae.plotting import image_grid
-from hf_vqvae.reporting import processor_for
 
 BATCH_SIZE = 64
 
@@ -95,7 +95,7 @@ def draw(model: VQVAEForImageGeneration, arguments: SampleArguments) -> np.ndarr
         parts.append(
             model.sample(number, temperature=arguments.temperature, generator=generator).cpu()
         )
-    images = processor_for(model).postprocess(torch.cat(parts), output_type="np")
+    images = image_processor_for(model).postprocess(torch.cat(parts), output_type="np")
     return np.rint(images * 255).astype(np.uint8)
 
 

@@ -54,7 +54,7 @@ def write_figures(
     try:
         pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
         codes = vqvae.encode(pixel_values).codes
-        inputs, outputs = _to_8_bits(pixel_values), _to_8_bits(vqvae.decode(codes))
+        inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
         samples = None if prior is None else model.sample(NUM_SAMPLES, generator=generator)
     finally:
         model.train(was_training)
@@ -65,7 +65,7 @@ def write_figures(
     plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
     plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
     if samples is not None:
-        plot_samples(_to_8_bits(samples), folder / "samples.png")
+        plot_samples(to_8_bits(samples), folder / "samples.png")
     history = read_record(run_folder, "history.json")
     if any(history.values()):
         plot_training_curves(history, folder / "training_curves.png")
@@ -91,6 +91,6 @@ def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
     return chosen + others[: NUM_IMAGES - len(chosen)]
 
 
-def _to_8_bits(images: torch.Tensor) -> np.ndarray:
+def to_8_bits(images: torch.Tensor) -> np.ndarray:
     """(N, C, H, W) in [-0.5, 0.5] to uint8 (N, H, W, C)."""
     return (VQVAEImageProcessorPil().postprocess(images, "np") * 255).round().astype("uint8")

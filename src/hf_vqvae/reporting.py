@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from .card import write_card, write_figures
+from .card_figures import to_8_bits
 from .data import DecodedImages, ImageSplits
 from .evaluation import codebook_counts, evaluate_model, load_model
-from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
-from .models.configuration_vqvae import as_pair
-from .models.publishing import add_code
+from .models import VQVAEForImageGeneration, VQVAEModel
+from .models.publishing import add_code, image_processor_for
 from .plotting import color_codes, image_grid
 from .run_folder import RunFolder, read_json, write_json
 
@@ -68,7 +68,7 @@ def report(
         "codebook_counts": counts,
     }
     model.save_pretrained(folder.partial)
-    processor_for(model).save_pretrained(folder.partial)
+    image_processor_for(model).save_pretrained(folder.partial)
     write_json(folder.partial / "metrics.json", metrics)
     write_json(folder.partial / "arguments.json", values)
     write_json(folder.partial / "run.json", run)
@@ -80,12 +80,6 @@ def report(
     write_card(folder.partial, repo_id=values["hub_model_id"] or local_name)
 
 
-def processor_for(model: VQVAEModel | VQVAEForImageGeneration) -> VQVAEImageProcessorPil:
-    """The image processor for a model's image size."""
-    height, width = as_pair(model.config.image_size)
-    return VQVAEImageProcessorPil(size={"height": height, "width": width})
-
-
 def tracker_images(images: DecodedImages) -> Callable[[Any], dict[str, np.ndarray]]:
     """A function from a model to pictures: reconstructions and codes of the first images, samples if it has a prior."""
     pixel_values = images.__getitems__(list(range(min(TRACKED_IMAGES, len(images)))))[
@@ -94,31 +88,24 @@ def tracker_images(images: DecodedImages) -> Callable[[Any], dict[str, np.ndarra
 
     @torch.inference_mode()
     def show(model: VQVAEModel | VQVAEForImageGeneration) -> dict[str, np.ndarray]:
-        processor = processor_for(model)
-        training = model.training
+        training, device = model.training, model.device
         model.eval()
-        device = model.device
-        pictures = {}
         if isinstance(model, VQVAEForImageGeneration):
             generator = torch.Generator(device).manual_seed(0)
-            pictures["samples"] = model.sample(TRACKED_IMAGES, generator=generator)
+            samples = model.sample(TRACKED_IMAGES, generator=generator)
+            grids = {"samples": image_grid(to_8_bits(samples), columns=4)}
         else:
             inputs = pixel_values.to(device)
             codes = model.encode(inputs).codes
             # Each image above its reconstruction.
             pairs = torch.cat([inputs, model.decode(codes)])
-            pictures["reconstructions"] = pairs
             factor = model.config.downsampling_factor
             colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
+            grids = {
+                "reconstructions": image_grid(to_8_bits(pairs), columns=len(inputs)),
+                "codes": image_grid(colors, columns=4),
+            }
         model.train(training)
-        grids = {}
-        for name, values in pictures.items():
-            arrays = np.rint(processor.postprocess(values, output_type="np") * 255).astype(np.uint8)
-            grids[name] = image_grid(
-                arrays, columns=TRACKED_IMAGES if name == "reconstructions" else 4
-            )
-        if "reconstructions" in grids:
-            grids["codes"] = image_grid(colors, columns=4)
         return grids
 
     return show

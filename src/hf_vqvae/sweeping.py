@@ -23,11 +23,12 @@ from .arguments import (
     config_arguments,
 )
 from .card import choose_images
+from .card_figures import to_8_bits
 from .data import ImageSplits
 from .evaluation import load_model
 from .models import VQVAEConfig
 from .plotting_sweep import plot_sweep
-from .reporting import processor_for, report
+from .reporting import report
 from .run_folder import RunFolder, read_json, write_json
 from .stages import start_config, train_vqvae
 
@@ -238,10 +239,7 @@ def write_results(
 @torch.inference_mode()
 def reconstruct(model, pixel_values: torch.Tensor) -> np.ndarray:
     """What a VQ-VAE makes of (N, C, H, W) in [-0.5, 0.5]: uint8 (N, H, W, C)."""
-    decoded = model.decode(model.encode(pixel_values).codes)
-    return np.rint(processor_for(model).postprocess(decoded, output_type="np") * 255).astype(
-        "uint8"
-    )
+    return to_8_bits(model.decode(model.encode(pixel_values).codes))
 
 
 def describe_point(point: Point) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from .configuration_vqvae import as_pair
 from .hub_commit import WEIGHTS, add_tags, commit_folder, is_as_signed, sign_card, unsigned
 
 logger = logging.get_logger(__name__)
@@ -200,6 +201,14 @@ def _find_source(model, token) -> Path | None:
         return None
 
 
+def image_processor_for(model):
+    """The image processor for the image size of a model."""
+    from .image_processing_vqvae import VQVAEImageProcessorPil
+
+    height, width = as_pair(model.config.image_size)
+    return VQVAEImageProcessorPil(size={"height": height, "width": width})
+
+
 def _find_image_processor(model, source: Path | None):
     """The source's image processor, or a new one of the config's size; a prior alone has none."""
     from .image_processing_vqvae import VQVAEImageProcessorPil
@@ -208,9 +217,7 @@ def _find_image_processor(model, source: Path | None):
         return None
     if source is not None and (source / "preprocessor_config.json").exists():
         return VQVAEImageProcessorPil.from_pretrained(source)
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return VQVAEImageProcessorPil(size={"height": height, "width": width})
+    return image_processor_for(model)
 
 
 def _is_described_by_card_in(source: Path, model) -> bool:
