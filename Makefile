@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test style wheel clean
+.PHONY: quickstart test test-all style wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,6 +22,11 @@ test: $(VENV)/.installed ## All tests but the long ones.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: $(VENV)/.installed ## All tests.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
 
 style: $(VENV)/.installed ## Formats the code.
 	$(BIN)/ruff format .

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
-from hf_vqvae.models.autoencoder import UpsamplingConv2d, VQVAEEncoderLevel
+from hf_vqvae.models.autoencoder import ToPixelsConv2d, UpsamplingConv2d, VQVAEEncoderLevel
 
 
 def make_model(**settings):
@@ -266,3 +266,103 @@ def test_pixels_of_another_shape_or_dtype_are_refused(pixels, message):
 def test_codes_of_another_shape_dtype_or_range_are_refused(codes, error, message):
     with pytest.raises(error, match=message):
         make_model().decode(codes)
+
+
+def crop_of_transposed(hidden, weight, bias):
+    """What `UpsamplingConv2d` is to compute, in the plainest words."""
+    return nn.functional.conv_transpose2d(hidden, weight, bias, stride=2)[:, :, :-1, :-1]
+
+
+def same_size_transposed(hidden, weight, bias):
+    """What `ToPixelsConv2d` is to compute."""
+    return nn.functional.conv_transpose2d(hidden, weight, bias, padding=1)
+
+
+def output_and_gradients(function, tensors, seed):
+    """Of random output gradients; `tensors` are hidden (B, C, h, w), weight, bias."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    output = function(*leaves)
+    generator = torch.Generator().manual_seed(seed)
+    output.backward(torch.randn(output.shape, generator=generator).to(output.dtype))
+    return output.detach(), *(leaf.grad for leaf in leaves)
+
+
+LAYERS = [
+    (UpsamplingConv2d, crop_of_transposed, channels) for channels in ((16, 64), (3, 1), (1, 5))
+] + [(ToPixelsConv2d, same_size_transposed, channels) for channels in ((32, 1), (8, 3), (4, 6))]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (7, 6)])
+@pytest.mark.parametrize(("layer", "reference", "channels"), LAYERS)
+def test_a_transposed_layer_and_its_gradients_are_those_of_torch(
+    layer, reference, channels, size, layout
+):
+    torch.manual_seed(0)
+    module = layer(*channels).double()
+    hidden = torch.randn(3, channels[0], *size).double().contiguous(memory_format=layout)
+    tensors = (hidden, module.weight.contiguous(memory_format=layout), module.bias)
+
+    def run(hidden, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(module, parameters, hidden)
+
+    computed = output_and_gradients(run, tensors, seed=1)
+    expected = output_and_gradients(reference, tensors, seed=1)
+    for one, other in zip(computed, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(module(hidden), expected[0], atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [UpsamplingConv2d, ToPixelsConv2d])
+def test_a_transposed_layer_has_right_first_and_second_derivatives(layer):
+    torch.manual_seed(0)
+    module = layer(2, 1).double()
+    hidden = torch.randn(2, 2, 3, 2).double().requires_grad_()
+
+    def run(hidden, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(module, parameters, hidden)
+
+    assert torch.autograd.gradcheck(run, (hidden, module.weight, module.bias))
+    assert torch.autograd.gradgradcheck(run, (hidden, module.weight, module.bias))
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize("layer", [UpsamplingConv2d, ToPixelsConv2d])
+def test_a_transposed_layer_learns_with_a_part_frozen(layer, frozen):
+    torch.manual_seed(0)
+    module, hidden = layer(4, 2), torch.randn(2, 4, 3, 3, requires_grad=True)
+    tensors = {"hidden": hidden, "weight": module.weight, "bias": module.bias}
+    module(hidden).square().sum().backward()
+    whole = {name: tensor.grad for name, tensor in tensors.items()}
+    for tensor in tensors.values():
+        tensor.grad = None
+    tensors[frozen].requires_grad_(False)
+    module(hidden).square().sum().backward()
+    assert tensors.pop(frozen).grad is None
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor.grad, whole[name])
+
+
+@pytest.mark.parametrize(("layer", "reference", "channels"), LAYERS)
+def test_a_transposed_layer_under_autocast_is_the_one_of_torch_to_its_rounding(
+    layer, reference, channels
+):
+    torch.manual_seed(0)
+    module, hidden = layer(*channels), torch.randn(8, channels[0], 7, 7)
+    tensors = (hidden, module.weight, module.bias)
+
+    def run(hidden, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.func.functional_call(module, parameters, hidden)
+
+    low = output_and_gradients(run, tensors, seed=1)
+    assert low[0].dtype == torch.bfloat16
+    expected = output_and_gradients(reference, tensors, seed=1)
+    for one, other in zip(low, expected, strict=True):
+        # bfloat16 has 8 bits: a part in 256 of what is summed up.
+        assert (one.float() - other).abs().max() <= other.abs().max() / 64
+    assert all(gradient.dtype == torch.float32 for gradient in low[1:])

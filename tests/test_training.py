@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae import VQVAEConfig, VQVAEModel
+from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.averages import Averages
 from hf_vqvae.batching import EpochShuffle, EpochStream, count_steps, make_loader
 from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.encoding import CodesDataset
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import signals_caught
 from hf_vqvae.training import Stage, StageTrainer
@@ -163,7 +164,9 @@ def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, s
     images = DecodedImages(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte())
     model = VQVAEModel(VQVAEConfig(image_size=8, hidden_sizes=(4, 8), num_embeddings=8))
     used = []
-    stage = Stage("vqvae", 2, 0.01, "pixel_values", lambda output, batch: {}, dict, 8)
+    stage = Stage(
+        "vqvae", 2, 0.01, {"pixel_values": "pixel_values"}, lambda output, batch: {}, dict, 8
+    )
     trainer = StageTrainer(
         model, stage, images, 10, arguments, accelerator, RunFolder(tmp_path / "run")
     )
@@ -173,3 +176,59 @@ def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, s
     assert [row["learning_rate"] for row in history] == [used[9], used[19]]
     assert used[0] == 0 and max(used) == pytest.approx(0.01)  # 2 steps of warm-up: a tenth of all
     accelerator.free_memory()
+
+
+# Averaged weights
+
+
+def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(accelerator, tmp_path):
+    """Against an average written out here; it goes on over a checkpoint."""
+    torch.manual_seed(0)
+    codes = torch.randint(4, (24, 3, 3))
+    labels = torch.randint(-1, 2, (24,))
+    arguments = TrainingArguments(train_batch_size=4, checkpointing_steps=0, warmup_steps=0)
+    settings = {"num_embeddings": 4, "grid_size": (3, 3), "hidden_size": 8, "num_classes": 2}
+    evaluated, steps = [], []
+
+    def make(folder):
+        torch.manual_seed(1)
+        model = PixelCNNModel(PixelCNNConfig(architecture="gated", **settings))
+        stage = Stage(
+            "prior",
+            2,
+            0.01,
+            {"codes": "codes", "class_labels": "labels"},
+            lambda output, batch: {},
+            lambda: evaluated.append(model.conv_out.weight.detach().clone()) or {},
+            average_decay=0.9,
+            weight_decay=0.1,
+            max_grad_norm=1.0,
+        )
+        dataset = CodesDataset(codes, labels)
+        return model, StageTrainer(model, stage, dataset, 6, arguments, accelerator, folder)
+
+    folder = RunFolder(tmp_path / "run")
+    model, trainer = make(folder)
+    average = model.conv_out.weight.detach().clone()
+    trainer.optimizer.optimizer.register_step_post_hook(
+        lambda *_: steps.append(model.conv_out.weight.detach().clone())
+    )
+    trainer.train()
+    for number, weight in enumerate(steps):
+        # The first update copies.
+        decay = min(0.9, (1 + number) / (10 + number)) if number else 0
+        average = torch.lerp(average, weight, 1 - decay)
+        if number == 5:
+            torch.testing.assert_close(evaluated[0], average)
+    torch.testing.assert_close(evaluated[1], average)
+    assert torch.equal(model.conv_out.weight, evaluated[1])
+    assert not torch.equal(model.conv_out.weight, steps[-1])
+    accelerator.free_memory()
+    accelerator._custom_objects.clear()
+
+    again, resumed = make(folder)
+    resumed.train(folder.checkpoint_to_resume(str(folder.checkpoints / "prior-6"), "prior"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    accelerator.free_memory()
+    accelerator._custom_objects.clear()

@@ -113,8 +113,25 @@ class TrainingArguments:
         default=1, metadata={"help": "Parts that each batch is computed in, to save memory."}
     )
     learning_rate: float = field(default=1.6e-2, metadata={"help": "Adam, VQ-VAE."})
-    prior_learning_rate: float = field(
-        default=3e-4, metadata={"help": "Adam, prior (the Keras example: 3e-4)."}
+    prior_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "AdamW, prior (default: 6e-3 gated, 1e-3 plain; the Keras example: 3e-4)."
+        },
+    )
+    prior_weight_decay: float = field(
+        default=0.01, metadata={"help": "Weight decay of AdamW, prior; 0 makes it Adam."}
+    )
+    prior_average_decay: float = field(
+        default=0.999,
+        metadata={
+            "help": "Decay per step of the moving average of the prior's weights, which is what is evaluated and "
+            "kept; 0 keeps the last weights."
+        },
+    )
+    class_conditional: bool = field(
+        default=True,
+        metadata={"help": "Condition the prior on the dataset's labels, where it has any."},
     )
     lr_scheduler_type: str = field(
         default="cosine",
@@ -128,7 +145,10 @@ class TrainingArguments:
         metadata={"help": "Steps of linear warm-up, though at most a tenth of a stage's steps."},
     )
     max_grad_norm: float | None = field(
-        default=None, metadata={"help": "Clip the norm of the gradient to this (default: never)."}
+        default=None,
+        metadata={
+            "help": "Clip the norm of the gradient to this (default: never for the VQ-VAE, 1 for the prior)."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, shuffling and samples."})
     mixed_precision: str = field(
@@ -164,6 +184,14 @@ class TrainingArguments:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name} must be above 0 and finite, got {value}.")
+        if not 0 <= self.prior_weight_decay < float("inf"):
+            raise ValueError(
+                f"--prior_weight_decay must be 0 or more and finite, got {self.prior_weight_decay}."
+            )
+        if not 0 <= self.prior_average_decay < 1:
+            raise ValueError(
+                f"--prior_average_decay must be at least 0 and below 1, got {self.prior_average_decay}."
+            )
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
@@ -214,7 +242,7 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
         if "list[int]" in str(kind):
             kind = list[int]
             default = list(default) if isinstance(default, tuple) else [default]
-        elif kind == float | int:
+        elif kind in (float | int, float | int | None):
             kind = float
         if default is None:
             kind = kind | None
@@ -226,9 +254,14 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
 
 
 VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", data_variance=None)
-# Codes and grid are the VQ-VAE's.
+# Codes and grid are the VQ-VAE's, classes the dataset's; gated is what measures best.
 PriorArguments = config_arguments(
-    PixelCNNConfig, "PriorArguments", num_embeddings=..., grid_size=...
+    PixelCNNConfig,
+    "PriorArguments",
+    num_embeddings=...,
+    grid_size=...,
+    num_classes=...,
+    architecture="gated",
 )
 
 

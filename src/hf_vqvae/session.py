@@ -1,5 +1,6 @@
-"""What a run has to do with its process: devices, trackers, signals, and how to go on."""
+"""What a run has to do with its process: devices, memory, trackers, signals, and how to go on."""
 
+import ctypes
 import os
 import shlex
 import signal
@@ -24,6 +25,18 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def keep_freed_memory() -> None:
+    """Lets glibc keep the memory of a step's large tensors for the next step.
+
+    Given back to the system, as it does by default, it costs thousands of page faults a step: measured, a quarter of
+    the time of a step of the default VQ-VAE in float32.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+
+
 def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Accelerator:
     """The `Accelerator` of a run.
 
@@ -46,6 +59,8 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
         log_with=arguments.log_with or None,
         project_dir=str(folder.partial / "trackers"),
     )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     precision = accelerator.mixed_precision
     if precision != "no" and not accelerator.native_amp:  # Accelerate would train in float32
         raise ValueError(

@@ -29,6 +29,8 @@ from .models import (
 from .run_folder import RunFolder, discard_checkpoints, read_json, write_json
 from .training import Stage, StageTrainer
 
+PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
+
 
 def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig:
     """The VQ-VAE's config out of its flags, or that of a trained VQ-VAE.
@@ -55,19 +57,44 @@ def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig
 
 
 def start_full_config(
-    vqvae_config: VQVAEConfig, prior_settings: dict[str, Any]
+    vqvae_config: VQVAEConfig,
+    prior_settings: dict[str, Any],
+    label_names: list[str] | None = None,
 ) -> VQVAEForImageGenerationConfig:
     """The config of a VQ-VAE together with the prior that its flags describe.
+
+    Args:
+        prior_settings: of [`PixelCNNConfig`].
+        label_names: of the classes that the prior is conditioned on, if it is.
 
     Raises:
         ValueError: if a setting of the prior is out of its range.
     """
+    classes = {}
+    if label_names is not None:
+        classes = {"num_classes": len(label_names), "id2label": dict(enumerate(label_names))}
     prior_config = PixelCNNConfig(
         num_embeddings=vqvae_config.num_embeddings,
         grid_size=vqvae_config.grid_size,
+        **classes,
         **prior_settings,
     )
     return VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
+
+
+def class_names(
+    label_names: list[str] | None, train_labels: Tensor | None, eval_labels: Tensor | None
+) -> list[str] | None:
+    """Names of the classes to condition on: the dataset's, or the numbers up to the largest label.
+
+    None where no training row has a label.
+    """
+    if train_labels is None or int(train_labels.max()) < 0:
+        return None
+    if label_names is not None:
+        return label_names
+    largest = max(int(labels.max()) for labels in (train_labels, eval_labels) if labels is not None)
+    return [str(number) for number in range(largest + 1)]
 
 
 def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunFolder) -> Path:
@@ -116,11 +143,12 @@ def train_vqvae(
         name="vqvae",
         num_epochs=arguments.num_train_epochs,
         learning_rate=arguments.learning_rate,
-        input_name="pixel_values",
+        inputs={"pixel_values": "pixel_values"},
         measure=measure,
         evaluate=evaluate,
         num_codes=config.num_embeddings,
         show=lambda: show(model),
+        max_grad_norm=arguments.max_grad_norm,
     )
     steps = count_steps(images.info["train_count"], arguments)
     trainer = StageTrainer(
@@ -144,14 +172,18 @@ def train_prior(
     if done.exists():
         return done
     set_seed(arguments.seed)
-    config = start_full_config(VQVAEConfig.from_pretrained(vqvae_folder), prior_settings)
+    vqvae = VQVAEModel.from_pretrained(vqvae_folder).to(accelerator.device)
+    train_codes, eval_codes = (
+        encode_split(vqvae, split, name, arguments, accelerator, folder)
+        for split, name in ((images.train, "train"), (images.eval, "eval"))
+    )
+    names = None
+    if arguments.class_conditional:
+        names = class_names(images.info["label_names"], train_codes.labels, eval_codes.labels)
+    config = start_full_config(vqvae.config, prior_settings, names)
     with _quiet_loading():  # that the prior is not there yet is no news
         full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
     full.vqvae.to(accelerator.device)
-    train_codes, eval_codes = (
-        encode_split(full.vqvae, split, name, arguments, accelerator, folder)
-        for split, name in ((images.train, "train"), (images.eval, "eval"))
-    )
     prior, batch_size = full.prior, arguments.eval_batch_size
 
     def measure(output, batch) -> dict[str, Tensor]:
@@ -160,22 +192,29 @@ def train_prior(
 
     def likelihoods(batch) -> dict[str, Tensor]:
         codes = batch["codes"]
-        logits = prior(codes).logits.float()
+        labels = batch["labels"] if names is not None else None
+        logits = prior(codes, class_labels=labels).logits.float()
         nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
         hits = logits.argmax(1) == codes
         return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
 
+    inputs = {"codes": "codes"} | ({} if names is None else {"class_labels": "labels"})
     earlier = read_json(folder.partial / "history.json")
     earlier.pop("prior", None)  # of a session that was killed between the history and the model
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
-        learning_rate=arguments.prior_learning_rate,
-        input_name="codes",
+        learning_rate=arguments.prior_learning_rate
+        or PRIOR_LEARNING_RATES[prior.config.architecture],
+        inputs=inputs,
         measure=measure,
         evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
         show=lambda: show(full),
         steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
+        betas=(0.9, 0.95),
+        weight_decay=arguments.prior_weight_decay,
+        average_decay=arguments.prior_average_decay or None,
+        max_grad_norm=arguments.max_grad_norm or 1.0,
     )
     steps = count_steps(len(train_codes), arguments)
     trainer = StageTrainer(prior, stage, train_codes, steps, arguments, accelerator, folder)

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
@@ -36,23 +38,30 @@ class Stage:
     Args:
         name: "vqvae" or "prior".
         num_epochs, learning_rate: of the optimizer.
-        input_name: key of the batch that the model takes.
+        inputs: of each argument of the model, the key in the batch; those that the batch lacks are left out.
         measure: maps the model's output and the batch to scalars to be averaged over an epoch.
         evaluate: called after each epoch, on all processes; its numbers join the history.
         num_codes: K where codes are counted (perplexity and codes in use), else None.
         show: called on the main process after each epoch; images for the trackers by name.
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
+        betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
+        average_decay: of the moving average of the weights, which is what is evaluated and kept; None for none.
+        max_grad_norm: to clip the gradient to; None for never.
     """
 
     name: str
     num_epochs: int
     learning_rate: float
-    input_name: str
+    inputs: dict[str, str]
     measure: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]
     evaluate: Callable[[], dict[str, float]]
     num_codes: int | None = None
     show: Callable[[], dict[str, Any]] = dict
     steps_before: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    average_decay: float | None = None
+    max_grad_norm: float | None = None
 
 
 class StageTrainer:
@@ -88,7 +97,9 @@ class StageTrainer:
         }
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(learned, lr=stage.learning_rate)
+        optimizer = torch.optim.AdamW(
+            learned, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay
+        )
         warmup = min(arguments.warmup_steps, self.total_steps // 10)
         scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, self.total_steps)
         # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
@@ -96,6 +107,13 @@ class StageTrainer:
         self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
             model, optimizer, scheduler, loader
         )
+        self.weight_average = None
+        if stage.average_decay is not None:
+            # A copy of what is prepared: on its device, but without the wrappers of several processes.
+            self.weight_average = AveragedModel(
+                accelerator.unwrap_model(self.model), multi_avg_fn=partial(_average, stage)
+            )
+            accelerator.register_for_checkpointing(self.weight_average)
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
@@ -107,7 +125,7 @@ class StageTrainer:
         return self.seconds_before + time.monotonic() - self.started
 
     def train(self, resume_from: Path | None = None) -> list[dict[str, float]]:
-        """Trains to the end; returns the history, one row an epoch.
+        """Trains to the end and leaves the model with its averaged weights; returns the history, one row an epoch.
 
         Raises:
             Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
@@ -131,7 +149,16 @@ class StageTrainer:
                     self._train_epoch(bar, caught)
                     self._end_epoch(bar)
                     self._stop_if_signalled(caught)
+        self._swap_weights_()
         return self.history
+
+    def _swap_weights_(self) -> None:
+        """Exchanges weights and averaged weights."""
+        if self.weight_average is None:
+            return
+        now = self.accelerator.unwrap_model(self.model).parameters()
+        for one, other in zip(now, self.weight_average.module.parameters(), strict=True):
+            one.data, other.data = other.data, one.data
 
     def _load(self, checkpoint: Path) -> None:
         state = load_checkpoint(self.accelerator, checkpoint, self.identity)
@@ -165,15 +192,16 @@ class StageTrainer:
     def _train_on(self, batch: dict[str, Tensor]) -> bool:
         """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
         with self.accelerator.accumulate(self.model):
-            output = self.model(batch[self.stage.input_name], return_loss=True)
+            inputs = {name: batch[key] for name, key in self.stage.inputs.items() if key in batch}
+            output = self.model(**inputs, return_loss=True)
             self.accelerator.backward(output.loss)
-            if self.accelerator.sync_gradients and self.arguments.max_grad_norm is not None:
-                self.accelerator.clip_grad_norm_(
-                    self.model.parameters(), self.arguments.max_grad_norm
-                )
+            if self.accelerator.sync_gradients and self.stage.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.max_grad_norm)
             self.optimizer.step()
             self.scheduler.step()
             self.optimizer.zero_grad()
+        if self.weight_average is not None and self.accelerator.sync_gradients:
+            self.weight_average.update_parameters(self.accelerator.unwrap_model(self.model))
         codes = output.codes if self.stage.num_codes is not None else None
         measures = {"loss": output.loss, **self.stage.measure(output, batch)}
         self.averages.add(measures, codes, self.stage.num_codes)
@@ -236,12 +264,15 @@ class StageTrainer:
         self.averages.reset()
         row = {"epoch": self.epoch, "step": self.step}
         row["learning_rate"] = self._learning_rate(self.step)
+        self._swap_weights_()
         evaluated = self.stage.evaluate()
+        shows = self.accelerator.is_main_process and self.accelerator.trackers
+        shown = self.stage.show() if shows else {}
+        self._swap_weights_()
         self.history.append({**row, **figures, **evaluated})
         bar.set_postfix(_short({**figures, **evaluated}))
         self._log(evaluated)
-        if self.accelerator.is_main_process and self.accelerator.trackers:
-            shown = self.stage.show()
+        if shows:
             images = {f"{self.stage.name}/{name}": grid for name, grid in shown.items()}
             for tracker in self.accelerator.trackers:
                 _log_images(tracker, images, self.stage.steps_before + self.step)
@@ -262,6 +293,15 @@ class StageTrainer:
         state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
         return save_checkpoint(self.accelerator, self.folder.checkpoints, state, limit)
+
+
+@torch.no_grad()
+def _average(
+    stage: Stage, averaged: list[Tensor], now: list[Tensor], updates: Tensor | int
+) -> None:
+    """A step of the moving average; its memory grows with it, so that the first weights are soon forgotten."""
+    decay = min(stage.average_decay, (1 + int(updates)) / (10 + int(updates)))
+    torch._foreach_lerp_(averaged, now, 1 - decay)
 
 
 def _log_images(tracker: Any, images: dict[str, Any], step: int) -> None:

@@ -4,7 +4,11 @@ from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .configuration_pixelcnn import PixelCNNConfig
 from .configuration_vqvae import VQVAEConfig
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .modeling_image_generation import VQVAEForImageGeneration, VQVAEForImageGenerationOutput
+from .modeling_image_generation import (
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationOutput,
+    VQVAESampleOutput,
+)
 from .modeling_pixelcnn import PixelCNNModel, PixelCNNOutput
 from .modeling_vqvae import VQVAEEncoderOutput, VQVAEModel, VQVAEOutput
 from .pipeline_image_generation import ImageGenerationPipeline
@@ -24,5 +28,6 @@ __all__ = [
     "VQVAEImageProcessorPil",
     "VQVAEModel",
     "VQVAEOutput",
+    "VQVAESampleOutput",
     "VectorQuantizer",
 ]

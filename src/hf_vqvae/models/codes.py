@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_vqvae authors.
 # Licensed under the Apache License, Version 2.0.
-"""What every model that takes codes demands of them."""
+"""What every model that takes codes or class labels demands of them."""
 
 import torch
 from torch import Tensor
@@ -15,22 +15,55 @@ def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) 
         TypeError: if the codes are no integer tensor.
         ValueError: if the shape is not (B, *grid_size) or a code is out of range; the message names it.
     """
-    if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.dtype == torch.bool:
-        kind = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
-        raise TypeError(f"`codes` must be a tensor of integers, got {kind}.")
+    check_integers("codes", codes)
     if codes.dim() != 3 or tuple(codes.shape[1:]) != tuple(grid_size):
         raise ValueError(
             f"`codes` must have the shape (batch, {grid_size[0]}, {grid_size[1]}) of this model's grid, "
             f"got {tuple(codes.shape)}."
         )
-    if torch.compiler.is_compiling() or codes.device.type == "meta" or not codes.numel():
+    check_range("codes", codes, 0, num_embeddings, "the codebook's range")
+
+
+def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: int) -> None:
+    """Checks that class labels are integers (B,) in [0, num_classes), or -1 where the class is not known.
+
+    Raises:
+        TypeError: if they are no integer tensor.
+        ValueError: if the model is unconditional, the shape is not (B,) or one is out of range; the message names it.
+    """
+    if class_labels is None:
         return
-    low, high = codes.min().item(), codes.max().item()
-    if low < 0 or high >= num_embeddings:
-        wrong = low if low < 0 else high
+    if num_classes is None:
         raise ValueError(
-            f"`codes` must be in [0, {num_embeddings}), the codebook's range, got {wrong}."
+            "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out, or train one "
+            "on a dataset with labels."
         )
+    check_integers("class_labels", class_labels)
+    if class_labels.shape != (batch,):
+        raise ValueError(
+            f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(class_labels.shape)}."
+        )
+    check_range("class_labels", class_labels, -1, num_classes, "the labels, and -1 for unknown")
 
 
-__all__ = ["check_codes"]
+def check_integers(name: str, values: Tensor) -> None:
+    """TypeError, with the name of the argument, unless `values` is a tensor of integers."""
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.dtype == torch.bool:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
+
+
+def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
+    """ValueError, with name and value, unless all values are in [low, high).
+
+    Not looked at while tracing (torch.compile, torch.export), where there are no values.
+    """
+    if torch.compiler.is_compiling() or values.device.type == "meta" or not values.numel():
+        return
+    least, most = values.min().item(), values.max().item()
+    if least < low or most >= high:
+        wrong = least if least < low else most
+        raise ValueError(f"`{name}` must be in [{low}, {high}), {meaning}, got {wrong}.")
+
+
+__all__ = ["check_codes", "check_integers", "check_labels", "check_range"]

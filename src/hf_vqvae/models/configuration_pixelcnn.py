@@ -8,6 +8,12 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_strict import StrictConfig, setting
 
+# Where a setting is None, the architecture says what it is.
+_BY_ARCHITECTURE = {
+    "plain": {"hidden_size": 128, "dropout": 0.0},
+    "gated": {"hidden_size": 64, "dropout": 0.1},
+}
+
 
 @strict
 class PixelCNNConfig(StrictConfig):
@@ -20,16 +26,31 @@ class PixelCNNConfig(StrictConfig):
             Number K of different codes, at least 2.
         grid_size (`list[int]`, *optional*, defaults to `(7, 7)`):
             Rows and columns of the grid.
-        architecture (`"plain"`, *optional*, defaults to `"plain"`):
-            One stack of masked convolutions (van den Oord et al. 2016, "Pixel Recurrent Neural Networks").
-        hidden_size (`int`, *optional*, defaults to 128):
-            Channels of every hidden layer; even.
+        architecture (`"plain"` or `"gated"`, *optional*, defaults to `"plain"`):
+            One stack of masked convolutions (van den Oord et al. 2016, "Pixel Recurrent Neural Networks"), which does
+            not see some of the codes above to the right; or a vertical and a horizontal stack with gates, which miss
+            none (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders").
+        hidden_size (`int`, *optional*):
+            Channels of every hidden layer; of a plain prior even. The default is 128 (plain) or 64 (gated).
         kernel_size (`int`, *optional*, defaults to 7):
             Side of the first kernel (mask A); odd, at least 3.
         num_residual_blocks (`int`, *optional*, defaults to 2):
-            Residual blocks: 1x1, 3x3 of mask B to half the channels, 1x1.
+            Plain: residual blocks, 1x1, 3x3 of mask B to half the channels, 1x1.
         num_pixelcnn_layers (`int`, *optional*, defaults to 2):
-            1x1 layers before the logits.
+            Plain: 1x1 layers before the logits.
+        num_gated_layers (`int`, *optional*, defaults to 5):
+            Gated: layers, each with both stacks.
+        gated_kernel_size (`int`, *optional*, defaults to 3):
+            Gated: side of the layers' kernels; odd, at least 3.
+        dropout (`float`, *optional*):
+            Share of hidden values dropped in training: those before the logits of a plain prior, those behind the gates
+            of a gated one. The default is 0 (plain) or 0.1 (gated).
+        num_classes (`int`, *optional*):
+            Classes that the prior is conditioned on, at least 1; None for a prior without. Their names are `id2label`,
+            by default their numbers.
+        label_dropout (`float`, *optional*, defaults to 0.1):
+            Share of labels hidden in training, from 0 to 1, so that the prior also draws without a label and can be
+            guided by one (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1).
 
     Raises:
         ValueError: if a setting is unknown or out of its range; the message names it and the rule.
@@ -42,14 +63,38 @@ class PixelCNNConfig(StrictConfig):
     grid_size: list[int] | tuple[int, ...] = setting(
         (7, 7), "Rows and columns of codes; train.py takes them from the VQ-VAE."
     )
-    architecture: Literal["plain"] = setting("plain", "Prior: one stack of masked convolutions.")
-    hidden_size: int = setting(128, "Channels of the prior's hidden layers; even.")
+    architecture: Literal["plain", "gated"] = setting(
+        "plain",
+        "Prior: `plain`, one stack of masked convolutions, or `gated`, two stacks without a blind spot.",
+    )
+    hidden_size: int | None = setting(
+        None, "Channels of the prior's hidden layers (default: 128 plain, 64 gated)."
+    )
     kernel_size: int = setting(7, "Side of the prior's first kernel; odd.")
-    num_residual_blocks: int = setting(2, "Residual blocks of the prior.")
-    num_pixelcnn_layers: int = setting(2, "1x1 layers of the prior before its logits.")
+    num_residual_blocks: int = setting(2, "Residual blocks of a plain prior.")
+    num_pixelcnn_layers: int = setting(2, "1x1 layers of a plain prior before its logits.")
+    num_gated_layers: int = setting(5, "Layers of a gated prior.")
+    gated_kernel_size: int = setting(3, "Side of the kernels of a gated prior's layers; odd.")
+    dropout: float | int | None = setting(
+        None,
+        "Share of the prior's hidden values dropped in training (default: 0 plain, 0.1 gated).",
+    )
+    num_classes: int | None = setting(
+        None, "Classes the prior is conditioned on; train.py takes them from the dataset."
+    )
+    label_dropout: float | int = setting(
+        0.1, "Share of labels hidden in training, for samples without a label and for guidance."
+    )
 
     def __post_init__(self, **kwargs):
         self.grid_size = tuple(self.grid_size)
+        for name, value in _BY_ARCHITECTURE.get(self.architecture, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if isinstance(self.num_classes, int) and self.id2label is None and self.num_classes >= 1:
+            self.id2label = {number: str(number) for number in range(self.num_classes)}
+        if self.id2label is not None:
+            self.label2id = {name: int(number) for number, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
     @property
@@ -59,22 +104,48 @@ class PixelCNNConfig(StrictConfig):
 
     def validate_sizes(self):
         """Counts, parity and the two sides of the grid."""
-        minima = {"num_embeddings": 2, "hidden_size": 2, "kernel_size": 3}
-        for name, minimum in {**minima, "num_residual_blocks": 0, "num_pixelcnn_layers": 0}.items():
+        minima = {"num_embeddings": 2, "hidden_size": 2, "kernel_size": 3, "gated_kernel_size": 3}
+        minima |= {"num_residual_blocks": 0, "num_pixelcnn_layers": 0, "num_gated_layers": 1}
+        if self.num_classes is not None:
+            minima["num_classes"] = 1
+        for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
-        if self.hidden_size % 2:
+        if self.architecture == "plain" and self.hidden_size % 2:
             raise ValueError(
                 f"`hidden_size` must be even (residual blocks halve it), got {self.hidden_size}."
             )
-        if self.kernel_size % 2 == 0:
-            raise ValueError(
-                f"`kernel_size` must be odd (a kernel has a centre), got {self.kernel_size}."
-            )
+        for name in ("kernel_size", "gated_kernel_size"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(
+                    f"`{name}` must be odd (a kernel has a centre), got {getattr(self, name)}."
+                )
         if len(self.grid_size) != 2 or min(self.grid_size) < 1:
             raise ValueError(
                 f"`grid_size` must be (rows, columns), each at least 1, got {list(self.grid_size)}."
             )
+
+    def validate_shares(self):
+        """Dropouts: all may be hidden of the labels (a prior that ignores them), not of the hidden values."""
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout}.")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"`label_dropout` must be from 0 to 1, got {self.label_dropout}.")
+
+    def validate_label_names(self):
+        """One name a class, all different."""
+        if self.num_classes is None:
+            return
+        numbers = sorted(self.id2label)
+        if numbers != list(range(self.num_classes)):
+            raise ValueError(
+                f"`id2label` must name the classes 0 to {self.num_classes - 1} (`num_classes` is {self.num_classes}), "
+                f"got names for {numbers if len(numbers) < 20 else f'{len(numbers)} classes'}."
+            )
+        if len(self.label2id) != self.num_classes:
+            names = list(self.id2label.values())
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"`id2label` must give each class its own name, got {twice!r} twice.")
 
 
 __all__ = ["PixelCNNConfig"]

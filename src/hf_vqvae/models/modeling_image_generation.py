@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0.
 """A frozen VQ-VAE with a prior over its codes: images from nothing (van den Oord et al. 2017, section 3.3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -12,9 +14,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_image_generation import VQVAEForImageGenerationConfig
+from .image_processing_vqvae import VQVAEImageProcessorPil
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 from .publishing import PublishMixin
+from .sampling_pixelcnn import ClassLabels, count_grids, count_known, count_labels, count_seeds
 
 
 @dataclass
@@ -32,6 +36,40 @@ class VQVAEForImageGenerationOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     codes: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class VQVAESampleOutput(ModelOutput):
+    """Output of [`VQVAEForImageGeneration.sample`] with `return_dict=True`.
+
+    Attributes:
+        images: as `output_type` says.
+        codes: (N, h, w), what the prior drew.
+    """
+
+    images: torch.FloatTensor | np.ndarray | list | None = None
+    codes: torch.LongTensor | None = None
+
+
+def _fill_unknown(images: Tensor, known: Tensor) -> Tensor:
+    """Images (N, C, H, W) with the mean of the nearest known pixels in place of those that are not known.
+
+    The encoder sees a few pixels beyond each cell; what stands there must come from the known part alone. Where nothing
+    is known, it is 0.
+    """
+    # Spreads from known pixels to their neighbours, ring by ring.
+    known = known.to(images.dtype).expand(images.shape[:1] + known.shape[1:])
+    images = images.where(known > 0, 0) * known
+    while 0 < known.sum() < known.numel():
+        pool = nn.functional.avg_pool2d
+        weight = pool(known, 3, stride=1, padding=1)
+        spread = pool(images, 3, stride=1, padding=1) / weight.clamp_min(1e-9)
+        new = (known == 0) & (weight > 0)
+        if not new.any():  # images of which nothing is known, beside others
+            break
+        images = torch.where(new, spread, images)
+        known = torch.where(new, 1.0, known)
+    return images
 
 
 class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
@@ -56,6 +94,7 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
         "VQVAEDecoderLevel",
         "VectorQuantizer",
         "PixelCNNResidualBlock",
+        "GatedPixelCNNLayer",
     ]
     _can_compile_fullgraph = True
 
@@ -79,22 +118,26 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
     def forward(
         self,
         pixel_values: torch.FloatTensor,
+        class_labels: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VQVAEForImageGenerationOutput:
         r"""
         Args:
             pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
+            class_labels: (B,) integers in [0, `num_classes`), and -1 where the class is not known.
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            ValueError: if shape or dtype of `pixel_values` do not fit the config.
+            ValueError: if shape or dtype of `pixel_values` or `class_labels` do not fit the config.
         """
         if self.config.output_hidden_states:
             kwargs.setdefault("output_hidden_states", True)
         with torch.no_grad():
             codes = self.vqvae.encode(pixel_values).codes
-        prior = self.prior(codes, return_loss=return_loss, return_dict=True, **kwargs)
+        prior = self.prior(
+            codes, class_labels=class_labels, return_loss=return_loss, return_dict=True, **kwargs
+        )
         return VQVAEForImageGenerationOutput(
             loss=prior.loss, logits=prior.logits, codes=codes, hidden_states=prior.hidden_states
         )
@@ -102,31 +145,130 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
     @torch.no_grad()
     def sample(
         self,
-        num_images: int,
+        num_images: int | None = None,
         *,
+        class_labels: ClassLabels | None = None,
+        guidance_scale: float = 1.0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        codes: Tensor | None = None,
+        mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draws images: codes from the prior, decoded.
+        seeds: Sequence[int] | Tensor | None = None,
+        batch_size: int = 256,
+        output_type: str = "pt",
+        return_dict: bool = False,
+    ) -> Tensor | np.ndarray | list | VQVAESampleOutput:
+        """Draws images: codes from the prior (`PixelCNNModel.sample` describes what is not said here), decoded.
+
+        ```python
+        >>> model.sample(16, class_labels="7", guidance_scale=2.0, output_type="pil")
+        >>> model.sample(4, pixel_values=image, pixel_mask=upper_half)  # completes an image in four ways
+        ```
 
         Args:
-            num_images: how many, at least 1.
-            temperature: divides the prior's logits; 1 draws from its distribution, 0 takes the likeliest codes.
-            generator: source of randomness, on the model's device.
+            num_images: how many, N; by default as many as labels, seeds or known images say, or else 1.
+            class_labels: number or name of a class for all, or one for each image, as list or tensor (N,).
+            codes, mask: (h, w) or (N, h, w): codes that are kept where `mask` is True; the rest is drawn.
+            pixel_values: (C, H, W), or (N, C, H, W) or (1, C, H, W), in [-0.5, 0.5]: an image to be completed. The codes
+                of those cells of the grid that are known as a whole are kept, the rest is drawn.
+            pixel_mask: (H, W) or (N, H, W), bool: True where a pixel is known. The others have no influence.
+            batch_size: images drawn at a time, which bounds the memory; with a progress bar where there are several.
+            output_type: "pt" for (N, C, H, W) of about [-0.5, 0.5], which the model takes again; "np" for (N, H, W, C)
+                in [0, 1]; "pil" for a list of PIL images.
+            return_dict: whether to return the codes beside the images.
 
         Returns:
-            Images (num_images, C, H, W), about in [-0.5, 0.5]; the image processor's `postprocess` makes PIL images.
+            The images, or with `return_dict=True` a [`VQVAESampleOutput`].
 
         Raises:
-            ValueError: if an argument is out of its range, or the generator on another device.
+            TypeError: if an argument is of a wrong type.
+            ValueError: if an argument is out of its range or does not fit the model; the message names it and the rule.
         """
-        if not isinstance(num_images, int) or num_images < 1:
-            raise ValueError(f"`num_images` must be an integer of at least 1, got {num_images!r}.")
-        codes = self.prior.sample(num_images, temperature=temperature, generator=generator)
-        return self.vqvae.decode(codes)
+        if output_type not in ("pt", "np", "pil"):
+            raise ValueError(f'`output_type` must be "pt", "np" or "pil", got {output_type!r}.')
+        number = count_grids(
+            "num_images",
+            num_images,
+            class_labels=count_labels(class_labels),
+            seeds=count_seeds(seeds),
+            codes=count_known(codes, 3),
+            pixel_values=count_known(pixel_values, 4),
+        )
+        if pixel_values is not None or pixel_mask is not None:
+            if codes is not None or mask is not None:
+                raise ValueError(
+                    "`codes` with `mask` and `pixel_values` with `pixel_mask` exclude each other: name one pair."
+                )
+            codes, mask = self._known_part(pixel_values, pixel_mask, number)
+        drawn = self.prior.sample(
+            number,
+            class_labels=class_labels,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            codes=codes,
+            mask=mask,
+            generator=generator,
+            seeds=seeds,
+            batch_size=batch_size,
+        )
+        parts = [self.vqvae.decode(part) for part in drawn.split(batch_size)]
+        if output_type != "pt":
+            processor = VQVAEImageProcessorPil()
+            parts = [processor.postprocess(part, output_type=output_type) for part in parts]
+        if output_type == "pil":
+            images = [image for part in parts for image in part]
+        else:
+            images = torch.cat(parts) if output_type == "pt" else np.concatenate(parts)
+        return VQVAESampleOutput(images=images, codes=drawn) if return_dict else images
+
+    def _known_part(
+        self, pixel_values: Tensor | None, pixel_mask: Tensor | None, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Codes (h, w) or (N, h, w) of images known in part, and where they can be relied on."""
+        if pixel_values is None or pixel_mask is None:
+            raise ValueError(
+                "`pixel_values` and `pixel_mask` go together: the image, and True where a pixel is known."
+            )
+        if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
+            kind = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            raise TypeError(
+                f"`pixel_values` must be a floating-point tensor in [-0.5, 0.5], got {kind}: the image processor makes "
+                "one of images."
+            )
+        if not isinstance(pixel_mask, Tensor) or pixel_mask.dtype != torch.bool:
+            kind = getattr(pixel_mask, "dtype", type(pixel_mask).__name__)
+            raise TypeError(
+                f"`pixel_mask` must be a tensor of bool, True where a pixel is known, got {kind}."
+            )
+        rows, columns = self.config.prior_config.grid_size
+        side = self.config.vqvae_config.downsampling_factor
+        height, width = rows * side, columns * side
+        pixel_values = pixel_values[None] if pixel_values.dim() == 3 else pixel_values
+        pixel_mask = pixel_mask[None] if pixel_mask.dim() == 2 else pixel_mask
+        shapes = {
+            "pixel_values": (pixel_values, (self.config.num_channels, height, width)),
+            "pixel_mask": (pixel_mask, (height, width)),
+        }
+        for name, (given, shape) in shapes.items():
+            if tuple(given.shape[1:]) != shape or len(given) not in (1, number):
+                raise ValueError(
+                    f"`{name}` must have the shape {shape}, or {(number, *shape)} with one for each image, "
+                    f"got {tuple(given.shape)}."
+                )
+        device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
+        pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
+        filled = _fill_unknown(pixel_values, pixel_mask[:, None])
+        cells = pixel_mask.unflatten(2, (columns, side)).unflatten(1, (rows, side))
+        return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))
 
     def _init_weights(self, module: nn.Module) -> None:
         """The parts initialise their own weights."""
 
 
-__all__ = ["VQVAEForImageGeneration", "VQVAEForImageGenerationOutput"]
+__all__ = ["VQVAEForImageGeneration", "VQVAEForImageGenerationOutput", "VQVAESampleOutput"]

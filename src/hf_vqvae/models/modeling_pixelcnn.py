@@ -1,26 +1,40 @@
 # Copyright 2026 The hf_vqvae authors.
 # Licensed under the Apache License, Version 2.0.
-"""PixelCNN, an autoregressive prior over a grid of codes (van den Oord et al. 2016, arXiv 1601.06759, section 3).
+"""PixelCNN, an autoregressive prior over a grid of codes: plain (van den Oord et al. 2016, arXiv 1601.06759, section 3) or
+gated and conditional (van den Oord et al. 2016, arXiv 1606.05328).
 
 Codes are drawn row by row, from left to right; a code sees those above it and those left of it in its row.
 Shapes: B batch, K codes, h x w grid, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .codes import check_codes
+from .codes import check_codes, check_labels
 from .configuration_pixelcnn import PixelCNNConfig
+from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock
 from .publishing import PublishMixin
+from .sampling_pixelcnn import (
+    ClassLabels,
+    DrawSettings,
+    count_grids,
+    count_known,
+    count_labels,
+    count_seeds,
+    draw_noise,
+    known_codes,
+    label_rows,
+    sample_codes,
+)
 
 
 @dataclass
@@ -30,86 +44,12 @@ class PixelCNNOutput(ModelOutput):
     Attributes:
         loss: scalar, with `return_loss=True`: mean negative log-likelihood in nats per code.
         logits: (B, K, h, w); `logits[:, :, i, j]` sees only the codes before (i, j).
-        hidden_states: with `output_hidden_states=True`, the input and the output of every residual block.
+        hidden_states: with `output_hidden_states=True`, the input and the output of every block (gated: the horizontal stack's).
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
-
-
-class CodeConv2d(nn.Embedding):
-    """Convolution of mask A over the one-hot planes of codes, computed without the planes.
-
-    A one-hot plane holds a single 1, so the sum over K planes and the causal taps of the kernel is a sum of one table
-    row per tap: an embedding with a table for every tap. The parameters are those of the masked convolution, `weight`
-    (C, K, k, k) and `bias` (C,); the taps at and after the centre are never read.
-    """
-
-    def __init__(self, num_embeddings: int, out_channels: int, kernel_size: int):
-        super().__init__(num_embeddings, out_channels)
-        self.kernel_size = kernel_size
-        kernel = torch.empty(out_channels, num_embeddings, kernel_size, kernel_size)
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-
-    def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}, kernel_size={self.kernel_size}"
-
-    def forward(self, codes: Tensor) -> Tensor:  # (B, h, w) -> (B, C, h, w)
-        batch, height, width = codes.shape
-        reach = self.kernel_size // 2
-        # Whole rows above, then the left half of the centre's.
-        taps = reach * self.kernel_size + reach
-        planes = self.num_embeddings
-        # Row t * K + k of the table is what code k adds at tap t; the last row, of zeros, is the world outside.
-        table = self.weight.flatten(2)[:, :, :taps].permute(2, 1, 0).reshape(taps * planes, -1)
-        table = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        outside = taps * planes
-        padded = nn.functional.pad(codes.long(), (reach, reach, reach, 0), value=-1)
-        neighbours = padded.unfold(1, reach + 1, 1).unfold(2, 2 * reach + 1, 1)
-        neighbours = neighbours[:, :height].flatten(3)[..., :taps]
-        offsets = torch.arange(taps, device=codes.device) * planes
-        rows = torch.where(neighbours < 0, outside, neighbours + offsets).reshape(-1, taps)
-        summed = nn.functional.embedding_bag(rows, table, mode="sum", padding_idx=outside)
-        summed = summed + self.bias
-        return summed.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-
-class MaskedConv2d(nn.Conv2d):
-    """Convolution of mask B: sees rows above, and the same row up to and including the centre.
-
-    There is no mask to store or to reload: taps after the centre are never read (they stay parameters, as in a masked
-    convolution, and get no gradient), and rows below are not computed.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-    def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, h, w)
-        reach = self.kernel_size[0] // 2
-        centre_row = nn.functional.pad(
-            self.weight[:, :, reach : reach + 1, : reach + 1], (0, reach)
-        )
-        causal = torch.cat([self.weight[:, :, :reach], centre_row], dim=2)
-        hidden = nn.functional.pad(hidden, (reach, reach, reach, 0))
-        return nn.functional.conv2d(hidden, causal, self.bias)
-
-
-class PixelCNNResidualBlock(GradientCheckpointingLayer):
-    """1x1, 3x3 of mask B to half the channels, 1x1, each with ReLU, added to the input (the example's block)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, kernel_size=1)
-        self.masked_conv = MaskedConv2d(channels, channels // 2, kernel_size=3)
-        self.conv2 = nn.Conv2d(channels // 2, channels, kernel_size=1)
-
-    def forward(self, hidden: Tensor) -> Tensor:  # (B, C, h, w)
-        update = hidden
-        for layer in (self.conv1, self.masked_conv, self.conv2):
-            update = nn.functional.relu(layer(update))
-        return hidden + update
 
 
 class PixelCNNPreTrainedModel(PublishMixin, PreTrainedModel):
@@ -120,17 +60,27 @@ class PixelCNNPreTrainedModel(PublishMixin, PreTrainedModel):
     main_input_name = "codes"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["PixelCNNResidualBlock"]
-    _can_record_outputs = {"hidden_states": PixelCNNResidualBlock}
+    _no_split_modules = ["PixelCNNResidualBlock", "GatedPixelCNNLayer"]
+    _can_record_outputs = {"hidden_states": [PixelCNNResidualBlock, GatedPixelCNNLayer]}
     _can_compile_fullgraph = True
     # A full repo holds the autoencoder beside the prior.
     _keys_to_ignore_on_load_unexpected = [r"^vqvae\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Glorot-uniform kernels and zero biases, as in the example."""
-        if isinstance(module, nn.Conv2d | CodeConv2d):
+        """Plain: Glorot-uniform kernels and zero biases, as in the example. Gated: outputs of about unit variance."""
+        plain = self.config.architecture == "plain"
+        if isinstance(module, nn.Conv2d | CodeConv2d) and plain:
             init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, CodeLookup):
+            init.normal_(module.weight, std=0.5 * len(module.taps) ** -0.5)
+        elif isinstance(
+            module, nn.Embedding
+        ):  # labels: none has an effect before it has learned one
+            init.zeros_(module.weight)
+        if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
 
@@ -138,16 +88,25 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
     """Prior over grids of codes (h, w); `PixelCNNConfig()` is the network of the Keras VQ-VAE example.
 
     ```python
-    >>> prior = PixelCNNModel(PixelCNNConfig(num_embeddings=128, grid_size=(7, 7)))
-    >>> prior(codes, return_loss=True).loss  # nats per code
-    >>> prior.sample(16)  # codes (16, 7, 7)
+    >>> prior = PixelCNNModel(PixelCNNConfig(architecture="gated", num_classes=10))
+    >>> prior(codes, class_labels=labels, return_loss=True).loss  # nats per code
+    >>> prior.sample(16, class_labels=3)  # codes (16, 7, 7)
     ```
     """
 
     def __init__(self, config: PixelCNNConfig):
         super().__init__(config)
+        if config.architecture == "plain":
+            self._build_plain(config)
+        else:
+            self._build_gated(config)
+        self.post_init()
+
+    def _build_plain(self, config: PixelCNNConfig) -> None:
         channels = config.hidden_size
         self.conv_in = CodeConv2d(config.num_embeddings, channels, config.kernel_size)
+        if config.num_classes is not None:
+            self.class_embedding = nn.Embedding(config.num_classes + 1, channels)
         self.blocks = nn.ModuleList(
             PixelCNNResidualBlock(channels) for _ in range(config.num_residual_blocks)
         )
@@ -155,7 +114,27 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             nn.Conv2d(channels, channels, kernel_size=1) for _ in range(config.num_pixelcnn_layers)
         )
         self.conv_out = nn.Conv2d(channels, config.num_embeddings, kernel_size=1)
-        self.post_init()
+
+    def _build_gated(self, config: PixelCNNConfig) -> None:
+        channels, codes, side = config.hidden_size, config.num_embeddings, config.kernel_size
+        self.conv_in = CodeLookup(codes, channels, side, left=False)
+        self.conv_left = CodeLookup(codes, channels, side, rows_above=False)
+        self.link = nn.Conv2d(channels, channels, kernel_size=1)
+        self.blocks = nn.ModuleList(
+            GatedPixelCNNLayer(
+                channels,
+                config.gated_kernel_size,
+                config.num_classes,
+                config.dropout,
+                is_last=number + 1 == config.num_gated_layers,
+            )
+            for number in range(config.num_gated_layers)
+        )
+        # One product for the skip connections of all layers; two wide 1x1 layers to the logits.
+        skip, wide = channels * config.num_gated_layers, 2 * channels
+        self.skip = nn.Conv2d(skip, wide, kernel_size=1)
+        self.layers = nn.ModuleList([nn.Conv2d(wide, wide, kernel_size=1)])
+        self.conv_out = nn.Conv2d(wide, config.num_embeddings, kernel_size=1)
 
     def get_input_embeddings(self) -> nn.Module:
         """The layer that reads the codes."""
@@ -170,75 +149,128 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
     def forward(
         self,
         codes: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PixelCNNOutput:
         r"""
         Args:
             codes: (B, h, w) integers in [0, K).
+            class_labels: (B,) integers in [0, `num_classes`), and -1 where the class is not known; None for none known.
+                In training mode a share of `label_dropout` is taken for not known.
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            TypeError: if `codes` are no integers.
-            ValueError: if their shape is not the grid's, or one is outside [0, K).
+            TypeError: if `codes` or `class_labels` are no integers.
+            ValueError: if a shape does not fit, a code or label is out of range, or there are labels for a prior without.
         """
         check_codes(codes, self.config.num_embeddings, self.config.grid_size)
-        hidden = nn.functional.relu(self.conv_in(codes))
-        for block in self.blocks:
-            hidden = block(hidden)
+        labels = self._embedding_rows(class_labels, codes)
+        hidden = self._plain(codes, labels) if self._is_plain else self._gated(codes, labels)
         for layer in self.layers:
             hidden = nn.functional.relu(layer(hidden))
         logits = self.conv_out(hidden)
         loss = nn.functional.cross_entropy(logits.float(), codes.long()) if return_loss else None
         return PixelCNNOutput(loss=loss, logits=logits)
 
+    @property
+    def _is_plain(self) -> bool:
+        return self.config.architecture == "plain"
+
+    def _plain(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        hidden = self.conv_in(codes)
+        if labels is not None:
+            hidden = hidden + self.class_embedding(labels)[:, :, None, None].to(hidden.dtype)
+        hidden = nn.functional.relu(hidden)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return nn.functional.dropout(hidden, self.config.dropout, self.training)
+
+    def _gated(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        vertical = self.conv_in(codes)
+        horizontal = self.conv_left(codes) + self.link(vertical)
+        skips = []
+        for block in self.blocks:
+            horizontal, vertical, gated = block(horizontal, vertical, labels)
+            skips.append(gated)
+        return nn.functional.relu(self.skip(torch.cat(skips, dim=1)))
+
+    def _embedding_rows(self, class_labels: Tensor | None, codes: Tensor) -> Tensor | None:
+        """Rows of the class embeddings: the label, or the last row where it is not known or dropped."""
+        number = self.config.num_classes
+        check_labels(class_labels, number, len(codes))
+        if number is None:
+            return None
+        if class_labels is None:
+            return torch.full((len(codes),), number, device=codes.device)
+        unknown = class_labels < 0
+        if self.training and self.config.label_dropout:
+            share = torch.rand(len(codes), device=codes.device)
+            unknown = unknown | (share < self.config.label_dropout)
+        return class_labels.long().masked_fill(unknown, number)
+
     @torch.no_grad()
     def sample(
         self,
-        num_grids: int,
+        num_grids: int | None = None,
         *,
+        class_labels: ClassLabels | None = None,
+        guidance_scale: float = 1.0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        codes: Tensor | None = None,
+        mask: Tensor | None = None,
         generator: torch.Generator | None = None,
+        seeds: Sequence[int] | Tensor | None = None,
+        batch_size: int = 256,
     ) -> Tensor:
         """Draws grids of codes, one code after the other, each from the distribution given those before it.
 
+        Every activation is computed once, so that a grid costs about one forward pass. The codes are those that a
+        forward pass for each code would give with the same noise.
+
         Args:
-            num_grids: how many, at least 1.
+            num_grids: how many, N; by default as many as labels, seeds or known codes, or else 1.
+            class_labels: number or name of a class for all, or one for each grid, as list or tensor (N,). Without them a
+                conditional prior draws from all classes.
+            guidance_scale: how much the logits move from those without to those with the label; 1 for no guidance.
             temperature: divides the logits; 1 draws from the model's distribution, 0 takes the likeliest code.
+            top_k: draw among so many likeliest codes (and those as likely as the last of them).
+            top_p: draw among the likeliest codes that together reach this probability.
+            codes: (h, w) or (N, h, w), of which those where `mask` is True are kept, and the rest is drawn.
+            mask: (h, w) or (N, h, w), bool.
             generator: source of randomness, on the model's device; the default generator if None.
+            seeds: N integers in place of a generator: a grid then depends on its own seed alone.
+            batch_size: grids drawn at a time, which bounds the memory; it does not change them.
 
         Returns:
-            Codes (num_grids, h, w), int64.
+            Codes (N, h, w), int64.
 
         Raises:
-            ValueError: if an argument is out of its range, or the generator on another device.
+            TypeError: if an argument is of a wrong type.
+            ValueError: if an argument is out of its range or does not fit the prior; the message names it and the rule.
         """
-        if not isinstance(num_grids, int) or num_grids < 1:
-            raise ValueError(f"`num_grids` must be an integer of at least 1, got {num_grids!r}.")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"`temperature` must be at least 0 and finite, got {temperature}.")
-        # Weights offloaded by Accelerate are on "meta"; its hooks take inputs from anywhere.
+        settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
+        number = count_grids(
+            "num_grids",
+            num_grids,
+            class_labels=count_labels(class_labels),
+            seeds=count_seeds(seeds),
+            codes=count_known(codes, 3),
+        )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")
+        # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device
-        if generator is not None and generator.device.type != device.type:
-            raise ValueError(
-                f"`generator` must be on the model's device {device}, got one on {generator.device}: "
-                f'make it with torch.Generator("{device}").'
-            )
-        height, width = self.config.grid_size
-        codes = torch.zeros(num_grids, height, width, dtype=torch.long, device=device)
-        for row in range(height):
-            for column in range(width):
-                logits = self(codes, return_dict=True).logits[:, :, row, column].float()
-                if temperature == 0:
-                    codes[:, row, column] = logits.argmax(1)
-                    continue
-                # Largest logit at 0: a tiny temperature may make all others infinite, but not that one.
-                logits = logits - logits.amax(1, keepdim=True)
-                tiny = torch.finfo(logits.dtype).tiny
-                probabilities = (logits / max(temperature, tiny)).softmax(1)
-                drawn = torch.multinomial(probabilities, 1, generator=generator)
-                codes[:, row, column] = drawn[:, 0]
-        return codes
+        labels = label_rows(class_labels, self.config, number, guidance_scale != 1)
+        codes, mask = known_codes(codes, mask, self.config, number)
+        noise = draw_noise(generator, seeds, (number, *self.config.grid_size), device)
+        labels, codes, mask = (
+            None if one is None else one.to(device) for one in (labels, codes, mask)
+        )
+        drawn = sample_codes(self, settings, noise, labels, codes, mask, batch_size)
+        return drawn.clone()  # an ordinary tensor, not one of inference mode
 
 
 __all__ = ["PixelCNNModel", "PixelCNNOutput", "PixelCNNPreTrainedModel"]
