@@ -1,4 +1,5 @@
-"""Measure a trained model on a dataset: reconstruction, codebook use and, if it has one, its prior.
+"""Measure a trained model on a dataset: reconstruction, codebook use and, if it has one, its prior
+and how good its samples are.
 
     python scripts/evaluate.py outputs/mnist
     accelerate launch scripts/evaluate.py me/vqvae-mnist --dataset_name ylecun/mnist \
@@ -8,7 +9,7 @@
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ from accelerate import Accelerator
 from transformers import HfArgumentParser
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data import load_split
+from hf_vqvae.classifier import ImageClassifier
+from hf_vqvae.classifier_training import NoLabelsError
+from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
+from hf_vqvae.sample_quality import (
+    SampleQualityArguments,
+    check_arguments,
+    choose_classifier,
+    measure_samples,
+)
 
 
 @dataclass
@@ -39,19 +48,25 @@ class EvaluationArguments:
 
 
 def main() -> None:
-    evaluation, data = parse_arguments()
+    evaluation, sampling, data = parse_arguments()
     accelerator = Accelerator()
     try:
         model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
+        check_arguments(model, sampling)
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images, info = load_split(data, model.base_model.config, data.eval_split)
-        metrics = evaluate_model(
-            model.to(accelerator.device),
-            images,
-            accelerator,
-            batch_size=evaluation.batch_size,
-            split=data.eval_split,
-        )
+            train_images = load_train_images(sampling, data, model)
+        names = info["label_names"]
+        classifier = find_classifier(sampling, train_images, names, accelerator)
+        model.to(accelerator.device)
+        settings = {"batch_size": evaluation.batch_size, "split": data.eval_split}
+        metrics = evaluate_model(model, images, accelerator, **settings)
+        if classifier is not None:
+            metrics |= measure_samples(
+                *(model, train_images, images, classifier, sampling, accelerator),
+                label_names=names,
+                **settings,
+            )
     except ValueError as error:
         sys.exit(f"Error: {error}")
     if accelerator.is_main_process:
@@ -64,22 +79,60 @@ def main() -> None:
     accelerator.end_training()
 
 
-def parse_arguments() -> tuple[EvaluationArguments, DataArguments]:
+def load_train_images(
+    sampling: SampleQualityArguments, data: DataArguments, model: Any
+) -> DecodedImages | None:
+    """The training split, for the Fréchet distance; `None` where that is left out."""
+    if sampling.num_samples == 0:
+        return None
+    # The limit of the split that is opened here is that of the training split.
+    data = replace(data, max_eval_samples=data.max_train_samples)
+    try:
+        return load_split(data, model.base_model.config, data.train_split)[0]
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (The Fréchet distance needs the training split, `--train_split`; "
+            "`--num_samples 0` leaves it out.)"
+        ) from error
+
+
+def find_classifier(
+    sampling: SampleQualityArguments,
+    train_images: DecodedImages | None,
+    label_names: list[str] | None,
+    accelerator: Accelerator,
+) -> ImageClassifier | None:
+    """What the samples are measured by; says so where there is nothing to train one on."""
+    if train_images is None:
+        return None
+    try:
+        return choose_classifier(sampling, train_images, label_names, accelerator)
+    except NoLabelsError as error:
+        accelerator.print(f"The Fréchet distance is left out: {error}", file=sys.stderr)
+        return None
+
+
+def parse_arguments() -> tuple[EvaluationArguments, SampleQualityArguments, DataArguments]:
     """The flags, with MODEL also as a positional argument anywhere among them."""
     parser = HfArgumentParser(
-        (EvaluationArguments, DataArguments), description=__doc__, allow_abbrev=False
+        (EvaluationArguments, SampleQualityArguments, DataArguments),
+        description=__doc__,
+        allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="A folder, or owner/name.")
-    evaluation, data, rest, unknown = parser.parse_args_into_dataclasses(
-        return_remaining_strings=True
-    )
+    try:
+        evaluation, sampling, data, rest, unknown = parser.parse_args_into_dataclasses(
+            return_remaining_strings=True
+        )
+    except ValueError as error:
+        parser.error(str(error))
     if unknown:
         parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
     named = [name for name in (rest.model, evaluation.model_name_or_path) if name is not None]
     if len(named) != 1:
         parser.error(f"name one model, as MODEL or --model_name_or_path, got {len(named)}: {named}")
     evaluation.model_name_or_path = named[0]
-    return evaluation, data
+    return evaluation, sampling, data
 
 
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:

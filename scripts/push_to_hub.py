@@ -10,7 +10,7 @@ import sys
 from transformers import HfArgumentParser
 
 from hf_vqvae.arguments import HubArguments
-from hf_vqvae.hub import PushError, check_can_push, push_folder
+from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
 
 
 def main() -> None:
@@ -31,18 +31,27 @@ def main() -> None:
         "revision": hub.hub_revision,
         "create_pr": hub.hub_create_pr,
     }
+    options = {
+        "commit_message": hub.hub_commit_message,
+        "license": hub.hub_license,
+    }
+    flags = {f"hub_{name}": value for name, value in (target | options).items()}
+    command = push_command(
+        rest.folder, hub.hub_model_id, **flags, overwrite_card=rest.overwrite_card
+    )
     try:
-        repo_id = check_can_push(hub.hub_model_id, **target)
+        try:
+            repo_id = check_can_push(hub.hub_model_id, **target)
+        except PushError as error:
+            sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
         url = push_folder(
-            rest.folder,
-            repo_id,
-            **target,
-            commit_message=hub.hub_commit_message,
-            license=hub.hub_license,
-            overwrite_card=rest.overwrite_card,
+            rest.folder, repo_id, **target, **options, overwrite_card=rest.overwrite_card
         )
     except (PushError, ValueError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        print(f"\nThe push was stopped. This tries again:\n\n    {command}\n", file=sys.stderr)
+        sys.exit(130)
     print(f"Pushed to {url}")
 
 

@@ -76,11 +76,14 @@ def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolde
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images = load_images(data, config)
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
+    if training.resume_from_checkpoint is not None:
+        folder.check_same_data(images.info)
     if vqvae.data_variance is None and training.vqvae_name_or_path is None:
         config.data_variance = images.data_variance
     if accelerator.is_main_process:
         folder.start(resume=training.resume_from_checkpoint is not None)
         write_json(folder.partial / "arguments.json", values)
+        write_json(folder.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 

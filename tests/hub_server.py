@@ -19,6 +19,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,7 +89,7 @@ class Repo:
         author: str,
         parent: str | None,
     ) -> Commit:
-        seed = f"{self.name} {len(self.commits)} {parent} {title} {sorted(files)}"
+        seed = f"{self.name} {len(self.commits)} {parent} {title} {sorted(files.items())}"
         commit = Commit(
             hashlib.sha1(seed.encode()).hexdigest(), parent, title, message, author, files
         )
@@ -124,10 +125,13 @@ class Account:
 
 @dataclass
 class Failure:
-    method: str
+    methods: tuple[str, ...]
     path: re.Pattern[str]
     status: int | str
     times: int
+    after: int
+    seconds: float
+    headers: dict[str, str]
 
 
 class Refusal(Exception):
@@ -179,14 +183,38 @@ class HubServer:
         self.tokens[token] = Account(user, role, organizations, scopes)
         return token
 
-    def fail(self, method: str, path: str, *, status: int | str = 503, times: int = 1) -> None:
-        """Make the next `times` requests whose path matches the regular expression fail.
+    def fail(
+        self,
+        method: str,
+        path: str,
+        *,
+        status: int | str = 503,
+        times: int = 1,
+        after: int = 0,
+        seconds: float = 1.0,
+        **headers: str,
+    ) -> Failure:
+        """Make `times` requests whose path matches the regular expression fail, once `after` have passed.
 
-        `status` is an HTTP status, answered without any effect; "cut", the connection is reset
-        halfway through the body (of the request, or of the answer to a GET); or "lost_answer", the
-        request takes effect and the connection is closed before the answer.
+        `method` may name several ("GET|HEAD").
+
+        An HTTP `status` is answered without any effect, with `headers` (Retry_After="0") and, as the
+        gateways before the Hub do, with a page of HTML where it is 500 or more. Others are:
+
+        - "cut": the connection is reset halfway through the body (of the request, or of the answer
+          to a GET);
+        - "closed": the same of an answer, but closed in good order, and the client may go on there;
+        - "lost_answer": the request takes effect and the connection is closed before the answer;
+        - "late_504": the request takes effect, and a gateway has given up on it before;
+        - "page": a page of HTML with status 200, as the login pages of networks are;
+        - "revoke": the token that came with it is no more, for this request and all that follow;
+        - "overtaken": somebody else commits to main just before;
+        - "slow": all goes well, `seconds` later; the client may be gone by then.
         """
-        self.failures.append(Failure(method, re.compile(path), status, times))
+        methods = tuple(method.split("|"))
+        failure = Failure(methods, re.compile(path), status, times, after, seconds, headers)
+        self.failures.append(failure)
+        return failure
 
     def add_repo(
         self,
@@ -204,6 +232,14 @@ class HubServer:
                 blobs = {path: self._blob(path, content) for path, content in files.items()}
                 repo.add_commit("main", attributes | blobs, "Add files", "", "system", first.oid)
         return repo
+
+    def add_commit(self, name: str, title: str = "By somebody else") -> Commit:
+        """A commit to main of a model that changes one file, as another person's push would."""
+        with self.lock:
+            repo = self.repos["model", name]
+            head = repo.find("main")
+            files = head.files | {"notes.txt": Blob(head.oid.encode())}
+            return repo.add_commit("main", files, title, "", "somebody", head.oid)
 
     def repo(self, name: str, kind: str = "model") -> Repo:
         return self.repos[kind, name]
@@ -229,12 +265,15 @@ class HubServer:
         self.large_files[sha256] = content
         return Blob(content, sha256)
 
-    def _take_failure(self, method: str, path: str) -> int | str | None:
+    def _take_failure(self, method: str, path: str) -> Failure | None:
         with self.lock:
             for failure in self.failures:
-                if failure.times > 0 and failure.method == method and failure.path.search(path):
+                if failure.times > 0 and method in failure.methods and failure.path.search(path):
+                    if failure.after > 0:
+                        failure.after -= 1
+                        continue
                     failure.times -= 1
-                    return failure.status
+                    return failure
         return None
 
 
@@ -296,30 +335,48 @@ class _Handler(BaseHTTPRequestHandler):
         method, url = self.command, urlsplit(self.path)
         self.hub.requests.append((method, self.path))
         failure = self.hub._take_failure(method, url.path)
-        if failure == "cut" and method != "GET":
+        fault = failure and failure.status
+        if fault == "cut" and method != "GET":
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             return self._reset()
         self.body = self._read_body()
         self.query = parse_qs(url.query)
+        if fault == "slow":
+            time.sleep(failure.seconds)
+        if fault == "revoke":
+            self.hub.tokens.pop(self._token(), None)
+        if fault == "overtaken":
+            self.hub.add_commit(re.search(r"models/([^/]+/[^/]+)/", url.path)[1])
+        if fault == "page" or (isinstance(fault, int) and fault >= 500):
+            return self._answer_page(200 if fault == "page" else fault, failure.headers)
+        status, content, headers = self._act(method, url.path, failure)
+        if fault == "late_504":
+            return self._answer_page(504, failure.headers)
+        if fault == "lost_answer":
+            self.close_connection = True
+            return
         try:
-            if isinstance(failure, int):
-                raise Refusal(failure, "Something is wrong with this server, on purpose.")
+            self._answer(status, content, headers, cut=fault if fault in ("cut", "closed") else "")
+        except ConnectionError:  # the client did not wait
+            self.close_connection = True
+
+    def _act(self, method: str, path: str, failure: Failure | None) -> tuple[int, Any, dict]:
+        """Does what is asked; returns status, content and headers of the answer."""
+        try:
+            if failure and isinstance(failure.status, int):
+                headers = {name.replace("_", "-"): value for name, value in failure.headers.items()}
+                message = "Something is wrong with this server, on purpose."
+                raise Refusal(failure.status, message, **headers)
             account = self._authenticate()
             for route_method, pattern, action in ROUTES:
-                found = re.fullmatch(pattern, url.path)
+                found = re.fullmatch(pattern, path)
                 if found and route_method == method.replace("HEAD", "GET"):
                     groups = {key: unquote(value or "") for key, value in found.groupdict().items()}
                     with self.hub.lock:
-                        status, content, headers = action(self, account, **groups)
-                    break
-            else:
-                raise Refusal(404, f"No such page: {method} {url.path}")
+                        return action(self, account, **groups)
+            raise Refusal(404, f"No such page: {method} {path}")
         except Refusal as refusal:
-            status, content, headers = refusal.status, refusal.body, refusal.headers
-        if failure == "lost_answer":
-            self.close_connection = True
-            return
-        self._answer(status, content, headers, cut=failure == "cut")
+            return refusal.status, refusal.body, refusal.headers
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
 
@@ -335,7 +392,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _answer(self, status: int, content: Any, headers: dict[str, str], cut: bool) -> None:
+    def _answer(self, status: int, content: Any, headers: dict[str, str], cut: str) -> None:
         is_bytes = isinstance(content, bytes)
         data = content if is_bytes else json.dumps(content).encode()
         kind = "application/octet-stream" if is_bytes else "application/json"
@@ -354,8 +411,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
+        if cut == "cut":
+            self.wfile.flush()
+            time.sleep(0.05)  # a reset overtakes what was not yet read
             self._reset()
+        self.close_connection = self.close_connection or bool(cut)
+
+    def _answer_page(self, status: int, headers: dict[str, str]) -> None:
+        page = b"<html><body>Please come again.</body></html>"
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._answer(status, page, {"Content-Type": "text/html"} | headers, cut="")
 
     def _reset(self) -> None:
         """Drop the connection the hard way, with a TCP reset."""
@@ -371,8 +436,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Rights
 
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
     def _authenticate(self) -> Account | None:
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = self._token()
         if token and token not in self.hub.tokens:
             raise Refusal(401, "Invalid credentials in Authorization header")
         return self.hub.tokens.get(token)
@@ -441,6 +509,14 @@ class _Handler(BaseHTTPRequestHandler):
             return 409, {"error": f"You already created this {kind} repo", "url": url}, {}
         self.hub.add_repo(name, kind=kind, private=wanted.get("visibility") == "private")
         return 200, {"url": url, "name": name}, {}
+
+    def delete_repo(self, account: Account | None):
+        wanted = json.loads(self.body)
+        namespace = wanted.get("organization") or (account.user if account else "")
+        name, kind = f"{namespace}/{wanted['name']}", wanted.get("type") or "model"
+        self._check_write(account, self._find_repo(account, kind, name))
+        del self.hub.repos[kind, name]
+        return 200, {}, {}
 
     def repo_info(self, account: Account | None, kind: str, repo: str, revision: str):
         found = self._find_repo(account, kind, repo)
@@ -662,6 +738,7 @@ class _Handler(BaseHTTPRequestHandler):
 ROUTES = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create_repo),
+    ("DELETE", r"/api/repos/delete", _Handler.delete_repo),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", ANY_REPO + r"(/revision/(?P<revision>[^/]+))?", _Handler.repo_info),
     ("GET", ANY_REPO + r"/refs", _Handler.refs),

@@ -4,6 +4,7 @@ import io
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -71,6 +72,7 @@ def test_a_folder_of_parquet_gives_both_splits_exactly(folder, arguments):
     assert (splits.train.images[:, 0].numpy() == pixels_of(6)).all()
     assert (splits.eval.images[:, 0].numpy() == pixels_of(4, seed=1)).all()
     assert splits.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert len(splits.info.pop("fingerprint")) == 64
     assert splits.info == {
         "name": "pets",
         "kind": "folder",
@@ -286,11 +288,65 @@ def test_a_broken_image_is_named_with_its_split_and_row(folder, arguments, strea
 
 def test_images_too_large_for_memory_are_sent_to_streaming(folder, arguments):
     write_pets(folder)
-    huge = VQVAEConfig(image_size=1_000_000)
-    with pytest.raises(DataError, match=r"6 images of split 'train' take 5,587\.9.*`--streaming`"):
+    huge = VQVAEConfig(image_size=2**16, num_channels=2**12)
+    with pytest.raises(DataError, match=r"6 images of split 'train' take 98,304\.0.*`--streaming`"):
         load_images(arguments(), huge)
     with pytest.raises(DataError, match=r"split 'test' take .*`--max_eval_samples`"):
         load_images(arguments(streaming=True, max_eval_samples=2), huge)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_fingerprint_is_that_of_pixels_and_labels(folder, arguments, streaming, tmp_path):
+    def fingerprint(cache):
+        settings = {"streaming": streaming, "cache_dir": str(tmp_path / cache)}
+        return load_images(arguments(**settings), CONFIG).info["fingerprint"]
+
+    write_pets(folder)
+    first = fingerprint("a")
+    assert first == fingerprint("a") == fingerprint("b")
+    changes = {"one train row": ("train", 6, 1), "one test row": ("test", 5, 1), "labels": None}
+    seen = {first}
+    for name, change in changes.items():
+        write_pets(folder)
+        if change is None:
+            images = [Image.fromarray(pixels) for pixels in pixels_of(4, 1)]
+            write(folder, "test", {"image": images, "label": [1] * 4})
+        else:
+            split, count, seed = change
+            images = [Image.fromarray(pixels) for pixels in pixels_of(count, seed)]
+            write(folder, split, {"image": images, "label": [row % 2 for row in range(count)]})
+        seen.add(fingerprint(f"c {name}"))
+    assert len(seen) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "place", ["outside", "climbing", "address", "file_address", "chain", "relative"]
+)
+def test_a_row_that_names_a_file_of_elsewhere_is_not_followed(
+    folder, arguments, streaming, place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret.png"
+    Image.new("L", (8, 8), 9).save(secret)
+    path = {
+        "outside": str(secret),
+        "climbing": f"{folder}/../secret.png",
+        "address": "http://127.0.0.1:9/secret.png",
+        "file_address": f"file://{secret}",
+        "chain": f"zip://a.png::file://{secret}",
+        "relative": "secret.png",
+    }[place]
+    write_pets(folder)
+    features = datasets.Features(image=datasets.Image(decode=False))
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": path}]}, features=features)
+    rows = rows.cast_column("image", datasets.Image())
+    kind = datasets.Features(image=datasets.Image()).arrow_schema
+    table = rows.data.table.cast(kind)
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"row 0 of split '.*is no file of the dataset: put"):
+        load_images(arguments(streaming=streaming), CONFIG)
 
 
 def test_a_stream_without_known_columns_is_refused(folder, arguments):

@@ -1,6 +1,9 @@
 """What each kind of image file becomes, and images in memory."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import datasets
 import numpy as np
@@ -160,6 +163,81 @@ def test_decoded_images_refuse_other_types_and_shapes(images, labels, message):
         DecodedImages(images, labels)
 
 
+@pytest.mark.parametrize(
+    "format, options", [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
+)
+def test_an_animated_image_is_refused_with_its_frames(format, options):
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 100, 200)]
+    cell = file_of(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    with pytest.raises(DataError, match="has 3 frames, of which only one could be used: save"):
+        decode_image(cell, GREY)
+
+
+def test_the_first_of_the_pictures_that_a_camera_puts_into_a_jpeg_is_taken(noise):
+    pictures = [Image.new("L", (8, 8), 60), Image.new("L", (8, 8), 200)]
+    cell = file_of(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+    assert abs(int(decode_image(cell, GREY).mean()) - 60) <= 2
+
+
+def png_of(width, height, depth=8, colour=0):
+    """The head of a PNG of any size, and hardly any pixels."""
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return {"bytes": b"\x89PNG\r\n\x1a\n" + parts, "path": None}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        png_of(100_000, 100_000),
+        png_of(2**31 - 1, 2**31 - 1),
+        png_of(0, 8),
+        png_of(8, 0),
+        png_of(0, 0),
+        png_of(8, 8, depth=99),
+        png_of(8, 8, colour=5),
+        {"bytes": b"", "path": None},
+        {"bytes": b"GIF89a" + b"\0" * 20, "path": "zero.gif"},
+        {"bytes": b"BM" + b"\0" * 60, "path": None},
+        {"bytes": b"P5 0 0 255\n", "path": None},
+        {"bytes": b"P5 99999 99999 255\n", "path": None},
+        {"bytes": b"RIFF\xff\xff\xff\xffWEBPVP8 ", "path": None},
+        {"bytes": b"\xff\xd8\xff\xe0" + b"\0" * 50, "path": None},
+        {"bytes": b"II*\0" + b"\xff" * 100, "path": None},
+        {"bytes": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "path": None},
+        {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(x) print\n", "path": None},
+    ],
+    ids=lambda cell: repr(cell["bytes"][:12]),
+)
+def test_bombs_and_images_without_a_pixel_are_named_and_take_no_memory(cell):
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"row 0 of split 'train'.* (cannot be decoded|channels)"):
+        decode_rows(rows_of([cell]), 1, decoder_of())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize(
+    "format, mode",
+    [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("PPM", "I;16")],
+)
+def test_images_of_more_than_8_bits_are_refused_in_every_format(format, mode):
+    with pytest.raises(DataError, match="has more than 8 bits a channel"):
+        decode_image(file_of(Image.new(mode, (8, 8)), format), GREY)
+
+
+def test_equal_images_and_labels_stay_as_many_as_they_are():
+    rows = rows_of([file_of(Image.new("L", (8, 8), 7))] * 5, labels=[1] * 5)
+    decoded = decode_rows(rows, 5, decoder_of(label_column="label", label_names=["a", "b"]))
+    assert decoded.images.unique().tolist() == [7] and decoded.labels.tolist() == [1] * 5
+
+
 def rows_of(cells, labels=None):
     features = datasets.Features(image=datasets.Image(decode=False))
     columns = {"image": cells}
@@ -215,6 +293,14 @@ def test_hidden_and_empty_labels_are_minus_one():
     assert decoded.labels.tolist() == [1, -1, -1] and decoded.labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("label", [2**63, 2**64 - 1])
+def test_a_label_too_large_for_a_whole_number_is_named(label):
+    decoder = decoder_of(label_column="label")
+    row = {"image": file_of(Image.new("L", (8, 8))), "label": label}
+    with pytest.raises(DataError, match=f"label in row 7 .*is {label}: .*must have 0 to any"):
+        decoder.decode(row, 7)
+
+
 @pytest.mark.parametrize("label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to any")])
 def test_a_label_outside_the_classes_is_named(label, names, rule):
     rows = rows_of([file_of(Image.new("L", (8, 8)))] * 2, labels=[0, label])
@@ -224,8 +310,8 @@ def test_a_label_outside_the_classes_is_named(label, names, rule):
 
 def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
     rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
-    config = VQVAEConfig(image_size=400_000)
-    with pytest.raises(DataError, match=r"100 images of split 'train' take 14,901\.2 GiB .*sample"):
+    config = VQVAEConfig(image_size=2**16, num_channels=2**8)
+    with pytest.raises(DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"):
         decode_rows(rows, 100, decoder_of(config))
 
 

@@ -292,7 +292,7 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(
     output = tmp_path / "new" / "metrics.json"
     printed = run_on_two_processes(
         *(SCRIPT, model_folder, "--dataset_name", "digits", "--max_eval_samples", 37),
-        *("--batch_size", 8, "--output_file", output),
+        *("--batch_size", 8, "--output_file", output, "--num_samples", 0),
         tmp_path=tmp_path,
     )
     assert printed.count("on test of digits, 37 images, number of processes: 2") == 1
@@ -310,6 +310,7 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(
     model_folder, monkeypatch, capsys
 ):
     flags = ("--dataset_name", "digits", "--max_eval_samples", "4", "--eval_split", "train")
+    flags += ("--num_samples", "0")
     run_script(*flags, "--model_name_or_path", model_folder, monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
     assert "on train of digits, 4 images" in printed
@@ -334,6 +335,7 @@ def test_the_script_names_what_is_wrong_without_a_traceback(
 ):
     change = [part.format(model=model_folder) for part in change]
     flags = [] if "--dataset_name" in change else ["--dataset_name", "digits"]
+    flags += ["--num_samples", "0"]
     with pytest.raises(SystemExit) as exit_info:
         run_script(*change, *flags, monkeypatch=monkeypatch)
     assert exit_info.value.code.startswith("Error: ")  # a string goes to stderr, with status 1
@@ -363,6 +365,6 @@ def test_an_output_file_that_cannot_be_written_is_an_error(model_folder, tmp_pat
     with pytest.raises(SystemExit, match="cannot write `--output_file`"):
         run_script(
             *(model_folder, "--dataset_name", "digits", "--max_eval_samples", "2"),
-            *("--output_file", tmp_path / "file" / "metrics.json"),
+            *("--output_file", tmp_path / "file" / "metrics.json", "--num_samples", "0"),
             monkeypatch=monkeypatch,
         )

@@ -25,22 +25,8 @@ from hub_server import HubServer, read_card_metadata
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_secretwritetoken"
-CODE = {
-    "autoencoder.py",
-    "codes.py",
-    "configuration_image_generation.py",
-    "configuration_pixelcnn.py",
-    "configuration_strict.py",
-    "configuration_vqvae.py",
-    "hub_commit.py",
-    "image_processing_vqvae.py",
-    "modeling_image_generation.py",
-    "modeling_pixelcnn.py",
-    "modeling_vqvae.py",
-    "pipeline_image_generation.py",
-    "publishing.py",
-    "quantization.py",
-}
+# All of what travels to the Hub does.
+CODE = {path.name for path in (ROOT / "src/hf_vqvae/models").glob("[a-z]*.py")}
 CARD = """---
 library_name: transformers
 pipeline_tag: unconditional-image-generation
@@ -142,23 +128,23 @@ def published(server, run_folder, tmp_path_factory):
     """me/tiny, pushed by the script: in vain at first, then by the command that it printed."""
     home = tmp_path_factory.mktemp("home")
     before = digest(run_folder)
-    server.fail("POST", "/me/tiny/commit/main", status=503)
+    server.fail("POST", "/me/tiny/commit/main", status=503, times=4, Retry_After="0")
     flags = ["--hub_model_id", "tiny", "--hub_private", "--hub_license", "mit"]
     failed = run(server, home, ["scripts/push_to_hub.py", run_folder, *flags])
-    commits_after_failure = len(server.repo("me/tiny").history())
+    is_there_after_failure = ("model", "me/tiny") in server.repos
     command = next(line for line in failed.stderr.splitlines() if "scripts/push_to_hub.py" in line)
     words = shlex.split(command)
     again = run(server, home, words[1:])
     assert digest(run_folder) == before
-    return failed, commits_after_failure, words, again
+    return failed, is_there_after_failure, words, again
 
 
 def test_a_failed_push_says_what_failed_and_how_to_go_on(published, run_folder):
-    failed, commits_after_failure, words, _ = published
+    failed, is_there_after_failure, words, _ = published
     assert failed.returncode not in (0, None)
     assert "Traceback" not in failed.stderr
     assert "the Hub answered 503" in failed.stderr
-    assert commits_after_failure == 1  # the Hub's own "initial commit"
+    assert not is_there_after_failure, "no empty repo is left"
     assert words[:3] == ["python", "scripts/push_to_hub.py", str(run_folder)]
     assert words[3:] == ["--hub_model_id", "me/tiny", "--hub_private", "--hub_license", "mit"]
 
@@ -366,7 +352,7 @@ def outcomes(server, run_folder, tmp_path_factory):
     server.add_repo("other/theirs")
     server.add_repo("me/edited", {"README.md": sign_card(CARD).replace("0.0042", "0").encode()})
     server.fail("POST", "/me/busy/preupload", status=500, times=99)
-    server.fail("POST", "/me/cut/commit", status="cut")
+    server.fail("POST", "/me/cut/commit", status="cut", times=9)
     server.fail("POST", "/me/lost/commit", status="lost_answer")
     server.fail("POST", "/me/lost-pull/commit", status="lost_answer")
     server.fail("POST", "/me/revoked/preupload", status=401)
@@ -493,6 +479,11 @@ def test_a_name_the_hub_does_not_allow_is_refused(name):
 
 def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
     run = make_run(tmp_path / "run")
+    metrics = (run / "metrics.json").read_bytes()
+    for damaged in (metrics[:9], b"[]", b'{"reconstruction_mse": {}}'):
+        (run / "metrics.json").write_bytes(damaged)
+        with pytest.raises(PushError, match="are damaged, no card can be made of them"):
+            push_folder(run, "me/run")
     for name in ("metrics.json", "figures/samples.png", "model.safetensors"):
         (run / name).unlink()
     with pytest.raises(

@@ -101,7 +101,9 @@ class TrainingArguments:
     )
     train_prior: bool = field(default=True, metadata={"help": "Train the prior (stage 2)."})
     num_train_epochs: int = field(default=30, metadata={"help": "Epochs of the VQ-VAE."})
-    prior_num_train_epochs: int = field(default=30, metadata={"help": "Epochs of the prior."})
+    prior_num_train_epochs: int = field(
+        default=12, metadata={"help": "Epochs of the prior; on MNIST many more overfit."}
+    )
     train_batch_size: int = field(
         default=128,
         metadata={"help": "Images of one optimizer step, over all processes and accumulations."},

@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .card_sections import read_record
-from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from .completion import half_mask
+from .models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from .neighbours import nearest_images
 
 if TYPE_CHECKING:
     from .decoding import DecodedImages
 
 NUM_IMAGES, NUM_SAMPLES = 10, 64
+NUM_CLASSES, SAMPLES_PER_ROW, FEWEST_ROWS = 10, 8, 8  # of the samples of a conditional model
+NUM_COMPLETIONS, NUM_NEIGHBOURS = 5, 4
 
 
 @torch.inference_mode()
@@ -21,15 +26,19 @@ def write_figures(
     model: VQVAEModel | VQVAEForImageGeneration,
     images: "DecodedImages",
     generator: torch.Generator | None = None,
+    train_images: "DecodedImages | None" = None,
 ) -> list[Path]:
     """Draws all figures of the card into `run_folder/figures`.
 
     Curves and codebook usage come from `history.json` and `run.json`, where these are there.
 
     Args:
-        model: a VQ-VAE, with samples drawn too if it has a prior; left in the mode it was in.
+        model: a VQ-VAE, with samples and completions drawn too if it has a prior; left in the mode
+            it was in.
         images: the evaluation split; shown are the first image of each label, or the first ten.
         generator: source of the samples, on the model's device.
+        train_images: what the model was trained on; without them (a stream has none in memory) the
+            samples' nearest neighbours are left out.
 
     Returns:
         The files written.
@@ -38,7 +47,7 @@ def write_figures(
         ValueError: if there are no images.
     """
     # Not at the top: a card can be built without matplotlib.
-    from .plotting import plot_codes, plot_reconstructions, plot_samples
+    from .plotting import plot_codes, plot_reconstructions
     from .plotting_architecture import plot_architecture
     from .plotting_charts import plot_codebook_usage, plot_training_curves
 
@@ -55,7 +64,12 @@ def write_figures(
         pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
         codes = vqvae.encode(pixel_values).codes
         inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
-        samples = None if prior is None else model.sample(NUM_SAMPLES, generator=generator)
+        if prior is not None:
+            samples = _draw_samples(model, generator, folder / "samples.png")
+            labels = None if images.labels is None else images.labels[chosen]
+            _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
+            if train_images is not None:
+                _draw_neighbours(samples, train_images, model.device, folder / "neighbours.png")
     finally:
         model.train(was_training)
     codes = codes.cpu().numpy()
@@ -64,8 +78,6 @@ def write_figures(
     )
     plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
     plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
-    if samples is not None:
-        plot_samples(to_8_bits(samples), folder / "samples.png")
     history = read_record(run_folder, "history.json")
     if any(history.values()):
         plot_training_curves(history, folder / "training_curves.png")
@@ -73,6 +85,86 @@ def write_figures(
     if counts:
         plot_codebook_usage(counts, folder / "codebook_usage.png")
     return sorted(folder.glob("*.png"))
+
+
+def _draw_samples(
+    model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path
+) -> np.ndarray:
+    """The figure of samples, of a conditional prior by class; all that were drawn, those of a class apart."""
+    from .plotting import plot_samples
+    from .plotting_tables import plot_samples_by_class, printable
+
+    config = model.config.prior_config
+    if config.num_classes is None:
+        samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
+        plot_samples(samples, path)
+        return samples
+    rows = rows_of_classes(config)
+    labels = torch.tensor(rows).repeat_interleave(SAMPLES_PER_ROW)
+    samples = to_8_bits(model.sample(class_labels=labels, generator=generator))
+    table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
+    names = [printable(config.id2label[label], f"class {label}") for label in rows]
+    plot_samples_by_class(table, names, path)
+    # Column by column: one of each class, then the next of each.
+    return table.swapaxes(0, 1).reshape(samples.shape)
+
+
+def _draw_completions(
+    model: VQVAEForImageGeneration,
+    pixel_values: Tensor,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+    path: Path,
+) -> None:
+    """The figure of completions of the upper half; none where there is a single row of codes.
+
+    A conditional prior is not told the labels, which would say what the lower half shows, unless it
+    was trained to draw with a label only; then images without one are left out.
+    """
+    from .plotting_tables import plot_completions
+
+    vqvae, prior = model.config.vqvae_config, model.config.prior_config
+    if prior.num_classes is None or prior.label_dropout > 0:
+        labels = None
+    else:
+        labels = torch.full((len(pixel_values),), -1) if labels is None else labels
+        pixel_values, labels = (
+            pixel_values[(labels >= 0).to(pixel_values.device)],
+            labels[labels >= 0],
+        )
+    if prior.grid_size[0] < 2 or not len(pixel_values):
+        return
+    known = half_mask("upper", vqvae)
+    completions = model.sample(
+        pixel_values=pixel_values.repeat_interleave(NUM_COMPLETIONS, dim=0),
+        pixel_mask=known,
+        class_labels=None if labels is None else labels.repeat_interleave(NUM_COMPLETIONS),
+        generator=generator,
+    )
+    images, completions = to_8_bits(pixel_values), to_8_bits(completions)
+    completions = completions.reshape(len(images), NUM_COMPLETIONS, *images.shape[1:])
+    reconstructions = to_8_bits(model.vqvae.decode(model.vqvae.encode(pixel_values).codes))
+    plot_completions(images, known.numpy(), completions, reconstructions, path)
+
+
+def _draw_neighbours(
+    samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path
+) -> None:
+    """The figure of the first samples beside the nearest of all training images."""
+    from .plotting_tables import plot_neighbours
+
+    samples = samples[:NUM_IMAGES]
+    queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
+    number = min(NUM_NEIGHBOURS, len(train_images))
+    distances, rows = nearest_images(queries, train_images.images, number)
+    neighbours = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2)
+    plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
+
+
+def rows_of_classes(config: PixelCNNConfig) -> list[int]:
+    """The class of each row of the figure of samples: at most ten; few of them have several rows."""
+    shown = min(config.num_classes, NUM_CLASSES)
+    return [label for label in range(shown) for _ in range(max(1, FEWEST_ROWS // shown))]
 
 
 def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:

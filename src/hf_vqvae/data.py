@@ -1,6 +1,7 @@
 """What a run trains and is evaluated on: images decoded into memory, or as they stream."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,8 @@ class ImageSplits:
             in the order of its rows.
         eval: images in memory.
         info: where they come from, as it stands in `run.json` and on the card; `train_count` is
-            `None` for a stream of unknown length.
+            `None` for a stream of unknown length. `fingerprint` is another for other pixels or
+            labels (of a stream, in its first 10,000 rows), also at the same name and revision.
         data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
             of its first 10,000 rows.
     """
@@ -76,10 +78,17 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     else:
         train_images = decode_rows(train.rows, train.count, train.decoder)
         pixels = train_images.images.split(ROWS_PER_BATCH)
+    digest = hashlib.sha256()
+    variance = _variance(_hashed(pixels, digest), train.decoder.split)
+    for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels):
+        _add(part, digest)
+    if isinstance(train_images, DecodedImages):
+        _add(train_images.labels, digest)
     counts = {"train_count": train.count, "eval_count": len(eval_images)}
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
     info = _describe(source, arguments, train.decoder) | splits | counts
-    return ImageSplits(train_images, eval_images, info, _variance(pixels, train.decoder.split))
+    info |= {"fingerprint": digest.hexdigest()}
+    return ImageSplits(train_images, eval_images, info, variance)
 
 
 def load_split(
@@ -133,7 +142,8 @@ def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, r
         rows = rows.take(count)
     rows = rows.select_columns([column for column in (image_column, label_column) if column])
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return _Split(rows, count, RowDecoder(split, image_column, label_column, label_names, config))
+    decoder = RowDecoder(split, image_column, label_column, label_names, config, files=source.files)
+    return _Split(rows, count, decoder)
 
 
 def _find_columns(features: datasets.Features, arguments: DataArguments) -> tuple[str, str | None]:
@@ -193,6 +203,17 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
         "label_names": decoder.label_names,
         "load_command": source.load_command,
     }
+
+
+def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:
+    for part in parts:
+        _add(part, digest)
+        yield part
+
+
+def _add(part: Tensor | None, digest: Any) -> None:
+    if part is not None:
+        digest.update(part.contiguous().numpy())
 
 
 def _variance(pixels: Iterable[Tensor], split: str) -> float:

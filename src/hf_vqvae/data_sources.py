@@ -1,5 +1,6 @@
 """Where rows of images come from: the Hub, a folder, or the digits that scikit-learn ships."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import datasets
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.cache.cache import Cache
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,6 +20,7 @@ from huggingface_hub.utils import httpx
 
 from .arguments import DataArguments
 from .digits import load_digits
+from .models.hub_requests import ask_again
 
 DIGITS = "digits"
 
@@ -38,6 +40,8 @@ class Source:
         load_command: expression that loads the same dataset (after `from datasets import
             load_dataset`, or `import hf_vqvae.digits` for the digits).
         rows: the builder that reads the splits, or the splits themselves.
+        files: beginnings of the paths and addresses of the dataset's own files; a row that names
+            any other, of this machine or of the network, is not followed.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Source:
     revision: str | None
     load_command: str
     rows: datasets.DatasetBuilder | datasets.DatasetDict
+    files: tuple[str, ...] = ()
 
     @property
     def splits(self) -> list[str]:
@@ -81,7 +86,7 @@ class Source:
             rows, count = self.rows[name], len(self.rows[name])
         else:
             try:
-                self.rows.download_and_prepare()
+                ask_again(self.rows.download_and_prepare)
                 count = self.rows.info.splits[name].num_examples
                 # `datasets` cannot open a split without rows.
                 rows = self.rows.as_dataset(split=name) if count else None
@@ -175,7 +180,8 @@ def _open_folder(path: Path, arguments: DataArguments) -> Source:
     path = path.resolve()
     builder = _find_builder(str(path), arguments)
     command = _load_command(f"./{path.name}", arguments)
-    return Source(path.name, "folder", None, command, builder)
+    files = tuple(os.path.join(folder, "") for folder in (str(path), _cache(arguments)))
+    return Source(path.name, "folder", None, command, builder, files)
 
 
 def _open_hub(arguments: DataArguments) -> Source:
@@ -191,7 +197,16 @@ def _open_hub(arguments: DataArguments) -> Source:
             f"Hub, and the copy of {name!r} in the cache is commit {revision}: go online, or ask "
             "for that commit, or leave the flag out to take what the cache holds."
         )
-    return Source(name, "hub", revision, _load_command(name, arguments), builder)
+    own = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
+    files = (own, os.path.join(_cache(arguments), ""), f"hf://datasets/{name}@")
+    return Source(name, "hub", revision, _load_command(name, arguments), builder, files)
+
+
+def _cache(arguments: DataArguments) -> str:
+    """Folder of prepared datasets and unpacked archives."""
+    return os.path.abspath(
+        os.path.expanduser(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE)
+    )
 
 
 def _find_commit(arguments: DataArguments) -> str | None:
@@ -226,8 +241,12 @@ def _find_commit(arguments: DataArguments) -> str | None:
 def _find_builder(path: str, arguments: DataArguments, **options) -> datasets.DatasetBuilder:
     config_name = arguments.dataset_config_name
     try:
-        return datasets.load_dataset_builder(
-            path, name=config_name, cache_dir=arguments.cache_dir, **options
+        return ask_again(
+            datasets.load_dataset_builder,
+            path,
+            name=config_name,
+            cache_dir=arguments.cache_dir,
+            **options,
         )
     except (DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         # The message of `datasets` lists the configurations there are, for a missing name too.

@@ -1,6 +1,7 @@
 """Rows of a dataset to pixels: what every kind of image file means, and images in memory."""
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -21,6 +22,7 @@ from .models.image_processing_vqvae import VQVAEImageProcessorPil
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
 UNKNOWN_LABEL = -1
 ROWS_PER_BATCH = 1024
+_IN_ARCHIVE = re.compile(r"(zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::")
 ROWS_PER_TASK = 64  # a thread's share: few enough to spread large images, enough to hide the cost
 
 
@@ -33,6 +35,7 @@ class RowDecoder:
         image_column, label_column: names; `label_column` is `None` without labels.
         label_names: names of the classes, or `None` where the dataset has none.
         config: its `image_size` and `num_channels` are what images are made to.
+        files: beginnings of the paths that a row without the bytes of its image may name.
     """
 
     split: str
@@ -40,6 +43,7 @@ class RowDecoder:
     label_column: str | None
     label_names: list[str] | None
     config: VQVAEConfig
+    files: tuple[str, ...] = ()
 
     def decode(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, int]:
         """Pixels uint8 (C, H, W) and the label of a row; an error names the row by `number`."""
@@ -48,6 +52,8 @@ class RowDecoder:
         if cell is None:
             raise DataError(f"There is no image in {where}: remove the row, or fill it in.")
         try:
+            if cell["bytes"] is None:
+                self._check_is_own(cell["path"])
             pixels = decode_image(cell, self.config)
         except Exception as error:  # whatever a broken file makes its decoder raise
             file = f", file {PurePath(cell['path']).name}" if cell.get("path") else ""
@@ -65,11 +71,22 @@ class RowDecoder:
         example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
         return example if self.label_column is None else example | {"labels": label}
 
+    def _check_is_own(self, path: str | None) -> None:
+        """Refuses a row that would have a file of this machine or of the network read as its image."""
+        place = _IN_ARCHIVE.sub("", path or "", count=1)
+        if "://" not in place:
+            place = os.path.abspath(place)
+        if not place.startswith(self.files or "\0"):
+            raise DataError(
+                f"is only named in the row, as {path!r}, which is no file of the dataset: put the "
+                "images themselves into the rows, or the files into the folder of the dataset."
+            )
+
     def _label(self, row: dict[str, Any], where: str) -> int:
         label = None if self.label_column is None else row[self.label_column]
         label = UNKNOWN_LABEL if label is None else int(label)
         count = len(self.label_names or ())
-        if label < UNKNOWN_LABEL or (count and label >= count):
+        if label < UNKNOWN_LABEL or label >= (count or 2**63):
             raise DataError(
                 f"The label in {where} is {label}: column {self.label_column!r} must have 0 to "
                 f"{count - 1 if count else 'any whole number'}, or {UNKNOWN_LABEL} where the class "
@@ -85,15 +102,22 @@ def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:
     are and one channel is asked for; CMYK and YCbCr become RGB (by PIL, without colour profiles);
     EXIF orientation is applied. A transparent image has its alpha as one more channel. Whatever
     its shape, the whole image is resized to `config.image_size`; of that size it stays as it is.
+    Of the pictures that cameras put into one JPEG it is the first.
 
     Args:
         cell: `bytes` or `path` of the file, as in an image column that is not decoded.
 
     Raises:
-        DataError: if the image has other channels than `config.num_channels`, or more than 8 bits
-            a channel; both with what to do. Undecodable files raise what their decoder raises.
+        DataError: if the image has other channels than `config.num_channels`, more than 8 bits a
+            channel, or several frames; with what to do. Undecodable files raise what their decoder
+            raises, and so do those of more than 179 million pixels (PIL's guard against bombs).
     """
     image = datasets.Image().decode_example(cell)
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise DataError(
+            f"has {image.n_frames} frames, of which only one could be used: save the one that is "
+            "meant, or each, as an image of its own."
+        )
     if image.mode.startswith("I") or image.mode == "F":
         raise DataError(
             f"has more than 8 bits a channel (mode {image.mode}), which would lose most of its "
@@ -145,11 +169,12 @@ class DecodedImages(torch.utils.data.Dataset):
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None):
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                "`images` must be uint8 of shape (N, C, H, W), got "
-                f"{images.dtype} of shape {tuple(images.shape)}."
-            )
+        for name, value in (("images", images), ("labels", labels)):
+            if value is not None and not isinstance(value, Tensor):
+                raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}.")
+        if images is None or images.dtype != torch.uint8 or images.dim() != 4:
+            found = "None" if images is None else f"{images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"`images` must be uint8 of shape (N, C, H, W), got {found}.")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
             raise ValueError(
                 f"`labels` must be int64 of shape ({len(images)},), one for each image, got "

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from huggingface_hub.utils import httpx
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from .encoding import own_batches
+from .hub_download import fetch_model
 from .metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
@@ -40,17 +40,20 @@ def load_model(name_or_path: str, revision: str | None = None) -> Model:
     Raises:
         ValueError: if there is no such model, it is of another kind, or its weights are not whole.
     """
+    folder = fetch_model(name_or_path, revision)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        # Else transformers asks on the terminal whether to run code that comes along.
+        options = {"trust_remote_code": False}
+        config = AutoConfig.from_pretrained(folder, **options)
         if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
             raise ValueError(
                 f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
                 "'vqvae_image_generation' can be evaluated here"
             )
         model, loading = AutoModel.from_pretrained(
-            name_or_path, config=config, revision=revision, output_loading_info=True
+            folder, config=config, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, httpx.TransportError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, httpx.TransportError) as error:
         raise ValueError(
             f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
             "training wrote (with config.json and model.safetensors) or owner/name on the Hub."

@@ -9,13 +9,21 @@ import shlex
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 from . import models
 from .card import build_card
 from .hub_errors import FAILURES, PushError, explain
 from .hub_rights import check_can_push, check_repo_id
-from .models.hub_commit import WEIGHTS, EditedCardError, commit_folder, is_as_signed, sign_card
+from .models.hub_commit import (
+    WEIGHTS,
+    EditedCardError,
+    commit_folder,
+    full_name,
+    is_as_signed,
+    sign_card,
+)
+from .models.hub_requests import answers_within
 from .models.publishing import add_code, copy_files, copy_run_files
 
 __all__ = ["PushError", "check_can_push", "check_repo_id", "push_command", "push_folder"]
@@ -41,8 +49,11 @@ def push_folder(
     license: str | None = None,
     token: str | None = None,
     overwrite_card: bool = False,
+    timeout: float = 120.0,
 ) -> str:
     """Pushes the folder of a finished run in one commit, with the model code. Only reads it.
+
+    On the Hub there is that commit afterwards or nothing new, whatever fails; pushing again is safe.
 
     Args:
         folder: as `scripts/train.py` leaves it; checkpoints and codes in it are never pushed.
@@ -53,6 +64,7 @@ def push_folder(
         license: put into the card's metadata, as an identifier of the Hub ("mit").
         token: that of `HF_TOKEN` or `hf auth login` where it is None.
         overwrite_card: overwrite a README.md that was written or edited by hand on the Hub.
+        timeout: seconds to wait for an answer of the Hub.
 
     Returns:
         The URL of the commit, or of the pull request.
@@ -67,6 +79,8 @@ def push_folder(
     _check_finished(folder)
     try:
         with tempfile.TemporaryDirectory() as staging:
+            with answers_within(timeout):
+                repo_id = full_name(HfApi(token=token), repo_id)
             _stage(folder, Path(staging), repo_id, license)
             commit = commit_folder(
                 staging,
@@ -77,7 +91,10 @@ def push_folder(
                 revision=revision,
                 create_pr=create_pr,
                 edited_card="overwrite" if overwrite_card else "refuse",
+                timeout=timeout,
             )
+    except PushError:
+        raise
     except FAILURES as error:
         command = push_command(
             folder,
@@ -143,6 +160,16 @@ def _model_class(folder: Path) -> type:
 
 def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
     """Copies what is to be pushed, with the code and a card that names `repo_id`."""
+    try:
+        _write_staged(folder, staging, repo_id, license)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PushError(
+            f"Cannot push {folder}: its JSON files or its README.md are damaged, no card can be made of them "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _write_staged(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
     copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
     copy_run_files(folder, staging)
     add_code(staging, _model_class(folder))

@@ -1,12 +1,15 @@
 """What a push to the Hub may fail with, in words that say what to do."""
 
+import json
+
 import httpx2
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
 # All that a push may fail with. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failures of
-# large files are `RuntimeError`s, metadata that the Hub refuses is a `ValueError`.
-FAILURES = (OSError, RuntimeError, ValueError, httpx2.TransportError)
+# large files are `RuntimeError`s, metadata that the Hub refuses is a `ValueError`; a proxy's page in
+# place of an answer is a `ValueError` where it is no JSON, and a `LookupError` or `TypeError` else.
+FAILURES = (OSError, RuntimeError, ValueError, LookupError, TypeError, httpx2.HTTPError)
 
 
 class PushError(RuntimeError):
@@ -15,15 +18,30 @@ class PushError(RuntimeError):
 
 def explain(error: BaseException) -> str:
     """One or two sentences on an error of the Hub's clients."""
+    cause = error.__cause__
+    if isinstance(error, LocalEntryNotFoundError) and cause is not None:
+        return explain(cause)  # why the file could not be downloaded
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token: set HF_TOKEN or run `hf auth login`."
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error)
-    if isinstance(error, (httpx2.TransportError, ConnectionError)):
+    if isinstance(error, httpx2.TimeoutException):
+        return (
+            f"no answer from {constants.ENDPOINT} in time. Is the network slow? Push again later."
+        )
+    if isinstance(error, (json.JSONDecodeError, LookupError, TypeError)):
+        return (
+            f"what {constants.ENDPOINT} answered is not of the Hub ({error}). Is there a proxy or the "
+            "login page of a network between, or has the Hub a problem? Push again later."
+        )
+    if isinstance(error, (httpx2.HTTPError, ConnectionError)):
         reason = f"no connection to {constants.ENDPOINT}: {error or type(error).__name__}"
         return f"{reason}. Is there a network, and is HF_HUB_OFFLINE unset?"
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        return f"{error} {explain(error.__cause__)}"
+    if isinstance(error, RuntimeError) and isinstance(cause, Exception):
+        # A large file, or a commit whose answer was lost. The Hub's storage has no rights of its own.
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (403, 404, 409, 412):
+            return f"{error} Its storage answered {cause.response.status_code}: push again."
+        return f"{error} {explain(cause)}"
     return f"{error or type(error).__name__}"
 
 
@@ -34,7 +52,7 @@ def _explain_answer(error: HfHubHTTPError) -> str:
         401: "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",
         403: "the token has no right to do this; it needs the right to write there",
         404: "the repo does not exist, or the token may not see it",
-        409: "the name is taken",
+        409: "it clashes with what is there, or with a push at the same time; look and push again",
         412: "somebody else has pushed in the meantime; look at the repo and push again",
         429: "too many requests; wait and push again",
     }

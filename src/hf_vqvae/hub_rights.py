@@ -5,6 +5,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from .hub_errors import FAILURES, PushError, explain
+from .models.hub_requests import answers_within, ask_again
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -28,12 +29,14 @@ def check_can_push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    timeout: float = 120.0,
 ) -> str:
     """Finds out, without changing anything on the Hub, whether a push to `repo_id` would be let in.
 
     Args:
         token: that of `HF_TOKEN` or `hf auth login` where it is None.
         private, revision, create_pr: as of `push_folder`.
+        timeout: seconds to wait for an answer of the Hub.
 
     Returns:
         The full name `owner/name`.
@@ -56,10 +59,11 @@ def check_can_push(
         )
     api = HfApi(token=token)
     try:
-        user = api.whoami()
-        full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
-        _check_role(user, full_name)
-        _check_repo(api, user, full_name, private, create_pr)
+        with answers_within(timeout):
+            user = ask_again(api.whoami)
+            full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
+            _check_role(user, full_name)
+            _check_repo(api, user, full_name, private, create_pr)
     except FAILURES as error:
         if isinstance(error, PushError):
             raise
@@ -78,7 +82,7 @@ def _check_role(user: dict, repo_id: str) -> None:
 
 def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
     try:
-        repo = api.repo_info(repo_id)
+        repo = ask_again(api.repo_info, repo_id)
     except RepositoryNotFoundError:
         if create_pr:
             raise PushError(f"There is no repo {repo_id} to open a pull request in.") from None

@@ -118,6 +118,28 @@ class RunFolder:
             )
         return [text for name, text in other.items() if name in CHANGEABLE]
 
+    def check_same_data(self, info: dict[str, Any]) -> None:
+        """Finds out whether the unfinished run was on the data that `info`, of [`ImageSplits`], describes.
+
+        Raises:
+            ValueError: if something is other than then.
+        """
+        record = self.partial / "data.json"
+        if not record.exists():  # stopped before its first step
+            return
+        before = read_json(record)
+        # The same pixels and labels may have come another way, as out of a cache without the Hub.
+        if before["fingerprint"] != info["fingerprint"]:
+            other = [
+                f"{name} was {_spelled(before.get(name))}, is {_spelled(value)}"
+                for name, value in info.items()
+                if before.get(name) != value
+            ]
+            raise ValueError(
+                f"{self.partial} was trained on other data: {', '.join(other)}. Give it back the data it had "
+                "(--dataset_revision for a dataset on the Hub), or choose another --output_dir."
+            )
+
     def start(self, *, resume: bool) -> None:
         """Makes the working folder, empty unless resuming."""
         if not resume and self.partial.exists():
@@ -133,7 +155,8 @@ class RunFolder:
         os.rename(self.partial, self.output_dir)
         for path in (old, *(self.output_dir / name for name in ("checkpoints", "vqvae", "full"))):
             shutil.rmtree(path, ignore_errors=True)
-        (self.output_dir / "seconds.json").unlink(missing_ok=True)
+        for name in ("seconds.json", "data.json"):
+            (self.output_dir / name).unlink(missing_ok=True)
 
     def checkpoint_to_resume(self, wanted: str, stage: str) -> Path | None:
         """The checkpoint of `stage` that `wanted` ("latest" or a folder) means; None where the stage has none yet."""

@@ -19,6 +19,7 @@ from .batching import count_steps
 from .data import ImageSplits
 from .encoding import encode_split, own_batches
 from .evaluation import load_model
+from .hub_download import fetch_model
 from .models import (
     PixelCNNConfig,
     VQVAEConfig,
@@ -103,7 +104,7 @@ def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunFolder
     if accelerator.is_main_process and not done.exists():
         write_json(folder.partial / "history.json", {})
         write_json(folder.partial / "seconds.json", {})
-        _save_model(VQVAEModel.from_pretrained(name_or_path), done)
+        _save_model(VQVAEModel.from_pretrained(fetch_model(name_or_path)), done)
     accelerator.wait_for_everyone()
     return done
 

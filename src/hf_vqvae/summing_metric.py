@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ class SummingMetric(evaluate.Metric):
     Raises:
         ValueError: if `num_process` is not 1 (the library's exchange of rows through files).
     """
+
+    # Whether a row has all inputs, as a prediction has its reference; else each may come alone.
+    _inputs_are_paired: ClassVar[bool] = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -87,9 +90,12 @@ class SummingMetric(evaluate.Metric):
         """
         inputs = {"predictions": predictions, "references": references, **kwargs}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if set(inputs) != set(self._feature_names()):
+        known = set(self._feature_names())
+        incomplete = set(inputs) != known if self._inputs_are_paired else not inputs
+        if incomplete or not set(inputs) <= known:
+            alone = "" if self._inputs_are_paired else " (together or one of them)"
             raise ValueError(
-                f"{type(self).__name__} takes {_names(self._feature_names())}, got "
+                f"{type(self).__name__} takes {_names(self._feature_names())}{alone}, got "
                 f"{_names(inputs) or 'nothing'}."
             )
         self._update(**inputs)
@@ -142,11 +148,20 @@ def _tensor(name: str, value: Any) -> Tensor:
     try:
         array = value if isinstance(value, Tensor) else np.asarray(value)
         tensor = torch.as_tensor(array).detach()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"`{name}` must be a tensor, array or even nested lists: {error}"
         ) from error
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_complex():
+        raise ValueError(f"`{name}` must be dense, real and hold values, got {tensor.dtype} on {tensor.device}.")
     return tensor.cpu() if tensor.device.type == "mps" else tensor  # mps has no float64
+
+
+def as_count(name: str, value: Any, maximum: int) -> int:
+    """`value`; a ValueError unless it is a whole number from 1 to `maximum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise ValueError(f"`{name}` must be a whole number from 1 to {maximum}, got {value!r}.")
+    return value
 
 
 def as_floats(name: str, value: Any) -> Tensor:
@@ -156,6 +171,8 @@ def as_floats(name: str, value: Any) -> Tensor:
         raise ValueError(
             f"`{name}` must be floating point, got {tensor.dtype}. Divide 8-bit images by 255."
         )
+    if not tensor.ndim:
+        raise ValueError(f"`{name}` must have rows, got the single number {tensor.item()}.")
     bad = ~tensor.isfinite()
     if bad.any():
         raise ValueError(
@@ -197,6 +214,34 @@ def as_codes(name: str, value: Any, num_embeddings: int) -> Tensor:
             f"metric the `num_embeddings` of the model that made the codes, not {num_embeddings}."
         )
     return codes.long()
+
+
+def as_table(name: str, value: Any, columns: int) -> Tensor:
+    """`value` as by `as_floats`; a ValueError unless it is (N, `columns`)."""
+    table = as_floats(name, value)
+    if table.ndim != 2 or table.shape[1] != columns:
+        raise ValueError(
+            f"`{name}` must be of shape (number, {columns}), got {tuple(table.shape)}. Give one row "
+            "for each image, from one classifier."
+        )
+    return table
+
+
+def as_classes(name: str, value: Any, num_classes: int) -> Tensor:
+    """`value` in int64; a ValueError unless it is (N,) integers in [-1, num_classes)."""
+    classes = _tensor(name, value)
+    if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim != 1:
+        raise ValueError(
+            f"`{name}` must be integers of shape (number,), got {classes.dtype} of shape "
+            f"{tuple(classes.shape)}. Give the number of a class for each row, -1 for none."
+        )
+    wrong = classes[(classes < -1) | (classes >= num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"`{name}` must lie in -1 to {num_classes - 1}, got {wrong[0].item()}. Use the "
+            "classifier's numbers of its classes, and -1 for none."
+        )
+    return classes.long()
 
 
 def check_same_shape(**tensors: Tensor) -> None:

@@ -100,7 +100,7 @@ class _SumShifted(torch.autograd.Function):
         batch, channels, height, width = hidden.shape
         rows = hidden.permute(0, 2, 3, 1).reshape(-1, channels)
         planes = weight.permute(2, 3, 1, 0).reshape(-1, channels) @ rows.t()
-        planes = planes.view(3, 3, -1, batch, height, width)
+        planes = planes.view(3, 3, weight.shape[1], batch, height, width)
         exact = torch.promote_types(planes.dtype, torch.float32)
         total = planes.new_zeros(planes.shape[2], batch, height + 2, width + 2, dtype=exact)
         for row in range(3):

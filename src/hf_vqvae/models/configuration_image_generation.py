@@ -2,10 +2,8 @@
 # Licensed under the Apache License, Version 2.0.
 """Configuration of the VQ-VAE together with its prior."""
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_pixelcnn import PixelCNNConfig
-from .configuration_strict import StrictConfig
+from .configuration_strict import StrictConfig, strict
 from .configuration_vqvae import VQVAEConfig
 
 
@@ -68,6 +66,7 @@ class VQVAEForImageGenerationConfig(StrictConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """As `PreTrainedConfig.get_config_dict`; a stage-1 folder's config becomes the `vqvae_config`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        config_dict = cls.check_is_dict(config_dict)
         if config_dict.get("model_type") == VQVAEConfig.model_type:
             dtype = config_dict.get("dtype")
             config_dict = {
@@ -80,7 +79,7 @@ class VQVAEForImageGenerationConfig(StrictConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As `PreTrainedConfig.from_dict`; unknown keys of the parts are dropped with a warning too."""
-        config_dict = dict(config_dict)
+        config_dict = cls.drop_unknown(config_dict)
         for key, part in (("vqvae_config", VQVAEConfig), ("prior_config", PixelCNNConfig)):
             if isinstance(config_dict.get(key), dict):
                 config_dict[key] = part.drop_unknown(config_dict[key])

@@ -4,14 +4,23 @@
 
 from typing import Literal
 
-from huggingface_hub.dataclasses import strict
+from .configuration_strict import (
+    MAX_CLASSES,
+    MAX_CODES,
+    MAX_LAYERS,
+    MAX_SIZE,
+    StrictConfig,
+    setting,
+    shown,
+    strict,
+)
 
-from .configuration_strict import StrictConfig, setting
+MAX_KERNEL_SIZE = 255
 
 # Where a setting is None, the architecture says what it is.
 _BY_ARCHITECTURE = {
     "plain": {"hidden_size": 128, "dropout": 0.0},
-    "gated": {"hidden_size": 64, "dropout": 0.1},
+    "gated": {"hidden_size": 64, "dropout": 0.2},
 }
 
 
@@ -44,7 +53,7 @@ class PixelCNNConfig(StrictConfig):
             Gated: side of the layers' kernels; odd, at least 3.
         dropout (`float`, *optional*):
             Share of hidden values dropped in training: those before the logits of a plain prior, those behind the gates
-            of a gated one. The default is 0 (plain) or 0.1 (gated).
+            of a gated one. The default is 0 (plain) or 0.2 (gated).
         num_classes (`int`, *optional*):
             Classes that the prior is conditioned on, at least 1; None for a prior without. Their names are `id2label`,
             by default their numbers.
@@ -77,7 +86,7 @@ class PixelCNNConfig(StrictConfig):
     gated_kernel_size: int = setting(3, "Side of the kernels of a gated prior's layers; odd.")
     dropout: float | int | None = setting(
         None,
-        "Share of the prior's hidden values dropped in training (default: 0 plain, 0.1 gated).",
+        "Share of the prior's hidden values dropped in training (default: 0 plain, 0.2 gated).",
     )
     num_classes: int | None = setting(
         None, "Classes the prior is conditioned on; train.py takes them from the dataset."
@@ -91,7 +100,9 @@ class PixelCNNConfig(StrictConfig):
         for name, value in _BY_ARCHITECTURE.get(self.architecture, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if isinstance(self.num_classes, int) and self.id2label is None and self.num_classes >= 1:
+        if self.num_classes is not None:
+            self.check_between(num_classes=(1, MAX_CLASSES))
+        if self.num_classes is not None and self.id2label is None:
             self.id2label = {number: str(number) for number in range(self.num_classes)}
         if self.id2label is not None:
             self.label2id = {name: int(number) for number, name in self.id2label.items()}
@@ -104,13 +115,15 @@ class PixelCNNConfig(StrictConfig):
 
     def validate_sizes(self):
         """Counts, parity and the two sides of the grid."""
-        minima = {"num_embeddings": 2, "hidden_size": 2, "kernel_size": 3, "gated_kernel_size": 3}
-        minima |= {"num_residual_blocks": 0, "num_pixelcnn_layers": 0, "num_gated_layers": 1}
-        if self.num_classes is not None:
-            minima["num_classes"] = 1
-        for name, minimum in minima.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
+        self.check_between(
+            num_embeddings=(2, MAX_CODES),
+            hidden_size=(2, MAX_SIZE),
+            kernel_size=(3, MAX_KERNEL_SIZE),
+            gated_kernel_size=(3, MAX_KERNEL_SIZE),
+            num_residual_blocks=(0, MAX_LAYERS),
+            num_pixelcnn_layers=(0, MAX_LAYERS),
+            num_gated_layers=(1, MAX_LAYERS),
+        )
         if self.architecture == "plain" and self.hidden_size % 2:
             raise ValueError(
                 f"`hidden_size` must be even (residual blocks halve it), got {self.hidden_size}."
@@ -122,15 +135,19 @@ class PixelCNNConfig(StrictConfig):
                 )
         if len(self.grid_size) != 2 or min(self.grid_size) < 1:
             raise ValueError(
-                f"`grid_size` must be (rows, columns), each at least 1, got {list(self.grid_size)}."
+                f"`grid_size` must be (rows, columns), each at least 1, got {shown(list(self.grid_size))}."
+            )
+        if max(self.grid_size) > MAX_SIZE:
+            raise ValueError(
+                f"`grid_size` must be at most {MAX_SIZE} each, got {shown(list(self.grid_size))}."
             )
 
     def validate_shares(self):
         """Dropouts: all may be hidden of the labels (a prior that ignores them), not of the hidden values."""
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout}.")
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {shown(self.dropout)}.")
         if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"`label_dropout` must be from 0 to 1, got {self.label_dropout}.")
+            raise ValueError(f"`label_dropout` must be from 0 to 1, got {shown(self.label_dropout)}.")
 
     def validate_label_names(self):
         """One name a class, all different."""

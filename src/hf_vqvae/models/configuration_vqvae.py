@@ -2,11 +2,20 @@
 # Licensed under the Apache License, Version 2.0.
 """Configuration of the VQ-VAE."""
 
+import sys
 from typing import Literal
 
-from huggingface_hub.dataclasses import strict
+from .configuration_strict import (
+    MAX_CODES,
+    MAX_LAYERS,
+    MAX_SIZE,
+    StrictConfig,
+    setting,
+    shown,
+    strict,
+)
 
-from .configuration_strict import StrictConfig, setting
+MAX_LEVELS = 16  # halve the largest image to one code
 
 
 def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
@@ -99,15 +108,27 @@ class VQVAEConfig(StrictConfig):
         return height // self.downsampling_factor, width // self.downsampling_factor
 
     def validate_counts(self):
-        """Every count at least its minimum."""
-        minima = {"num_channels": 1, "num_residual_layers": 0, "embedding_dim": 1}
-        for name, minimum in {**minima, "num_embeddings": 2}.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
+        """Every count within its bounds."""
+        self.check_between(
+            num_channels=(1, MAX_SIZE),
+            num_residual_layers=(0, MAX_LAYERS),
+            embedding_dim=(1, MAX_SIZE),
+            num_embeddings=(2, MAX_CODES),
+        )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 "`hidden_sizes` must name the channels of at least one level, each at least 1, "
-                f"got {list(self.hidden_sizes)}."
+                f"got {shown(list(self.hidden_sizes))}."
+            )
+        if len(self.hidden_sizes) > MAX_LEVELS or max(self.hidden_sizes) > MAX_SIZE:
+            raise ValueError(
+                f"`hidden_sizes` must name at most {MAX_LEVELS} levels, each of at most {MAX_SIZE} channels, got "
+                f"{len(self.hidden_sizes)}: {shown(list(self.hidden_sizes))}."
+            )
+        if self.num_residual_layers * len(self.hidden_sizes) > MAX_LAYERS:
+            raise ValueError(
+                f"`num_residual_layers` must be at most {MAX_LAYERS // len(self.hidden_sizes)} with "
+                f"{len(self.hidden_sizes)} levels, got {self.num_residual_layers}."
             )
 
     def validate_image_size(self):
@@ -115,9 +136,11 @@ class VQVAEConfig(StrictConfig):
         sides, factor = as_pair(self.image_size), self.downsampling_factor
         if len(sides) != 2:
             raise ValueError(
-                f"`image_size` must be one number or (height, width), got {list(sides)}."
+                f"`image_size` must be one number or (height, width), got {shown(list(sides))}."
             )
         for side in sides:
+            if side > MAX_SIZE:
+                raise ValueError(f"`image_size` must be at most {MAX_SIZE}, got {shown(side)}.")
             if side < factor or side % factor:
                 below = side // factor * factor
                 fitting = " or ".join(str(size) for size in (below, below + factor) if size > 0)
@@ -129,14 +152,15 @@ class VQVAEConfig(StrictConfig):
     def validate_ranges(self):
         """Real-valued settings inside their ranges."""
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in [0, 1), got {self.ema_decay}.")
+            raise ValueError(f"`ema_decay` must be in [0, 1), got {shown(self.ema_decay)}.")
+        largest = sys.float_info.max  # a whole number of JSON may be larger
         for name in ("commitment_cost", "dead_code_threshold"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
-        if not 0 < self.data_variance < float("inf"):
+            if not 0 <= value <= largest:
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {shown(value)}.")
+        if not 0 < self.data_variance <= largest:
             raise ValueError(
-                f"`data_variance` must be above 0 and finite, got {self.data_variance}. "
+                f"`data_variance` must be above 0 and finite, got {shown(self.data_variance)}. "
                 "A dataset whose pixels are all equal has none to learn."
             )
 

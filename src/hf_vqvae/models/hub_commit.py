@@ -5,11 +5,15 @@
 import hashlib
 import re
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 from transformers.utils import logging
+
+from .hub_requests import answers_within, ask_again, may_have_worked
 
 logger = logging.get_logger(__name__)
 
@@ -20,6 +24,10 @@ _SIGNATURE = re.compile(r"\n*<!-- hf_vqvae: this card was generated, sha256 ([0-
 
 class EditedCardError(ValueError):
     """The repo's README.md was written or edited by hand, and the push would overwrite it."""
+
+
+class UnknownCommitError(RuntimeError):
+    """The answer to a commit was lost, and whether the Hub has made it, or will, could not be found out."""
 
 
 def commit_folder(
@@ -34,52 +42,56 @@ def commit_folder(
     create_pr: bool = False,
     edited_card: str = "refuse",
     tags: list[str] | None = None,
+    timeout: float = 120.0,
 ) -> CommitInfo:
     """Uploads every file of `folder` in one commit; repo and branch are created where they are missing.
+
+    Requests that fail for a reason that may pass are repeated; a commit whose answer was lost is looked up first, so
+    that it is never made twice. A repo that was created for this commit is deleted when there is none in the end.
 
     Args:
         edited_card: what to do where the repo has a README.md that no push of this package wrote: `"refuse"` raises
             [`EditedCardError`], `"keep"` leaves it and adds `tags`, `"overwrite"` overwrites it.
+        timeout: seconds to wait for an answer of the Hub.
 
     Raises:
         ValueError: if `private` is asked of a repo that is public, or `create_pr` together with `revision`.
+        UnknownCommitError: if the commit may have been made and the Hub could not be asked.
     """
-    api = HfApi(token=token)
-    repo_id, head = _prepare_repo(api, repo_id, private, revision, create_pr)
-    folder = Path(folder)
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
-    # Whole weights hide shards, and the other way round: an earlier push's would be loaded instead.
-    stale = [
-        file.rfilename
-        for file in head.siblings
-        if file.rfilename not in files
-        and "/" not in file.rfilename
-        and any(fnmatch(file.rfilename, pattern) for pattern in WEIGHTS)
-    ]
-    if "README.md" in files and any(file.rfilename == "README.md" for file in head.siblings):
-        card = _choose_card(api, repo_id, head.sha, files.pop("README.md"), edited_card, tags)
-        files |= {} if card is None else {"README.md": card}
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-    try:
-        return api.create_commit(
-            repo_id,
-            [*operations, *map(CommitOperationDelete, stale)],
-            commit_message=commit_message,
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=head.sha,
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(
+            f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
         )
-    except Exception as error:
-        # The Hub may have made the commit although its answer was lost (a dropped connection, a gateway's 504).
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+    api = HfApi(token=token)
+    with answers_within(timeout):
+        repo_id = full_name(api, repo_id)
+        created = _prepare_repo(api, repo_id, private)
+        try:
+            if revision not in (None, "main") and not revision.startswith("refs/pr/"):
+                ask_again(api.create_branch, repo_id, branch=revision, exist_ok=True)
+            head = ask_again(api.repo_info, repo_id, revision=revision)
+            operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
+            return _commit(
+                api,
+                repo_id,
+                operations,
+                head.sha,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        except UnknownCommitError:
             raise
-        target = None if create_pr else revision or "main"
-        found = _find_commit(api, repo_id, head.sha, target, commit_message, commit_description)
-        if found is None:
+        except BaseException:
+            if created:
+                _delete_empty_repo(api, repo_id)
             raise
-        return found
+
+
+def full_name(api: HfApi, repo_id: str) -> str:
+    """`owner/name` of a name that may lack its owner, who then is the user of the token."""
+    return repo_id if "/" in repo_id else f"{ask_again(api.whoami)['name']}/{repo_id}"
 
 
 def sign_card(text: str) -> str:
@@ -108,30 +120,64 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()
 
 
-def _prepare_repo(
-    api: HfApi, repo_id: str, private: bool | None, revision: str | None, create_pr: bool
-):
-    """The full name and the head commit of the repo's branch, which are created where they are missing."""
-    if create_pr and revision not in (None, "main"):
-        raise ValueError(
-            f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
-        )
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if private and not api.repo_info(repo_id).private:
+def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
+    """Creates the repo where it is missing, and says whether it did."""
+    try:
+        is_private = ask_again(api.repo_info, repo_id).private
+    except RepositoryNotFoundError:
+        try:
+            ask_again(api.create_repo, repo_id, private=private)
+            return True
+        except HfHubHTTPError as error:
+            # It is there all the same: an answer was lost, or somebody was quicker.
+            if error.response.status_code != 409:
+                raise
+        is_private = ask_again(api.repo_info, repo_id).private
+    if private and not is_private:
         raise ValueError(
             f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed. Make it private "
             "in its settings, or choose another name."
         )
-    if revision not in (None, "main") and not revision.startswith("refs/pr/"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return repo_id, api.repo_info(repo_id, revision=revision)
+    return False
+
+
+def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
+    """Deletes a repo that this push has created, unless anything was committed to it."""
+    try:
+        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
+        heads = {ref.target_commit for ref in [*refs.branches, *(refs.pull_requests or [])]}
+        files = {file.rfilename for file in api.repo_info(repo_id).siblings}
+        if len(heads) == 1 and files <= {".gitattributes"}:  # nothing but the Hub's own commit
+            api.delete_repo(repo_id)
+            return
+    except Exception as error:
+        logger.info(f"Could not delete {repo_id}: {error}")
+    logger.warning(f"{repo_id} was created for this push and is left there without the model.")
+
+
+def _operations(api: HfApi, repo_id: str, head, folder: Path, edited_card: str, tags) -> list:
+    """What the commit does: adds the files of `folder`, and deletes weights that would hide them."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    # Whole weights hide shards, and the other way round: an earlier push's would be loaded instead.
+    stale = [
+        file.rfilename
+        for file in head.siblings
+        if file.rfilename not in files
+        and "/" not in file.rfilename
+        and any(fnmatch(file.rfilename, pattern) for pattern in WEIGHTS)
+    ]
+    if "README.md" in files and any(file.rfilename == "README.md" for file in head.siblings):
+        card = _choose_card(api, repo_id, head.sha, files.pop("README.md"), edited_card, tags)
+        files |= {} if card is None else {"README.md": card}
+    additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+    return [*additions, *map(CommitOperationDelete, stale)]
 
 
 def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_card: str, tags):
     """The card to commit: ours (a path), the repo's with new tags (bytes), or None to leave the repo's."""
-    theirs = (
-        Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_bytes().decode()
-    )
+    path = ask_again(api.hf_hub_download, repo_id, "README.md", revision=revision)
+    theirs = Path(path).read_bytes().decode()
     if edited_card == "overwrite" or is_as_signed(theirs) or theirs == ours.read_text("utf-8"):
         return ours
     if edited_card == "refuse":
@@ -150,25 +196,69 @@ def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_car
     return str(card).encode()
 
 
-def _find_commit(api: HfApi, repo_id, parent, revision, message, description) -> CommitInfo | None:
-    """The commit `message` on top of `parent`, if the Hub has it; of a pull request where `revision` is None."""
+def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) -> CommitInfo:
+    """Makes the commit once, also where the answers of the Hub are lost on the way."""
+    target = {name: options[name] for name in ("revision", "create_pr")}
+    additions = [one for one in operations if isinstance(one, CommitOperationAdd)]
+    # Large files before, so that no repetition of the commit uploads them again; the client repeats these requests.
+    api.preupload_lfs_files(repo_id, additions=additions, free_memory=False, **target)
+    unsure = False
+
+    def attempt() -> CommitInfo:
+        nonlocal unsure
+        try:
+            return api.create_commit(repo_id, operations, parent_commit=parent, **options)
+        except Exception as error:
+            unsure = unsure or may_have_worked(error)
+            found = _find_commit(api, repo_id, parent, error, **options) if unsure else None
+            if found is None and isinstance(error, httpx.TimeoutException):
+                raise _unknown(api, repo_id, **target) from error  # it may be at it still
+            if found is None:
+                raise
+            return found
+
+    return ask_again(attempt)
+
+
+def _find_commit(
+    api: HfApi,
+    repo_id: str,
+    parent: str,
+    error: Exception,
+    *,
+    commit_message: str,
+    commit_description: str | None,
+    revision: str | None,
+    create_pr: bool,
+) -> CommitInfo | None:
+    """The commit on top of `parent` whose answer was lost in `error`, if the Hub has it."""
     page = f"{api.endpoint}/{repo_id}"
+    title = commit_message.splitlines()[0]
     try:
-        revisions = [revision]
-        if revision is None:
-            refs = api.list_repo_refs(repo_id, include_pull_requests=True)
-            revisions = [ref.ref for ref in refs.pull_requests]
-        for name in revisions:
-            newest, *older = api.list_repo_commits(repo_id, revision=name)
-            if newest.title == message.splitlines()[0] and older and older[0].commit_id == parent:
-                oid, number = newest.commit_id, name.split("/")[-1]
-                request = f"{page}/discussions/{number}" if revision is None else None
-                url = f"{page}/commit/{oid}"
-                return CommitInfo(url, message, description or "", oid, api.endpoint, request)
-    except Exception as error:
-        # The push has failed already; that error is the one to report.
-        logger.info(f"Could not find out whether the commit was made: {error}")
+        names = [revision or "main"]
+        if create_pr:
+            refs = ask_again(api.list_repo_refs, repo_id, include_pull_requests=True)
+            names = [ref.ref for ref in refs.pull_requests]
+        for name in names:
+            commits = ask_again(api.list_repo_commits, repo_id, revision=name)
+            for commit, before in pairwise(commits):
+                if before.commit_id == parent and commit.title == title:
+                    oid, description = commit.commit_id, commit_description or ""
+                    number = name.removeprefix("refs/pr/")
+                    request = f"{page}/discussions/{number}" if create_pr else None
+                    url = f"{page}/commit/{oid}"
+                    return CommitInfo(url, commit_message, description, oid, api.endpoint, request)
+    except Exception:
+        raise _unknown(api, repo_id, revision, create_pr) from error
     return None
 
 
-__all__ = ["EditedCardError", "commit_folder"]
+def _unknown(api: HfApi, repo_id: str, revision: str | None, create_pr: bool) -> UnknownCommitError:
+    place = "discussions" if create_pr else f"commits/{revision or 'main'}"
+    return UnknownCommitError(
+        f"the Hub may have made the commit all the same: look at {api.endpoint}/{repo_id}/{place} before you push "
+        "again."
+    )
+
+
+__all__ = ["EditedCardError", "UnknownCommitError", "commit_folder"]

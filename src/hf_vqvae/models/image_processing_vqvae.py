@@ -2,11 +2,15 @@
 # Licensed under the Apache License, Version 2.0.
 """Images to `pixel_values` in [-0.5, 0.5] and back."""
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, SizeDict
+
+from .configuration_strict import MAX_SIZE, shown
 
 # PIL's modes whose values are brightnesses; others are converted to RGB (a palette's values are numbers of colours).
 _MODES = ("1", "L", "LA", "I", "I;16", "F", "RGB", "RGBA")
@@ -28,7 +32,7 @@ class VQVAEImageProcessorPil(PilBackend):
 
     Raises:
         ValueError: if there is no image, or one without pixels, of unclear layout, or outside the range that the scaling
-            is for; or if the images differ in channels.
+            is for; if the images differ in channels; or if a setting is out of its range.
     """
 
     model_input_names = ["pixel_values"]
@@ -41,6 +45,19 @@ class VQVAEImageProcessorPil(PilBackend):
     image_mean = 0.5
     image_std = 1.0
     do_convert_rgb = False
+
+    def __init__(self, **kwargs):
+        # A saved setting becomes an attribute, whatever its name: it must not take the place of a method.
+        for name in kwargs:
+            if name.startswith("__") or callable(getattr(type(self), name, None)):
+                raise ValueError(f"an image processor has no setting {shown(name)}: remove it.")
+        _check_settings(kwargs)
+        super().__init__(**kwargs)
+
+    def preprocess(self, images, *args, **kwargs):
+        """`pixel_values` of images; any setting of the processor can be given for this call."""
+        _check_settings(kwargs)
+        return super().preprocess(images, *args, **kwargs)
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3):
         if isinstance(images, list | tuple) and not images:
@@ -55,6 +72,10 @@ class VQVAEImageProcessorPil(PilBackend):
         elif not is_pil and input_data_format is None:
             _check_layout(image.shape)
         if isinstance(image, torch.Tensor):
+            if image.is_meta or image.layout != torch.strided:
+                raise ValueError(
+                    f"an image must be dense and hold values, got one on {image.device}."
+                )
             image = image.detach().cpu()
             image = image.float() if image.is_floating_point() else image
         array = super().process_image(image, input_data_format=input_data_format, **kwargs)
@@ -108,7 +129,11 @@ class VQVAEImageProcessorPil(PilBackend):
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
-        images = torch.as_tensor(images)
+        images = images if isinstance(images, torch.Tensor) else _as_array(images)
+        if images.is_complex() or images.is_meta or images.layout != torch.strided:
+            raise ValueError(
+                f"`images` must be dense, real and hold values, got {images.dtype} on {images.device}."
+            )
         if images.dim() != 4:
             raise ValueError(
                 f"`images` must have the shape (batch, channels, height, width), got {tuple(images.shape)}."
@@ -127,8 +152,46 @@ class VQVAEImageProcessorPil(PilBackend):
             raise ValueError(
                 f"PIL has images of 1, 3 or 4 channels, got {channels}: use output_type='np' or 'pt'."
             )
+        if np.isnan(arrays).any():
+            raise ValueError(
+                "`images` has NaN, which no picture shows: the model that made it diverged."
+            )
         arrays = np.rint(arrays * 255).astype(np.uint8)
         return [Image.fromarray(array[..., 0] if channels == 1 else array) for array in arrays]
+
+
+def _check_settings(settings: dict) -> None:
+    """Refuses sizes that no image has, and scales that would make NaN or divide by zero."""
+    for name in ("size", "crop_size", "pad_size"):
+        size = settings.get(name)
+        pair = isinstance(size, dict | SizeDict)
+        sides = [dict(size).get(side) for side in ("height", "width")] if pair else [size]
+        if size is not None and not all(type(n) is int and 1 <= n <= MAX_SIZE for n in sides):
+            raise ValueError(
+                f"`{name}` must have a `height` and a `width` from 1 to {MAX_SIZE}, got {shown(size)}."
+            )
+    filter_number = settings.get("resample")
+    if filter_number is not None and (
+        not isinstance(filter_number, int) or filter_number not in list(PILImageResampling)
+    ):
+        raise ValueError(
+            f"`resample` must be a filter of PIL, 0 to {len(PILImageResampling) - 1}, got {shown(filter_number)}."
+        )
+    for name in ("rescale_factor", "image_mean", "image_std"):
+        value = settings.get(name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (value <= 0 and name != "image_mean"):
+            above = "" if name == "image_mean" else " above 0"
+            raise ValueError(f"`{name}` must be a finite number{above}, got {shown(value)}.")
+
+
+def _as_array(images) -> torch.Tensor:
+    try:
+        return torch.as_tensor(np.asarray(images))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`images` must be a tensor or an array: {error}") from error
 
 
 def _with_channels(images):
@@ -151,6 +214,8 @@ def _check_layout(shape: tuple[int, ...]) -> None:
 
 def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> None:
     """Refuses values that the scaling would take out of [0, 1], and floats that it would scale a second time."""
+    if np.iscomplexobj(image):
+        raise ValueError(f"an image must be of real numbers, got {image.dtype}.")
     low, high = float(image.min()), float(image.max())
     if do_rescale and np.issubdtype(image.dtype, np.floating) and 0 < high <= 1:
         raise ValueError(

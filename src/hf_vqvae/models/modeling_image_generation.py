@@ -196,7 +196,9 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
             class_labels=count_labels(class_labels),
             seeds=count_seeds(seeds),
             codes=count_known(codes, 3),
+            mask=count_known(mask, 3),
             pixel_values=count_known(pixel_values, 4),
+            pixel_mask=count_known(pixel_mask, 3),
         )
         if pixel_values is not None or pixel_mask is not None:
             if codes is not None or mask is not None:

@@ -198,14 +198,15 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
     def _embedding_rows(self, class_labels: Tensor | None, codes: Tensor) -> Tensor | None:
         """Rows of the class embeddings: the label, or the last row where it is not known or dropped."""
         number = self.config.num_classes
-        check_labels(class_labels, number, len(codes))
+        batch = codes.shape[0]  # len() would fix it when the model is exported
+        check_labels(class_labels, number, batch)
         if number is None:
             return None
         if class_labels is None:
-            return torch.full((len(codes),), number, device=codes.device)
+            return torch.full((batch,), number, device=codes.device)
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
-            share = torch.rand(len(codes), device=codes.device)
+            share = torch.rand(batch, device=codes.device)
             unknown = unknown | (share < self.config.label_dropout)
         return class_labels.long().masked_fill(unknown, number)
 
@@ -258,8 +259,9 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             class_labels=count_labels(class_labels),
             seeds=count_seeds(seeds),
             codes=count_known(codes, 3),
+            mask=count_known(mask, 3),
         )
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")
         # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device

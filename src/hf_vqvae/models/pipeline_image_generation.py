@@ -2,8 +2,11 @@
 # Licensed under the Apache License, Version 2.0.
 """`pipeline("unconditional-image-generation", model=repo)`: PIL images from a model of this package."""
 
-import torch
 from transformers import Pipeline
+
+from .sampling_pixelcnn import count_grids, count_labels
+
+_ARGUMENTS = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "seed")
 
 
 class ImageGenerationPipeline(Pipeline):
@@ -12,6 +15,7 @@ class ImageGenerationPipeline(Pipeline):
     ```python
     >>> pipe = pipeline(model="me/vqvae-mnist", trust_remote_code=True)
     >>> images = pipe(16, temperature=0.9, seed=0)  # a list of 16 PIL images
+    >>> sevens = pipe(16, class_labels="7", guidance_scale=2.0)  # of a model with classes
     ```
     """
 
@@ -20,27 +24,37 @@ class ImageGenerationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_processor = False
 
-    def _sanitize_parameters(self, temperature=None, seed=None, **unknown):
+    def _sanitize_parameters(self, **arguments):
+        unknown = [name for name in arguments if name not in _ARGUMENTS]
         if unknown:
             raise ValueError(
-                f"the pipeline has no argument {', '.join(unknown)}; it has temperature and seed."
+                f"the pipeline has no argument {', '.join(unknown)}; it has "
+                f"{', '.join(_ARGUMENTS[:-1])} and {_ARGUMENTS[-1]}."
             )
-        parameters = {"temperature": temperature, "seed": seed}
-        return {}, {key: value for key, value in parameters.items() if value is not None}, {}
+        return {}, {name: value for name, value in arguments.items() if value is not None}, {}
 
-    def __call__(self, num_images: int = 1, **kwargs):
-        """Draws `num_images` PIL images; `temperature` and `seed` as of `VQVAEForImageGeneration.sample`."""
+    def __call__(self, num_images: int | None = None, **kwargs):
+        """Draws PIL images; arguments and errors are those of `VQVAEForImageGeneration.sample`.
+
+        Args:
+            num_images: how many; by default as many as `class_labels`, or 1.
+            class_labels: number or name of a class for all, or a list with one for each image.
+            guidance_scale, temperature, top_k, top_p: how codes are drawn.
+            seed: image i is that of the seed `seed + i`, however many are drawn and on any device.
+        """
         return super().__call__({"num_images": num_images}, **kwargs)
 
     def preprocess(self, inputs):
         return inputs
 
-    def _forward(self, inputs, temperature=1.0, seed=None):
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        images = self.model.sample(
-            inputs["num_images"], temperature=temperature, generator=generator
-        )
-        return {"images": images}
+    def _forward(self, inputs, seed=None, **arguments):
+        labels = count_labels(arguments.get("class_labels"))
+        number = count_grids("num_images", inputs["num_images"], class_labels=labels)
+        if seed is not None:
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
+                raise ValueError(f"`seed` must be an integer from 0 to 2**62 - 1, got {seed!r}.")
+            arguments["seeds"] = range(seed, seed + number)
+        return {"images": self.model.sample(number, **arguments)}
 
     def postprocess(self, outputs):
         return self.image_processor.postprocess(outputs["images"])

@@ -65,7 +65,7 @@ class CodeLookup(nn.Embedding):
         summed = nn.functional.embedding_bag(
             rows.reshape(-1, len(self.taps)), table, mode="sum", padding_idx=outside
         )
-        hidden = (summed + self.bias).view(batch, height, width, -1).permute(0, 3, 1, 2)
+        hidden = (summed + self.bias).view(batch, height, width, len(self.bias)).permute(0, 3, 1, 2)
         # As a convolution under autocast: what follows stays in low precision too.
         device = hidden.device.type
         low = torch.is_autocast_enabled(device)

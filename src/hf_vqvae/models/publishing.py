@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .configuration_vqvae import as_pair
 from .hub_commit import WEIGHTS, add_tags, commit_folder, is_as_signed, sign_card, unsigned
+from .loading import LoadMixin
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +32,7 @@ RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
 
-class PublishMixin:
+class PublishMixin(LoadMixin):
     """`push_to_hub` for the models of this package; comes before `PreTrainedModel` among the bases."""
 
     def save_for_hub(
@@ -54,7 +56,12 @@ class PublishMixin:
             max_shard_size: as of `save_pretrained`.
             tags: tags to add to those of the card.
             token: reads the repo that the model came from, where that is private.
+
+        Raises:
+            ValueError: if `repo_id` is no name for the Hub, or a record of the run is damaged.
         """
+        if not isinstance(repo_id, str) or repo_id:
+            validate_repo_id(repo_id)  # it goes into code that readers copy
         folder = Path(folder)
         self.save_pretrained(folder, max_shard_size=max_shard_size)
         source = _find_source(self, token)
@@ -149,9 +156,18 @@ def add_code(folder: Path, model_class: type) -> None:
 
 
 def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    """Copies the files of `source` that match one of `patterns` to the same places in `folder`."""
+    """Copies the files of `source` that match one of `patterns` to the same places in `folder`.
+
+    Links that lead out of `source` are left out: what is published is what the folder itself holds.
+    """
+    inside = [source.resolve()]
+    if source.parent.name == "snapshots":  # in the Hub's cache, whose files are links
+        inside.append(source.resolve().parents[1] / "blobs")
     for pattern in patterns:
         for path in sorted(path for path in source.glob(pattern) if path.is_file()):
+            if not any(path.resolve().is_relative_to(one) for one in inside):
+                logger.warning(f"{path} is a link that leads out of {source} and is not published.")
+                continue
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -163,6 +179,8 @@ def copy_run_files(source: Path, folder: Path) -> None:
     arguments = folder / "arguments.json"
     if arguments.exists():
         values = json.loads(arguments.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{arguments.name} in {source} must map flags to values: remove it.")
         public = {
             key: Path(value).name
             if isinstance(value, str) and _is_on_this_machine(value)

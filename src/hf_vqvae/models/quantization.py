@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
+from .codes import check_codes
+
 KMEANS_ITERATIONS = 10
 
 
@@ -99,17 +101,27 @@ class VectorQuantizer(nn.Module):
         return self.embedding(torch.arange(self.embedding.num_embeddings, device=device)).float()
 
     def encode(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) of latents (B, D, h, w); changes nothing, in training neither."""
+        """Codes (B, h, w) of latents (B, D, h, w); changes nothing, in training neither.
+
+        Raises:
+            TypeError: if the latents are no dense floating-point tensor.
+            ValueError: if their shape is another.
+        """
+        self._check_latents(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             codes = nearest_rows(_rows(latents).float(), self._read_codebook(latents.device))
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights."""
+        """Vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights; errors as of `check_codes`."""
+        if not isinstance(codes, Tensor) or codes.dim() != 3:
+            raise ValueError("`codes` must be a tensor of shape (batch, rows, columns).")
+        check_codes(codes, self.embedding.num_embeddings, tuple(codes.shape[1:]))
         return self.embedding(codes.long()).permute(0, 3, 1, 2)
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantizes latents (B, D, h, w); in training it also updates the codebook."""
+        """Quantizes latents (B, D, h, w); in training it also updates the codebook. Errors as of `encode`."""
+        self._check_latents(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             rows = _rows(latents).float()
             if self.training and self._starts_from_data:
@@ -134,6 +146,17 @@ class VectorQuantizer(nn.Module):
             codebook_loss=codebook_loss,
             commitment_loss=commitment_loss,
         )
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if not isinstance(latents, Tensor) or latents.layout != torch.strided:
+            raise TypeError(f"`latents` must be a dense tensor, got {type(latents).__name__}.")
+        if not latents.is_floating_point():
+            raise TypeError(f"`latents` must be floating point, got {latents.dtype}.")
+        if latents.dim() != 4 or latents.shape[1] != self.embedding.embedding_dim:
+            raise ValueError(
+                f"`latents` must have the shape (batch, {self.embedding.embedding_dim}, rows, columns), got "
+                f"{tuple(latents.shape)}."
+            )
 
     @torch.no_grad()
     def _update_(self, rows: Tensor, codes: Tensor) -> None:

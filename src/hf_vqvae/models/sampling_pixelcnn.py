@@ -67,7 +67,7 @@ class DrawSettings:
         if self.temperature != 1:
             # Largest logit at 0: a tiny temperature may make all others infinite, but not that one.
             tiny = torch.finfo(logits.dtype).tiny
-            logits = (logits - logits.amax(1, keepdim=True)) / max(self.temperature, tiny)
+            logits = (logits - logits.amax(1, keepdim=True)) / max(float(self.temperature), tiny)
         if self.top_k is not None and self.top_k < logits.shape[1]:
             least = logits.topk(self.top_k, 1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
@@ -205,14 +205,16 @@ def count_grids(name: str, number: int | None, **lengths: int | None) -> int:
     if number is not None and (not _is_integer(number) or number < 1):
         raise ValueError(f"`{name}` must be an integer of at least 1, got {number!r}.")
     given = {key: length for key, length in lengths.items() if length is not None}
-    if number is None:
-        number = next(iter(given.values()), 1)
+    if number is None and given:
+        name, number = next(iter(given.items()))
     for key, length in given.items():
+        if length == 0:
+            raise ValueError(f"`{key}` must have at least one entry, got none.")
         if length != number:
             raise ValueError(
-                f"`{key}` must have one entry for each of the {number} of `{name}`, or one for all, got {length}."
+                f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}."
             )
-    return number
+    return 1 if number is None else number
 
 
 def count_labels(class_labels: ClassLabels | None) -> int | None:

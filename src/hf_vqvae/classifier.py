@@ -1,0 +1,200 @@
+"""Image classifiers that made images are measured by: any of transformers, or a small one of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.utils import httpx
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import cached_file
+
+from .models import VQVAEImageProcessorPil
+from .models.configuration_strict import StrictConfig, setting
+from .models.configuration_vqvae import as_pair
+
+
+@strict
+class SmallClassifierConfig(StrictConfig):
+    """Configuration of a [`SmallClassifier`]; the classes are `id2label`."""
+
+    model_type = "hf_vqvae_small_classifier"
+
+    image_size: int | list[int] | tuple[int, ...] = setting(28, "Side, or height and width.")
+    num_channels: int = setting(1, "Channels of the images.")
+    num_features: int = setting(96, "Features that the classes are told from.")
+
+
+class SmallClassifier(PreTrainedModel):
+    """A convolutional network of 136,000 parameters that learns handwritten digits in two minutes.
+
+    While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
+    of 32 channels, then 64, and so on up to `num_features`; a last 3x3 one has `num_features`, whose
+    means over the image are the features. Each with batch normalisation and ReLU.
+    """
+
+    config: SmallClassifierConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: SmallClassifierConfig):
+        super().__init__(config)
+        side, widest = min(as_pair(config.image_size)), config.num_features
+        inputs, width = config.num_channels, min(32, widest)
+        layers: list[nn.Module] = []
+        while side >= 8:
+            layers += _convolution(inputs, width, kernel_size=4, stride=2)
+            layers += _convolution(width, width)
+            side, inputs, width = side // 2, width, min(2 * width, widest)
+        layers += _convolution(inputs, widest)
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(widest, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        """`pixel_values` (B, C, H, W) in [-0.5, 0.5] to `logits` (B, K); `loss` in nats with `labels` (B,)."""
+        logits = self.classifier(self.layers(pixel_values))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The layers initialise their own weights."""
+
+
+def _convolution(
+    num_inputs: int, num_outputs: int, kernel_size: int = 3, stride: int = 1
+) -> list[nn.Module]:
+    layer = nn.Conv2d(num_inputs, num_outputs, kernel_size, stride, padding=1, bias=False)
+    return [layer, nn.BatchNorm2d(num_outputs), nn.ReLU()]
+
+
+AutoConfig.register(SmallClassifierConfig.model_type, SmallClassifierConfig)
+AutoModelForImageClassification.register(SmallClassifierConfig, SmallClassifier)
+
+
+class ImageClassifier:
+    """A classifier with its image processor, reading 8-bit images.
+
+    Its features are the input of its last `nn.Linear`, which is to give the logits (the penultimate
+    activations).
+
+    Args:
+        model: any model for image classification of transformers; it is put into eval mode.
+        processor: its image processor.
+        description: what it is, in the words of the metrics' protocols.
+
+    Raises:
+        ValueError: if its last linear layer does not give its classes.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, description: str):
+        self.model, self.processor, self.description = model.eval(), processor, description
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self.num_classes = model.config.num_labels
+        if not linear or linear[-1].out_features != self.num_classes:
+            found = f"gives {linear[-1].out_features} values" if linear else "does not exist"
+            raise ValueError(
+                f"the last nn.Linear of the classifier {type(model).__name__} must give its "
+                f"{self.num_classes} classes, so that its input are the features, but it {found}: "
+                "take another classifier (ViT, ResNet, ConvNeXt, ... have such a layer)."
+            )
+        self._last = linear[-1]
+        self.num_features = self._last.in_features
+
+    def to(self, device: torch.device) -> "ImageClassifier":
+        """Itself, with its model on `device`."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """8-bit images, uint8 (N, C, H, W), to features (N, `num_features`) and probabilities (N, K).
+
+        Grey images are given to a classifier of three channels as three equal ones. In float32.
+
+        Raises:
+            ValueError: if the images have other channels than the classifier takes.
+        """
+        wanted = getattr(self.model.config, "num_channels", 3)
+        if images.shape[1] == 1 != wanted:
+            images = images.expand(-1, wanted, -1, -1)
+        if images.shape[1] != wanted:
+            raise ValueError(
+                f"the classifier ({self.description}) takes images of {wanted} channels, got "
+                f"{images.shape[1]}: name another with `--classifier`, or leave it out to train one."
+            )
+        arrays = list(images.cpu().numpy())
+        inputs = self.processor(arrays, return_tensors="pt", input_data_format="channels_first")
+        pixel_values = inputs["pixel_values"].to(self.model.device)
+        seen: list[Tensor] = []
+        hook = self._last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            with torch.autocast(pixel_values.device.type, enabled=False):
+                logits = self.model(pixel_values=pixel_values).logits
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1).float(), logits.float().softmax(1)
+
+    def classes_of(self, label_names: list[str] | None, num_labels: int) -> Tensor | None:
+        """The classifier's number of each class of a dataset, int64 (`num_labels`,).
+
+        By name where it knows all `label_names`, else by number where it has `num_labels` classes;
+        `None` where neither holds, and its reading cannot be compared with labels.
+        """
+        numbers = {str(name): int(number) for number, name in self.model.config.id2label.items()}
+        if label_names and len(label_names) == num_labels and set(label_names) <= set(numbers):
+            return torch.tensor([numbers[name] for name in label_names])
+        return torch.arange(num_labels) if num_labels == self.num_classes else None
+
+
+def load_classifier(name_or_path: str, description: str | None = None) -> ImageClassifier:
+    """A classifier of transformers from a folder or the Hub, with its own image processor.
+
+    Without one, its images are on [-0.5, 0.5], resized to the `image_size` of its config if it has
+    one.
+
+    Raises:
+        ValueError: if there is none, its weights are not whole safetensors, or it has no linear head.
+    """
+    try:
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            name_or_path, output_loading_info=True, use_safetensors=True
+        )
+        processor = _load_processor(name_or_path, model.config)
+    except (OSError, ValueError, RuntimeError, SafetensorError, httpx.TransportError) as error:
+        raise ValueError(
+            f"cannot load the classifier {name_or_path!r}: {str(error).rstrip('.')}. Name a model "
+            "for image classification, with safetensors weights: a folder, or owner/name on the Hub."
+        ) from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"the weights of the classifier {name_or_path!r} lack {len(loading['missing_keys'])} "
+            f"tensors, for example {min(loading['missing_keys'])!r}: it would read images at "
+            "random. Name one that was trained to classify."
+        )
+    # Paths of this machine go into no record.
+    name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
+    return ImageClassifier(model, processor, description or f"classifier {name}")
+
+
+def _load_processor(name_or_path: str, config: Any) -> Any:
+    found = cached_file(
+        name_or_path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+    )
+    if found is not None:
+        return AutoImageProcessor.from_pretrained(name_or_path)
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return VQVAEImageProcessorPil(do_resize=False)
+    height, width = as_pair(size)
+    return VQVAEImageProcessorPil(size={"height": height, "width": width})

@@ -1,0 +1,249 @@
+"""scripts/benchmark.py: what it compares is equal, its rounds interleave, its tables are whole."""
+
+import re
+import time
+
+import pytest
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_vqvae import PixelCNNConfig, PixelCNNModel
+from hf_vqvae.benchmarking import (
+    CommonArguments,
+    PriorArguments,
+    format_number,
+    median_ratio,
+    peak_memory,
+    time_interleaved,
+)
+from hf_vqvae.contestants import (
+    REFERENCE,
+    TRAINED,
+    OrdinaryPixelCNN,
+    loss_curve,
+    make_prior_step,
+    patterned_codes,
+    plain_loop,
+)
+
+BENCHMARK = "scripts/benchmark.py"
+CPU = torch.device("cpu")
+
+
+def make_pair(**settings):
+    """A prior with weights and biases that no ReLU hides, and its ordinary twin."""
+    torch.manual_seed(0)
+    small = {"num_embeddings": 11, "grid_size": (4, 5), "hidden_size": 16}
+    config = PixelCNNConfig(**{**small, **settings})
+    prior = PixelCNNModel(config).eval()
+    for name, parameter in prior.named_parameters():
+        mean = 0.3 if name.endswith("bias") else 0.0
+        nn.init.normal_(parameter, mean=mean, std=0.1)
+    ordinary = OrdinaryPixelCNN(config).eval()
+    ordinary.load_state_dict(prior.state_dict())
+    return prior, ordinary
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"kernel_size": 3, "grid_size": (1, 1)},
+        {"kernel_size": 5, "grid_size": (9, 2), "num_residual_blocks": 3},
+        {"num_residual_blocks": 0, "num_pixelcnn_layers": 0},
+        {"num_embeddings": 128, "hidden_size": 128, "grid_size": (7, 7)},
+    ],
+)
+def test_the_ordinary_network_has_the_same_parameters_logits_and_gradients(settings):
+    prior, ordinary = make_pair(**settings)
+    assert sum(p.numel() for p in ordinary.parameters()) == prior.num_parameters()
+    codes = torch.randint(prior.config.num_embeddings, (3, *prior.config.grid_size))
+    outputs = [network(codes, return_loss=True) for network in (prior, ordinary)]
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+    for output in outputs:
+        output.loss.backward()
+    others = dict(ordinary.named_parameters())
+    for name, parameter in prior.named_parameters():
+        torch.testing.assert_close(parameter.grad, others[name].grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"architecture": "gated"}, {"num_classes": 3}, {"dropout": 0.1}]
+)
+def test_there_is_no_ordinary_network_beside_another_prior(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        OrdinaryPixelCNN(PixelCNNConfig(**settings))
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_the_plain_loops_draw_the_codes_of_cached_sampling(number):
+    prior, ordinary = make_pair()
+    size = (number, *prior.config.grid_size)
+    noise = torch.rand(size, generator=torch.Generator().manual_seed(3))
+    codes = prior.sample(number, generator=torch.Generator().manual_seed(3))
+    assert len(codes.unique()) > 3
+    assert torch.equal(plain_loop(prior, noise), codes)
+    assert torch.equal(plain_loop(ordinary, noise), codes)
+
+
+def test_a_shortened_loop_takes_so_many_steps_spread_over_the_grid():
+    prior, _ = make_pair()
+    calls = []
+    prior.register_forward_hook(lambda *_: calls.append(1))
+    drawn = plain_loop(prior, torch.full((1, 4, 5), 0.999), num_steps=4)
+    assert len(calls) == 4
+    # Noise near 1 draws no code 0, so what is not 0 was drawn.
+    assert drawn.nonzero().tolist() == [[0, row, 0] for row in range(4)]
+    plain_loop(prior, torch.rand(1, 4, 5), num_steps=100)
+    assert len(calls) == 4 + 20
+
+
+def test_rounds_interleave_drop_the_first_and_repeat_short_calls():
+    calls = []
+
+    def long(name):
+        calls.append(name)
+        until = time.perf_counter() + 0.03
+        while time.perf_counter() < until:
+            pass
+
+    contestants = {"a": lambda: long("a"), "b": lambda: calls.append("b"), "c": lambda: long("c")}
+    with tqdm(total=12, disable=True) as bar:
+        seconds = time_interleaved(contestants, 3, CPU, bar)
+    turns = [name for name, before in zip(calls, [None, *calls], strict=False) if name != before]
+    assert turns == ["a", "b", "c"] * 4
+    assert calls.count("a") == calls.count("c") == 4
+    assert calls.count("b") > 3 * 100
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    assert min(seconds["a"] + seconds["c"]) >= 0.03 > max(seconds["b"])
+
+
+def test_the_ratio_is_the_median_of_ratios_not_a_ratio_of_medians():
+    assert median_ratio([1, 20, 3], [1, 10, 1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")],
+)
+def test_numbers_are_short(value, text):
+    assert format_number(value) == text
+
+
+def test_patterns_can_be_learned_and_labels_tell_them():
+    config = PixelCNNConfig(num_embeddings=50, grid_size=(3, 4))
+    codes, labels = patterned_codes(config, 400, seed=1)
+    assert codes.shape == (400, 3, 4) and codes.min() >= 0 and codes.max() < 50
+    common = torch.stack([codes[labels == label].mode(0).values for label in range(10)])
+    assert 0.75 < (codes == common[labels]).float().mean() < 0.9
+    other, _ = patterned_codes(config, 400, seed=2)
+    assert not torch.equal(codes, other)
+
+
+def test_all_plain_lines_have_one_loss_curve():
+    arguments = PriorArguments(device="cpu", batch_size=16, num_embeddings=16, loss_steps=40)
+    arguments.hidden_size = 64
+    reference = loss_curve(REFERENCE, arguments)
+    assert reference[-1] < 0.8 * reference[0]
+    plain = [line for line in TRAINED if line.architecture == "plain" and line is not REFERENCE]
+    assert [line.bf16 for line in plain] == [False, True]
+    for line in plain:
+        tolerance = 2e-2 if line.bf16 else 1e-3
+        torch.testing.assert_close(loss_curve(line, arguments), reference, rtol=tolerance, atol=0)
+
+
+def test_peak_memory_counts_weights_gradients_and_adam():
+    arguments = PriorArguments(device="cpu", batch_size=2, grid_size=[3, 3], num_embeddings=1024)
+    arguments.hidden_size = 64
+    parameters = 1024 * 64 * 49 + 100_000
+    peak = peak_memory(make_prior_step, TRAINED[1], arguments, device=CPU)
+    if peak is None:
+        pytest.skip("this system does not tell a process its peak memory")
+    assert 4 * 4 * parameters < peak < 12 * 4 * parameters
+
+
+def rows_of(output):
+    """Cells of the table's lines, without the header."""
+    lines = [line for line in output.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in cells}) == 1
+    assert set("".join(cells[1])) <= set("-:")
+    return cells[2:]
+
+
+def numbers(cells):
+    return [float(cell.replace(",", "")) for cell in cells if cell != "-"]
+
+
+def test_sample_prints_a_line_for_every_case_and_network(scripts):
+    flags = ["--rounds", 2, "--cases", "3x4x8x1", "5x5x16x3", "--hidden_size", 8]
+    done = scripts.run(BENCHMARK, "sample", *flags, "--loop_steps", 13, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    assert [row[:4] for row in rows] == [
+        [network, grid, codes, images]
+        for network in ("plain", "gated")
+        for grid, codes, images in (("3x4", "8", "1"), ("5x5", "16", "3"))
+    ]
+    for row in rows:
+        missing = row.count("-")
+        assert missing == (4 if row[0] == "gated" else 0)
+        assert len(numbers(row[4:])) == 10 - missing and min(numbers(row[4:])) > 0
+    for fact in ("Medians of 2 interleaved rounds", "1 thread,", f"torch {torch.__version__}"):
+        assert fact in done.stdout
+    assert "more than 13 codes, 13 of the steps" in done.stdout
+    assert "sample: 100%" in done.stderr
+
+
+def test_prior_prints_throughputs_and_equal_losses(scripts):
+    sizes = ["--batch_size", 4, "--grid_size", 3, 4, "--num_embeddings", 8, "--hidden_size", 8]
+    flags = ["--rounds", 1, "--loss_steps", 5, "--no_memory", "--device", "cpu", *sizes]
+    done = scripts.run(BENCHMARK, "prior", *flags)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    assert [row[0] for row in rows] == [line.name for line in TRAINED]
+    assert rows[0][3] == "1" and rows[0][6] == "0.0e+00"
+    assert float(rows[1][6]) < 1e-3 and 0 < float(rows[2][6]) < 0.05
+    assert all(row[4:6] == ["-", "-"] and min(numbers(row[1:4])) > 0 for row in rows)
+
+
+def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
+    flags = ["--rounds", 1, "--batch_size", 4, "--image_size", 8, "--threads", 2]
+    done = scripts.run(BENCHMARK, "vqvae", *flags, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    assert [row[0] for row in rows] == ["float32", "bf16"] and rows[0][3] == "1"
+    assert min(numbers(rows[0][1:] + rows[1][1:])) > 0
+    assert "2 threads" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["sample", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["vqvae", "--threads", "-1"], "--threads must be at least 1, got -1"),
+        (["prior", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (["sample", "--cases", "7x7x128"], "--cases 7x7x128: each must be rows x columns"),
+        (["sample", "--cases", "7x7x128x0"], "--cases 7x7x128x0: each must be"),
+        (["prior", "--device", "abacus"], "--device abacus cannot be used here"),
+        (["vqvae", "--image_size", "30"], "image_size"),
+        (["sample", "--architectures", "round"], "invalid choice: 'round'"),
+        (["sample", "--round", "3"], "unrecognized arguments: --round"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_flags_are_named_before_anything_is_timed(scripts, flags, message):
+    done = scripts.run(BENCHMARK, *flags)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_help_lists_the_commands_and_their_flags(scripts):
+    assert re.search(r"sample .*\n.*prior .*\n.*vqvae ", scripts.run(BENCHMARK, "--help").stdout)
+    assert "--loop_steps" in scripts.run(BENCHMARK, "sample", "--help").stdout
+
+
+def test_the_device_is_the_fastest_there_is_unless_named():
+    assert CommonArguments().device == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,280 @@
+"""Classifiers that samples are measured by: the small one, how it is kept, and those of transformers."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from hf_vqvae import VQVAEImageProcessorPil
+from hf_vqvae.classifier import (
+    ImageClassifier,
+    SmallClassifier,
+    SmallClassifierConfig,
+    load_classifier,
+)
+from hf_vqvae.classifier_training import NoLabelsError, kept_classifier, train_classifier
+from hf_vqvae.decoding import DecodedImages
+
+CPU = torch.device("cpu")
+NAMES = ["left", "right"]
+
+
+def make_images(count=64, shape=(1, 12, 12), seed=0):
+    """Noise with a bright left or right half, which is the label."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 156, (count, *shape), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    half = shape[-1] // 2
+    pixels[labels == 0, ..., :half] += 100
+    pixels[labels == 1, ..., half:] += 100
+    return DecodedImages(pixels, labels)
+
+
+def make_vit(folder, *, num_labels=5, num_channels=3, image_size=16):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = ViTConfig(
+        **sizes,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=8,
+        num_channels=num_channels,
+        num_labels=num_labels,
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+# The small one
+
+
+def test_it_learns_what_can_be_learned():
+    images, others = make_images(200), make_images(100, seed=1)
+    model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=30)
+    classifier = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small")
+    _, probabilities = classifier.read(others.images)
+    assert (probabilities.argmax(1) == others.labels).float().mean() > 0.95
+    assert model.config.id2label == {0: "left", 1: "right"}
+    assert not model.training
+
+
+def test_the_same_seed_trains_the_same_classifier_and_touches_no_other_randomness():
+    images = make_images()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    models = [
+        train_classifier(images.images, images.labels, NAMES, CPU, seed=seed, num_steps=3)
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.rand(3), expected)
+    first, same, other = (model.state_dict() for model in models)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (2, 5, 9), (4, 17, 33)])
+def test_images_of_any_size_are_trained_on_and_read(shape):
+    images = make_images(5, shape)
+    model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=2)
+    features, probabilities = ImageClassifier(
+        model, VQVAEImageProcessorPil(do_resize=False), "small"
+    ).read(images.images)
+    assert features.shape == (5, 96) and features.isfinite().all()
+    assert probabilities.shape == (5, 2)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+
+
+def test_it_loads_through_the_auto_class_with_the_same_numbers(tmp_path):
+    torch.manual_seed(0)
+    model = SmallClassifier(SmallClassifierConfig(num_labels=3)).eval()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert isinstance(loaded, SmallClassifier)
+    pixel_values = torch.rand(2, 1, 28, 28) - 0.5
+    labels = torch.tensor([0, 2])
+    output = model(pixel_values, labels=labels)
+    assert torch.equal(loaded(pixel_values).logits, output.logits)
+    assert output.loss.item() == pytest.approx(
+        -output.logits.log_softmax(1)[[0, 1], labels].mean().item(), rel=1e-5
+    )
+    assert not any(path.suffix in (".bin", ".pt") for path in tmp_path.iterdir())
+
+
+# Kept
+
+
+def test_it_is_trained_once_and_then_read(tmp_path, accelerator):
+    images = make_images()
+    first = kept_classifier(images, NAMES, accelerator, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    written = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(written)
+    again = kept_classifier(images, NAMES, accelerator, tmp_path)
+    assert written == {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    for one, other in zip(first.read(images.images), again.read(images.images), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_pixels_labels_or_names_are_other_classifiers(tmp_path, accelerator):
+    images, others = make_images(8), make_images(8, seed=1)
+    variants = [
+        (images, NAMES),
+        (DecodedImages(others.images, images.labels), NAMES),
+        (DecodedImages(images.images, 1 - images.labels), NAMES),
+        (images, ["links", "rechts"]),
+        (images, [*NAMES, "above"]),
+        (images, None),
+    ]
+    for number, (one, names) in enumerate(variants, 1):
+        classifier = kept_classifier(one, names, accelerator, tmp_path)
+        assert classifier.num_classes == (3 if names and len(names) == 3 else 2)
+        assert len(list(tmp_path.iterdir())) == number
+
+
+def test_what_a_killed_run_left_is_not_taken_for_a_classifier(tmp_path, accelerator):
+    images = make_images(8)
+    kept_classifier(images, NAMES, accelerator, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    left = kept.with_name(f"{kept.name}.1.writing")
+    kept.rename(left)
+    (left / "model.safetensors").write_bytes(b"half")
+    assert kept_classifier(images, NAMES, accelerator, tmp_path).num_classes == 2
+    assert kept.is_dir() and left.is_dir()
+
+
+def test_a_kept_classifier_that_is_damaged_is_named(tmp_path, accelerator):
+    images = make_images(8)
+    kept_classifier(images, NAMES, accelerator, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    weights = kept / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ValueError, match=f"{kept.name}.*trained and kept here; delete it"):
+        kept_classifier(images, NAMES, accelerator, tmp_path)
+
+
+def test_hidden_labels_are_left_out(tmp_path, accelerator):
+    images = make_images(40)
+    images.labels[::2] = -1
+    classifier = kept_classifier(images, None, accelerator, tmp_path)
+    assert classifier.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    "labels, found",
+    [
+        (None, "no labels"),
+        (torch.full((8,), -1), "no labels"),
+        (torch.ones(8, dtype=torch.int64), "labels of fewer than two classes"),
+    ],
+)
+def test_without_labels_of_two_classes_there_is_nothing_to_train(
+    tmp_path, accelerator, labels, found
+):
+    images = DecodedImages(make_images(8).images, labels)
+    with pytest.raises(NoLabelsError, match=f"have {found}.*--classifier.*--label_column"):
+        kept_classifier(images, None, accelerator, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# Those of transformers
+
+
+def test_the_features_are_what_the_logits_are_linear_in(tmp_path):
+    classifier = load_classifier(str(make_vit(tmp_path)))
+    features, probabilities = classifier.read(make_images(6, (3, 16, 16)).images)
+    head = classifier.model.classifier
+    assert features.shape == (6, 8)
+    torch.testing.assert_close(head(features).softmax(1), probabilities)
+
+
+def test_a_classifiers_own_processor_is_used_and_grey_images_become_three_channels(tmp_path):
+    make_vit(tmp_path)
+    images = make_images(4, (1, 16, 16)).images
+    bare = load_classifier(str(tmp_path)).read(images)[0]
+    processor = ViTImageProcessorPil(
+        size={"height": 16, "width": 16}, image_mean=[0.2] * 3, image_std=[2.0] * 3
+    )
+    processor.save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path))
+    features, _ = classifier.read(images)
+    pixel_values = (images / 255 - 0.2).expand(-1, 3, -1, -1) / 2
+    hidden = classifier.model.vit(pixel_values).last_hidden_state[:, 0]
+    torch.testing.assert_close(features, hidden)
+    assert not torch.allclose(features, bare)
+
+
+def test_images_of_another_size_are_resized_to_the_classifiers(tmp_path):
+    classifier = load_classifier(str(make_vit(tmp_path)))
+    greys = torch.tensor([0, 80, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    sizes = [(16, 16), (40, 24)]
+    native, other = (classifier.read(greys.expand(3, 3, *size)) for size in sizes)
+    torch.testing.assert_close(native, other)
+    assert not torch.allclose(native[0][0], native[0][1])
+
+
+def test_a_network_without_an_image_size_reads_images_as_they_are(tmp_path):
+    config = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=4
+    )
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    features, probabilities = load_classifier(str(tmp_path)).read(make_images(3).images)
+    assert features.shape == (3, 8) and probabilities.shape == (3, 4)
+
+
+def test_channels_that_do_not_fit_are_an_error(tmp_path):
+    classifier = load_classifier(str(make_vit(tmp_path / "vit", num_channels=1)))
+    with pytest.raises(ValueError, match=r"\(classifier vit\) takes images of 1 channels, got 3"):
+        classifier.read(make_images(2, (3, 16, 16)).images)
+
+
+def test_classes_are_matched_by_name_then_by_number(tmp_path):
+    classifier = load_classifier(str(make_vit(tmp_path, num_labels=3)))
+    classifier.model.config.id2label = {0: "cat", 1: "dog", 2: "bird"}
+    assert classifier.classes_of(["bird", "cat"], 2).tolist() == [2, 0]
+    assert classifier.classes_of(["a", "b", "c"], 3).tolist() == [0, 1, 2]
+    assert classifier.classes_of(None, 3).tolist() == [0, 1, 2]
+    assert classifier.classes_of(["bird", "cow"], 2) is None
+    assert classifier.classes_of(None, 4) is None
+
+
+def test_what_is_no_classifier_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot load the classifier 'no/such/classifier'"):
+        load_classifier("no/such/classifier")
+    bare = ViTConfig.from_pretrained(make_vit(tmp_path / "vit"))
+    ViTModel(bare).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"lack 2 tensors, for example 'classifier\.bias'"):
+        load_classifier(str(tmp_path / "bare"))
+    weights = tmp_path / "vit" / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(ValueError, match="with safetensors weights"):
+        load_classifier(str(tmp_path / "vit"))
+
+
+def test_a_network_without_a_linear_head_is_refused(tmp_path):
+    make_vit(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    model.classifier = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"last nn\.Linear .* must give its 5 classes.*8 values"):
+        ImageClassifier(model, VQVAEImageProcessorPil(), "cut")
+
+
+def test_a_classifiers_record_has_no_path_of_this_machine(tmp_path):
+    classifier = load_classifier(str(make_vit(tmp_path / "digits-vit")))
+    assert classifier.description == "classifier digits-vit"
+    assert str(tmp_path) not in json.dumps(classifier.description)

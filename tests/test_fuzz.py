@@ -1,0 +1,253 @@
+"""Wrong types and shapes into every public entry: `ValueError` or `TypeError` come out, or a result."""
+
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+import hf_vqvae
+from hf_vqvae import (
+    ImageGenerationPipeline,
+    PixelCNNConfig,
+    PixelCNNModel,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+from hf_vqvae.arguments import (
+    DataArguments,
+    HubArguments,
+    PriorArguments,
+    TrainingArguments,
+    VQVAEArguments,
+    parse_arguments,
+)
+from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.metrics import (
+    ClassifiedImages,
+    CodebookUsage,
+    CodeLikelihood,
+    FrechetDistance,
+    ReconstructionQuality,
+)
+from hf_vqvae.models.configuration_strict import own_fields
+
+VALUES = {
+    "none": None,
+    "true": True,
+    "zero": 0,
+    "negative": -1,
+    "huge": 10**12,
+    "beyond": 2**70,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "string": "x",
+    "bytes": b"\xff\x00",
+    "empty_list": [],
+    "nested": [[1, 2], [3, 4]],
+    "ragged": [[1], [2, 3]],
+    "of_strings": ["a", None],
+    "dict": {"a": 1},
+    "object": object(),
+    "class": int,
+    "array": np.zeros((2, 2), np.float32),
+    "array_of_objects": np.array([object(), None], dtype=object),
+    "scalar_tensor": torch.tensor(3),
+    "empty_tensor": torch.zeros(0),
+    "empty_pixels": torch.zeros(0, 1, 8, 8),
+    "no_channels": torch.zeros(1, 0, 8, 8),
+    "long": torch.zeros(1, 2, 2, dtype=torch.long),
+    "codes_outside": torch.full((1, 2, 2), 99),
+    "float_codes": torch.zeros(1, 2, 2),
+    "bool_tensor": torch.zeros(1, 2, 2, dtype=torch.bool),
+    "complex": torch.zeros(1, 1, 8, 8, dtype=torch.complex64),
+    "uint8_pixels": torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+    "nan_pixels": torch.full((1, 1, 8, 8), float("nan")),
+    "sparse": torch.zeros(1, 2, 2, dtype=torch.long).to_sparse(),
+    "five_dims": torch.zeros(1, 1, 1, 8, 8),
+    "generator": torch.Generator(),
+}
+SIZES = {"image_size": 8, "hidden_sizes": [4, 8], "num_embeddings": 16, "embedding_dim": 4}
+
+
+@cache
+def model():
+    torch.manual_seed(0)
+    config = VQVAEForImageGenerationConfig(vqvae_config=SIZES, prior_config={"hidden_size": 8})
+    return VQVAEForImageGeneration(config).eval()
+
+
+@cache
+def pipe():
+    processor = VQVAEImageProcessorPil(size={"height": 8, "width": 8})
+    return ImageGenerationPipeline(model=model(), image_processor=processor)
+
+
+PROCESSOR = VQVAEImageProcessorPil(size={"height": 8, "width": 8})
+PIXELS, CODES = torch.zeros(2, 1, 8, 8), torch.zeros(2, 2, 2, dtype=torch.long)
+PICTURES, TABLE = torch.zeros(2, 1, 8, 8), torch.full((2, 3), 1 / 3)
+SETTINGS = ("size", "rescale_factor", "image_mean", "image_std", "resample")
+
+ENTRIES = {
+    "VQVAEModel": lambda value: VQVAEModel(value),
+    "VQVAEModel()": lambda value: model().vqvae(value),
+    "VQVAEModel.encode": lambda value: model().vqvae.encode(value),
+    "VQVAEModel.decode": lambda value: model().vqvae.decode(value),
+    "VQVAEModel.from_pretrained": lambda value: VQVAEModel.from_pretrained(value),
+    "PixelCNNModel": lambda value: PixelCNNModel(value),
+    "PixelCNNModel()": lambda value: model().prior(value),
+    "PixelCNNModel(labels)": lambda value: model().prior(CODES, class_labels=value),
+    "PixelCNNModel.sample": lambda value: model().prior.sample(value),
+    "VQVAEForImageGeneration": lambda value: VQVAEForImageGeneration(value),
+    "VQVAEForImageGeneration()": lambda value: model()(value),
+    "VQVAEForImageGeneration.sample": lambda value: model().sample(value),
+    "VQVAEForImageGeneration.save_for_hub": lambda value: model().save_for_hub(
+        "/dev/null/x", value
+    ),
+    "VectorQuantizer()": lambda value: model().vqvae.quantizer(value),
+    "VectorQuantizer.encode": lambda value: model().vqvae.quantizer.encode(value),
+    "VectorQuantizer.decode": lambda value: model().vqvae.quantizer.decode(value),
+    "ImageGenerationPipeline()": lambda value: pipe()(value),
+    "VQVAEImageProcessorPil()": lambda value: PROCESSOR(value),
+    "VQVAEImageProcessorPil.postprocess": lambda value: PROCESSOR.postprocess(value),
+    "VQVAEImageProcessorPil.postprocess(type)": lambda value: PROCESSOR.postprocess(PIXELS, value),
+    "DecodedImages": lambda value: DecodedImages(value),
+    "DecodedImages(labels)": lambda value: DecodedImages(PICTURES.byte(), value),
+    "CodebookUsage": lambda value: CodebookUsage(value),
+    "CodebookUsage.add": lambda value: CodebookUsage(16).add(prediction=value),
+    "CodebookUsage.compute": lambda value: CodebookUsage(16).compute(predictions=value),
+    "CodeLikelihood": lambda value: CodeLikelihood(value),
+    "CodeLikelihood.add_batch": lambda value: CodeLikelihood(16).add_batch(
+        predictions=CODES, references=value, negative_log_likelihoods=torch.zeros(2, 2, 2)
+    ),
+    "CodeLikelihood.add_batch(nats)": lambda value: CodeLikelihood(16).add_batch(
+        predictions=CODES, references=CODES, negative_log_likelihoods=value
+    ),
+    "ReconstructionQuality.compute": lambda value: ReconstructionQuality().compute(
+        predictions=value, references=value
+    ),
+    "ReconstructionQuality.add_batch": lambda value: ReconstructionQuality().add_batch(
+        predictions=value, references=PICTURES
+    ),
+    "FrechetDistance": lambda value: FrechetDistance(value),
+    "FrechetDistance.compute": lambda value: FrechetDistance(3).compute(
+        predictions=value, references=TABLE
+    ),
+    "ClassifiedImages": lambda value: ClassifiedImages(value),
+    "ClassifiedImages.compute": lambda value: ClassifiedImages(3).compute(
+        predictions=TABLE, references=value
+    ),
+}
+ENTRIES |= {
+    f"VQVAEImageProcessorPil({name})": lambda value, name=name: VQVAEImageProcessorPil(
+        **{name: value}
+    )(PIXELS.byte())
+    for name in SETTINGS
+}
+ENTRIES |= {
+    f"{config_class.__name__}({field.name})": (
+        lambda value, config_class=config_class, name=field.name: config_class(**{name: value})
+    )
+    for config_class in (VQVAEConfig, PixelCNNConfig, VQVAEForImageGenerationConfig)
+    for field in own_fields(config_class)
+}
+ENTRIES |= {
+    f"{kind}.sample({name})": lambda value, name=name, one=one: one().sample(2, **{name: value})
+    for kind, one, names in (
+        ("PixelCNNModel", lambda: model().prior, ("temperature", "generator")),
+        ("VQVAEForImageGeneration", model, ("temperature", "generator")),
+    )
+    for name in names
+}
+
+
+def test_every_public_name_is_fuzzed_or_says_why_not():
+    fuzzed = {entry.partition("(")[0].partition(".")[0] for entry in ENTRIES}
+    left = set(hf_vqvae.__all__) - fuzzed - {"__version__"}
+    assert all(name.endswith("Output") for name in left), f"{left} are more than records"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_wrong_values_end_in_a_value_or_type_error(entry):
+    """A failure lists the values with what came out in place of an error of the two kinds."""
+    escaped = {}
+    for name, value in VALUES.items():
+        if name == "huge" and entry.endswith(("sample", "Pipeline()")):
+            continue  # as many images as were asked for
+        if name == "string" and entry.endswith("from_pretrained"):
+            continue  # a name on the Hub
+        try:
+            ENTRIES[entry](value)
+        except (ValueError, TypeError):
+            pass
+        except OSError as error:
+            if not entry.endswith(("from_pretrained", "save_for_hub")):
+                escaped[name] = repr(error)[:150]
+        except Exception as error:
+            escaped[name] = repr(error)[:150]
+    assert not escaped, f"{entry}: {escaped}"
+
+
+WORDS = ["", "-1", "0", "nan", "inf", "1e400", "9" * 5000, "x", "None", "[]", "{}", "\0", "--seed"]
+FLAGS = [
+    "num_train_epochs",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "max_grad_norm",
+    "mixed_precision",
+    "lr_scheduler_type",
+    "log_with",
+    "seed",
+    "image_size",
+    "hidden_sizes",
+    "commitment_cost",
+    "codebook_update",
+    "kernel_size",
+    "max_train_samples",
+    "push_to_hub",
+    "streaming",
+]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_wrong_words_on_the_command_line_end_with_status_2_and_a_line(flag, monkeypatch, capsys):
+    kinds = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArguments)
+    for word in WORDS:
+        monkeypatch.setattr(sys, "argv", ["train.py", f"--{flag}={word}"])
+        try:
+            parse_arguments(*kinds)
+        except SystemExit as end:
+            assert end.code == 2, word
+            assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1, 2]",
+        "a: b: c",
+        "\0",
+        "seed: [1, 2]",
+        "seed: {a: 1}",
+        "&a [*a]",
+        "1: 2",
+        "seed: !!binary x",
+        "? [1]\n: 2",
+        "!!python/object/apply:sys.exit [7]",
+    ],
+)
+def test_wrong_files_of_flags_end_with_status_2(content, kind, monkeypatch, tmp_path, capsys):
+    path = tmp_path / f"run.{kind}"
+    path.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["train.py", str(path)])
+    try:
+        parse_arguments(TrainingArguments)
+    except SystemExit as end:
+        assert end.code == 2 and "error: " in capsys.readouterr().err

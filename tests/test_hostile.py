@@ -1,0 +1,468 @@
+"""Folders of models from anywhere: nothing is executed, nothing outside is touched, nothing absurd takes memory."""
+
+import json
+import os
+import pickle
+import re
+import resource
+import struct
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+from hf_vqvae import (
+    PixelCNNConfig,
+    PixelCNNModel,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+from hf_vqvae.evaluation import load_model
+from hf_vqvae.models.publishing import copy_files, copy_run_files
+
+MARKUP = "a|b`c`</td><script>alert(1)</script>\n```\n# title [x](http://evil.example) {{7*7}}"
+
+
+def make_model():
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "hidden_sizes": [4, 8], "num_embeddings": 16, "embedding_dim": 4}
+    config = VQVAEForImageGenerationConfig(vqvae_config=sizes, prior_config={"hidden_size": 8})
+    return VQVAEForImageGeneration(config)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole model."""
+    path = tmp_path / "models" / "mine"
+    make_model().save_pretrained(path)
+    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """A pickle, and some Python code, that leave a mark when they are run, and the mark."""
+    mark = tmp_path / "mark"
+
+    class Payload:
+        def __reduce__(self):
+            return (os.mkdir, (str(mark),))
+
+    pickled = pickle.dumps({"weight": Payload()})
+    pickle.loads(pickled)
+    assert mark.is_dir(), "this bomb would go off"
+    mark.rmdir()
+    return pickled, f"import os\nos.mkdir({str(mark)!r})\n", mark
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def loaders(folder):
+    """All ways to load a folder, without `trust_remote_code`."""
+    return {
+        "AutoConfig": lambda: AutoConfig.from_pretrained(folder),
+        "AutoModel": lambda: AutoModel.from_pretrained(folder),
+        "AutoImageProcessor": lambda: AutoImageProcessor.from_pretrained(folder),
+        "pipeline": lambda: pipeline("unconditional-image-generation", model=str(folder)),
+        "load_model": lambda: load_model(str(folder)),
+        "VQVAEForImageGeneration": lambda: VQVAEForImageGeneration.from_pretrained(folder),
+        "VQVAEModel": lambda: VQVAEModel.from_pretrained(folder),
+        "PixelCNNModel": lambda: PixelCNNModel.from_pretrained(folder),
+        "VQVAEImageProcessorPil": lambda: VQVAEImageProcessorPil.from_pretrained(folder),
+    }
+
+
+def test_pickles_beside_the_weights_are_never_read(folder, bomb):
+    pickled, _, mark = bomb
+    for name in ("pytorch_model.bin", "optimizer.bin", "training_args.bin", "scheduler.pt"):
+        (folder / name).write_bytes(pickled)
+    torch.save({"vqvae.quantizer.embedding.weight": torch.zeros(16, 4)}, folder / "model.pt")
+    expected = make_model().state_dict()
+    for name, load in loaders(folder).items():
+        load()
+        assert not mark.exists(), name
+    loaded = VQVAEForImageGeneration.from_pretrained(folder).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_a_folder_that_has_but_pickles_has_no_weights(folder, bomb):
+    pickled, _, mark = bomb
+    good = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for content in (pickled, None):
+        if content is None:  # harmless, but nothing tells it from the other
+            torch.save(good, folder / "pytorch_model.bin")
+        else:
+            (folder / "pytorch_model.bin").write_bytes(content)
+        for model_class in (VQVAEForImageGeneration, VQVAEModel, PixelCNNModel, AutoModel):
+            with pytest.raises((OSError, ValueError), match=r"model\.safetensors"):
+                model_class.from_pretrained(folder)
+        with pytest.raises(ValueError, match="`use_safetensors` must be True, got False"):
+            VQVAEModel.from_pretrained(folder, use_safetensors=False)
+        with pytest.raises(ValueError, match="cannot load the model"):
+            load_model(str(folder))
+        assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["pytorch_model.bin", "../other/model.safetensors", "{absolute}"])
+def test_an_index_of_parts_leads_neither_to_pickles_nor_out_of_the_folder(folder, bomb, part):
+    pickled, _, mark = bomb
+    (folder / "pytorch_model.bin").write_bytes(pickled)
+    other = folder.parent / "other"
+    other.mkdir()
+    (folder / "model.safetensors").rename(other / "model.safetensors")
+    part = part.format(absolute=other / "model.safetensors")
+    names = load_file(other / "model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, part)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="must be safetensors files in that folder, got "):
+        VQVAEForImageGeneration.from_pretrained(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("where", ["", "evil-owner/evil-repo--"], ids=["folder", "other_repo"])
+@pytest.mark.parametrize("registered", [True, False])
+def test_code_that_comes_along_is_not_executed(folder, bomb, monkeypatch, where, registered):
+    _, code, mark = bomb
+    for name in ("evil", "__init__", "conftest", "modeling_vqvae", "configuration_vqvae"):
+        (folder / f"{name}.py").write_text(code)
+    classes = ("AutoConfig", "AutoModel", "AutoImageProcessor")
+    auto_map = dict.fromkeys(classes, f"{where}evil.Evil")
+    task = "unconditional-image-generation"
+    pipelines = {task: {"impl": "evil.Evil", "pt": ["AutoModel"], "type": "image"}}
+
+    def change(content):
+        content |= {"auto_map": auto_map, "custom_pipelines": pipelines}
+        if not registered:
+            content |= {"model_type": "evil", "image_processor_type": "Evil"}
+
+    for name in ("config.json", "preprocessor_config.json"):
+        edit(folder / name, change)
+    answers = []
+    # A question on the terminal is no refusal: whoever starts a script has pressed Enter before.
+    monkeypatch.setattr("builtins.input", lambda *args: answers.append(args) or "y")
+    for name, load in loaders(folder).items():
+        if not registered and name in ("AutoConfig", "AutoModel", "AutoImageProcessor", "pipeline"):
+            continue  # transformers' own, which ask
+        try:
+            load()
+        except ValueError as error:
+            assert not registered or name == "pipeline", (name, error)
+        assert not mark.exists() and not answers, name
+    if not registered:
+        for auto in (AutoConfig, AutoModel, AutoImageProcessor):
+            with pytest.raises((ValueError, OSError)):
+                auto.from_pretrained(folder, trust_remote_code=False)
+        assert not mark.exists()
+
+
+VQVAE_ABSURD = {
+    "image_size": [10**9, [10**9, 8], [8] * 10**6, -8, 0, 2**70, [], [8, None], "8", True, 8.0],
+    "num_channels": [10**12, 0, -1, True, None, "1", 1.5, [1]],
+    "hidden_sizes": [[4] * 10**6, [10**12], [2**16] * 16, [], [4, -8], [4, None], "48", 12, {}],
+    "num_residual_layers": [10**9, 256, -1, True, "2"],
+    "embedding_dim": [10**12, 2**16, 0, -5, False],
+    "num_embeddings": [10**12, 2**24, 10**400, 1, -16, True, "16", 16.0],
+    "commitment_cost": [float("nan"), float("inf"), -1, "x", True, 10**400],
+    "data_variance": [float("nan"), float("inf"), 0, -1, "x", 10**400],
+    "ema_decay": [float("nan"), 1, -0.1, 10**400, "x"],
+    "dead_code_threshold": [float("nan"), float("inf"), -1, []],
+    "codebook_update": ["os.system", 1, None],
+    "codebook_init": ["../../x", None],
+    "dtype": ["evil", "nn", "int8", 5, [], float("nan")],
+    "num_labels": [10**12, -1, "2", 1.5, True],
+    "id2label": [5, "x", ["a"], {"a": "b"}],
+}
+PRIOR_ABSURD = {
+    "num_embeddings": [10**12, 2**24, -16, True, "16", 16.0],
+    "grid_size": [[10**9, 10**9], [2] * 10**6, [], [2, -2], "22", 4, [2, None]],
+    "hidden_size": [10**12, 2**16, -8, 7, True, "8"],
+    "kernel_size": [10**9 + 1, 10**6 + 1, -7, 4, "7"],
+    "num_residual_blocks": [10**9, 257, -1, True],
+    "num_pixelcnn_layers": [10**9, 257, -1, True],
+    "num_gated_layers": [10**9, -1, True],
+    "num_classes": [10**12, 10**9, 10**5, -1, True, "3"],
+    "dropout": [float("nan"), -1, "x", 10**400],
+    "id2label": [5, "x", ["a"]],
+}
+
+
+def rows(part, absurd):
+    return [
+        pytest.param(part, name, value, id=f"{part}-{name}-{number}")
+        for name, values in absurd.items()
+        for number, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"), rows("vqvae", VQVAE_ABSURD) + rows("prior", PRIOR_ABSURD)
+)
+def test_a_config_that_the_weights_cannot_be_of_is_refused_at_once(folder, part, name, value):
+    edit(folder / "config.json", lambda config: config[f"{part}_config"].update({name: value}))
+    start = time.process_time()
+    for model_class in (
+        VQVAEForImageGeneration,
+        {"vqvae": VQVAEModel, "prior": PixelCNNModel}[part],
+    ):
+        with pytest.raises(ValueError) as caught:
+            model_class.from_pretrained(folder)
+        assert len(str(caught.value)) < 1500, "a message is no copy of the file"
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+@pytest.mark.parametrize(
+    "settings", [{"num_embeddings": 2**24}, {"hidden_sizes": [2**16] * 2}, {"embedding_dim": 2**16}]
+)
+def test_refusing_takes_no_memory(folder, settings):
+    """The largest sizes that a config may name, where there is no memory for a hundredth of them."""
+    edit(folder / "config.json", lambda config: config["vqvae_config"].update(settings))
+    status = Path("/proc/self/status").read_text()
+    in_use = int(re.search(r"VmData:\s+(\d+) kB", status)[1]) * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (in_use + 2**28, before[1]))
+    try:
+        with pytest.raises(ValueError, match="the config means"):
+            VQVAEModel.from_pretrained(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_a_new_part_may_be_large_but_not_absurd(folder):
+    edit(folder / "config.json", lambda config: config["prior_config"].update(hidden_size=2**15))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("prior.")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"values that the file of weights does not have, more"):
+        VQVAEForImageGeneration.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["__class__", "__dict__", "__init__", "save_pretrained"])
+def test_keys_of_a_config_that_would_replace_its_own_parts_are_ignored(folder, key):
+    for part in ("vqvae_config", "prior_config"):
+        edit(folder / "config.json", lambda config, part=part: config[part].update({key: {"a": 1}}))
+    edit(folder / "config.json", lambda config: config.update({key: {"a": 1}}))
+    model = AutoModel.from_pretrained(folder)
+    assert type(model) is VQVAEForImageGeneration and callable(model.config.save_pretrained)
+    assert model.sample(1).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "experts_implementation"])
+def test_a_saved_config_names_no_code_of_another_repo(folder, name):
+    edit(folder / "config.json", lambda config: config.update({name: "evil-owner/evil-kernel"}))
+    model = AutoModel.from_pretrained(folder)
+    assert "evil" not in json.dumps(model.config.to_dict())
+
+
+@pytest.mark.parametrize("key", ["name_or_path", "_name_or_path"])
+def test_where_a_model_comes_from_is_not_the_file_s_to_say(folder, key, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+
+    def change(config):
+        for one in (config, config["vqvae_config"], config["prior_config"]):
+            one[key] = str(secret)
+
+    edit(folder / "config.json", change)
+    model = VQVAEForImageGeneration.from_pretrained(folder)
+    for config in (model.config, model.vqvae.config, model.prior.config):
+        assert config.name_or_path in ("", str(folder))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "5", "null", "", "{", "\0", '"x"', "[" * 10**5, "\ud800"]
+)
+def test_a_config_that_is_no_mapping_is_refused(folder, content):
+    (folder / "config.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    for model_class in (VQVAEForImageGeneration, VQVAEModel):
+        with pytest.raises((ValueError, TypeError, OSError, RecursionError)):
+            model_class.from_pretrained(folder)
+    with pytest.raises(ValueError, match="cannot load the model"):
+        load_model(str(folder))
+
+
+def damaged(path, kind):
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    first = next(name for name in header if name != "__metadata__")
+    if kind in ("overlap", "outside", "huge_shape", "wrong_dtype", "no_dtype", "nested"):
+        change = {
+            "overlap": {"data_offsets": [0, 8]},
+            "outside": {"data_offsets": [0, 2**60]},
+            "huge_shape": {"shape": [2**62, 2**62]},
+            "wrong_dtype": {"dtype": "EVIL"},
+            "no_dtype": {"dtype": None},
+            "nested": {"shape": [[[1]]]},
+        }[kind]
+        header[first] |= change
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + whole[8 + length :]
+    return {
+        "empty": b"",
+        "short": whole[:5],
+        "truncated": whole[:-100],
+        "longer": whole + b"\0" * 100,
+        "huge_header": struct.pack("<Q", 2**62) + whole[8:],
+        "text": b"this is no file of weights" * 100,
+        "no_json": whole[:8] + b"\xff" * length + whole[8 + length :],
+        "pickle": pickle.dumps({"a": 1}) * 100,
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    }[kind]
+
+
+KINDS = ["overlap", "outside", "huge_shape", "wrong_dtype", "no_dtype", "nested", "empty", "short"]
+KINDS += ["truncated", "longer", "huge_header", "text", "no_json", "pickle", "pointer"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_of_weights_is_refused_by_name(folder, kind):
+    path = folder / "model.safetensors"
+    path.write_bytes(damaged(path, kind))
+    for model_class in (VQVAEForImageGeneration, VQVAEModel, PixelCNNModel):
+        with pytest.raises(ValueError, match=rf"weights of '?.*{folder.name}.* are damaged"):
+            model_class.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["vqvae.quantizer.embedding.weight", "prior.conv_out.bias", "vqvae.quantizer.ema_steps"]
+)
+def test_weights_that_are_not_finite_are_refused_by_name(folder, name, value):
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[-1] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"'{name}' has 1 values that are not finite.*{value}"):
+        VQVAEForImageGeneration.from_pretrained(folder)
+
+
+def test_weights_of_another_shape_are_refused_and_drawn_anew_only_when_told(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = "vqvae.quantizer.embedding.weight"
+    weights[name] = torch.zeros(17, 4)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=rf"means \[16, 4\] for .*'{name}', but the file has \[17, 4"
+    ):
+        VQVAEForImageGeneration.from_pretrained(folder)
+    loaded = VQVAEForImageGeneration.from_pretrained(folder, ignore_mismatched_sizes=True)
+    assert loaded.vqvae.quantizer.embedding.weight.shape == (16, 4)
+
+
+PROCESSOR_ABSURD = {
+    "size": [10**9, {"height": 10**9, "width": 10**9}, {"height": -1, "width": 8}, -1, 0, "x", []],
+    "pad_size": [[0.5], {}, {"height": "8", "width": 8}, {"height": 2.5, "width": 8}, [], 10**9],
+    "rescale_factor": [0, -1, float("nan"), float("inf"), "x", [], {}, True],
+    "image_mean": [float("nan"), float("inf"), "x", [0.5], {}],
+    "image_std": [0, -1, float("nan"), "x", [1.0], {}],
+    "crop_size": [[], [0.5], -1, "x"],
+    "preprocess": [None, 5, "x"],
+    "_preprocess": [None, "x"],
+    "postprocess": [{}],
+    "__class__": ["x"],
+    "__dict__": [{}],
+    "resample": [99, "x", [], {}],
+}
+
+
+@pytest.mark.parametrize(("part", "name", "value"), rows("processor", PROCESSOR_ABSURD))
+def test_absurd_settings_of_an_image_processor_are_refused(folder, part, name, value):
+    edit(folder / "preprocessor_config.json", lambda content: content.update({name: value}))
+    image = Image.new("L", (20, 20), 7)
+    with pytest.raises((ValueError, TypeError)):
+        VQVAEImageProcessorPil.from_pretrained(folder)(image)
+    if name in VQVAEImageProcessorPil.model_input_names or not name.startswith("_"):
+        with pytest.raises((ValueError, TypeError)):
+            VQVAEImageProcessorPil()(image, **{name: value})
+
+
+def test_labels_with_markup_stay_words(folder, tmp_path):
+    labels = {0: MARKUP, 1: "../../x", 2: "\u202e\0"}
+    model = VQVAEForImageGeneration.from_pretrained(folder)
+    model.config.id2label = labels
+    model.config.label2id = {name: number for number, name in labels.items()}
+    model.config.name_or_path = ""
+    model.save_for_hub(tmp_path / "repo", "me/mine")
+    card = (tmp_path / "repo" / "README.md").read_text("utf-8")
+    fences = [line for line in card.splitlines() if line.startswith("```")]
+    assert len(fences) == 4, "no label opens or closes a block of code"
+    outside = re.sub(r"^```.*?^```$", "", card, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside and "http://evil" not in outside
+    assert VQVAEForImageGeneration.from_pretrained(tmp_path / "repo").config.id2label == labels
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "repo"]
+
+
+@pytest.mark.parametrize("repo_id", [MARKUP, 'a"; import os; "', "../../x", "a/b/c", "me/<i>", "/"])
+def test_a_name_that_is_none_of_the_hub_goes_into_no_card(folder, tmp_path, repo_id):
+    model = VQVAEForImageGeneration.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"(?i)repo"):
+        model.save_for_hub(tmp_path / "repo", repo_id)
+    assert not (tmp_path / "repo").exists()
+
+
+def test_links_that_lead_out_of_a_run_are_not_published(tmp_path):
+    source, target, secret = (tmp_path / name for name in ("run", "repo", "secret"))
+    (source / "figures").mkdir(parents=True)
+    target.mkdir()
+    secret.mkdir()
+    (secret / "key.png").write_text("secret")
+    (secret / "arguments.json").write_text('{"seed": "secret"}')
+    (source / "figures" / "leak.png").symlink_to(secret / "key.png")
+    (source / "arguments.json").symlink_to(secret / "arguments.json")
+    (source / "figures" / "codes.png").write_text("picture")
+    copy_run_files(source, target)
+    found = sorted(path.name for path in target.rglob("*") if path.is_file())
+    assert found == ["codes.png"]
+
+
+def test_links_within_the_cache_of_the_hub_are_files(tmp_path):
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / "0123"
+    blobs = snapshot.parents[1] / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "abc").write_text("{}")
+    (snapshot / "metrics.json").symlink_to(blobs / "abc")
+    (tmp_path / "repo").mkdir()
+    copy_files(snapshot, tmp_path / "repo", ("metrics.json",))
+    assert (tmp_path / "repo" / "metrics.json").read_text() == "{}"
+
+
+def test_a_record_that_is_no_mapping_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "run" / "arguments.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"arguments\.json in .* must map flags to values"):
+        copy_run_files(tmp_path / "run", tmp_path / "repo")
+
+
+def test_weights_beside_those_of_the_model_take_no_memory(folder):
+    """A file may hold more than the model; what is not of the model is not read."""
+    weights = load_file(folder / "model.safetensors")
+    weights["evil.weight"] = torch.zeros(4)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model, loading = VQVAEForImageGeneration.from_pretrained(folder, output_loading_info=True)
+    assert list(loading["unexpected_keys"]) == ["evil.weight"] and not hasattr(model, "evil")
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        assert len(tensors.keys()) == len(model.state_dict()) + 1
+
+
+def test_configs_can_be_made_of_nothing_but_settings():
+    for config_class in (VQVAEConfig, PixelCNNConfig, VQVAEForImageGenerationConfig):
+        for wrong in (None, 5, "x", [], np.zeros(3)):
+            with pytest.raises((ValueError, TypeError)):
+                config_class.from_dict(wrong)

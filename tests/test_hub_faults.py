@@ -1,0 +1,480 @@
+"""Faults of the Hub and of the network at every stage of a push and of a download.
+
+Of each fault: what is asked again, what the user reads, that the run on disk is whole, that the Hub has one commit or
+none, and that the printed command finishes the job.
+"""
+
+import hashlib
+import io
+import re
+import shlex
+import time
+
+import datasets
+import pytest
+from PIL import Image
+from safetensors.torch import load, save
+
+from hf_vqvae.models.hub_commit import sign_card
+from hub_client import HubClient
+from hub_server import HubServer
+from test_hub import digest, make_run
+
+TOKEN = "hf_secretwritetoken"
+NAME = "me/tiny"
+
+# The requests of a push, in their order; a shard of an earlier push is deleted by this one.
+STAGES = {
+    "whoami": ("GET", r"^/api/whoami-v2"),
+    "repo": ("GET", r"^/api/models/me/tiny$"),
+    "create": ("POST", r"^/api/repos/create"),
+    "branch": ("POST", r"^/api/models/me/tiny/branch/"),
+    "card": ("GET|HEAD", r"^/me/tiny/resolve/.*README"),
+    "preupload": ("POST", r"^/api/models/me/tiny/preupload"),
+    "batch": ("POST", r"^/me/tiny.git/info/lfs/objects/batch"),
+    "upload": ("PUT", r"^/large-files/"),
+    "verify": ("POST", r"^/large-files/.*/verify"),
+    "validate": ("POST", r"^/api/validate-yaml"),
+    "commit": ("POST", r"^/api/models/me/tiny/commit/"),
+}
+BEFORE_CREATION = ("whoami", "repo", "create")
+OF_LARGE_FILES = ("upload", "verify")
+# What stays until somebody does something, and the words that say what.
+LASTING = {
+    401: "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",
+    403: "the Hub answered 403 .*the token has no right to do this",
+    404: "the Hub answered 404 .*the repo does not exist, or the token may not see it",
+    409: "the Hub answered 409 .*it clashes with what is there",
+    412: "the Hub answered 412 .*somebody else has pushed in the meantime",
+    "revoke": "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",
+}
+# What may pass by itself; the same words where it does not.
+PASSING = {
+    429: "the Hub answered 429 .*too many requests; wait and push again",
+    500: "the Hub answered 500: the Hub has a problem; push again later",
+    503: "the Hub answered 503: the Hub has a problem; push again later",
+    "cut": "no connection to http://127.0.0.1",
+    "lost_answer": "no connection to http://127.0.0.1",
+    "late_504": "the Hub answered 504: the Hub has a problem; push again later",
+}
+
+
+class World:
+    """A loopback Hub, a user there, and the folder of a finished run."""
+
+    def __init__(self, hub, client, folder):
+        self.hub, self.client, self.folder = hub, client, folder
+        self.before = digest(folder)
+        self.count = 0
+
+    def start(self, old: bool) -> None:
+        """Empties the Hub; `old` is whether the repo is there already, with an earlier model."""
+        hub = self.hub
+        for kept in (hub.repos, hub.large_files, hub.failures, hub.tokens, hub.requests):
+            kept.clear()
+        hub.add_token(TOKEN)
+        self.count += 1
+        if old:  # another card each time: the client's cache knows none of them
+            card = sign_card(f"---\nlicense: mit\n---\n# Number {self.count}").encode()
+            weights = {"model-00001-of-00001.safetensors": b"old", "notes.txt": b"kept"}
+            hub.add_repo(NAME, {"README.md": card, "config.json": b"{}", **weights})
+        self.commits_before = self.commits()
+
+    def fail(self, stage: str, fault: int | str, **options) -> None:
+        if fault in (429, 500, 503, "late_504"):
+            options["Retry_After"] = "0"  # the client makes a second of it, the package none
+        self.hub.fail(*STAGES[stage], status=fault, **options)
+
+    def run(self, *words: str):
+        done = self.client.run(*words, token=TOKEN)
+        assert "Traceback" not in done.stderr
+        assert TOKEN not in done.stdout + done.stderr
+        assert digest(self.folder) == self.before
+        return done
+
+    def push(self, *flags: str):
+        return self.run("scripts/push_to_hub.py", self.folder, "--hub_model_id", "me/tiny", *flags)
+
+    def requests(self, stage: str) -> int:
+        methods, path = STAGES[stage]
+        return sum(
+            method in methods.split("|") and re.search(path, url.partition("?")[0]) is not None
+            for method, url in self.hub.requests
+        )
+
+    def commits(self, revision: str = "main") -> list[str]:
+        """Their titles, newest first; none where there is no such repo or branch."""
+        repo = self.hub.repos.get(("model", NAME))
+        return [commit.title for commit in repo.history(revision)] if repo else []
+
+    def check_done(self, done, revision: str = "main", before: list[str] | None = None) -> None:
+        """The push is reported as done, and is: one commit more than before, with all in it."""
+        assert done.returncode == 0, done.stderr
+        before = self.commits_before if before is None else before
+        assert self.commits(revision) == ["Upload tiny", *(before or ["initial commit"])]
+        commit = self.hub.repo(NAME).find(revision)
+        assert f"/me/tiny/commit/{commit.oid}" in done.stdout
+        weights = (self.folder / "model.safetensors").read_bytes()
+        assert commit.files["model.safetensors"].content == weights
+        assert {"README.md", "config.json", "figures/samples.png"} <= set(commit.files)
+        assert "model-00001-of-00001.safetensors" not in commit.files
+        assert ("notes.txt" in commit.files) == bool(self.commits_before)
+
+    def check_failed(self, done, message: str) -> list[str]:
+        """The push is reported as failed, for the reason in `message`; returns the words of the printed command."""
+        assert done.returncode == 1
+        assert "Pushed" not in done.stdout
+        assert re.search(message, done.stderr), done.stderr
+        (command,) = re.findall(r"^    python (.*)$", done.stderr, re.MULTILINE)
+        return shlex.split(command)
+
+    def repair(self) -> None:
+        self.hub.failures.clear()
+        self.hub.add_token(TOKEN)
+
+
+@pytest.fixture(scope="module")
+def module_world(tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    home = tmp_path_factory.mktemp("home")
+    with HubServer() as hub, HubClient(hub, home) as client:
+        yield World(hub, client, folder)
+
+
+@pytest.fixture
+def world(module_world):
+    module_world.start(old=False)
+    return module_world
+
+
+def cases(faults, is_quick):
+    """Every fault at every stage, of a push to a new repo and to one that is there."""
+    found = []
+    for stage in STAGES:
+        for old in (False, True):
+            if (stage == "create" and old) or (stage == "card" and not old):
+                continue  # no such request
+            for fault in faults:
+                if (stage, fault) == ("upload", "revoke"):
+                    continue  # storage is sent no token
+                marks = () if is_quick(stage, old, fault) else pytest.mark.long
+                name = f"{stage}-{fault}-{'old' if old else 'new'}"
+                found.append(pytest.param(stage, old, fault, id=name, marks=marks))
+    return found
+
+
+def flags_for(stage: str) -> tuple[str, ...]:
+    return ("--hub_revision", "v1") if stage == "branch" else ()
+
+
+def expected_message(stage: str, fault: int | str) -> str:
+    if stage in OF_LARGE_FILES and fault in (403, 404, 409, 412):
+        return rf"Error while uploading .* Its storage answered {fault}: push again"
+    if fault == 409 and stage in ("create", "branch"):
+        return LASTING[404]  # 409 means that it is there already, and then it is not
+    if stage == "validate" and fault == 503:
+        return "is not of the Hub .* login page"  # the client looks for JSON before the status
+    return {**LASTING, **PASSING}[fault]
+
+
+@pytest.mark.parametrize(
+    "stage, old, fault",
+    cases(LASTING, lambda stage, old, fault: stage == "commit" if old else fault == "revoke"),
+)
+def test_a_fault_that_stays_ends_the_push_at_once(world, stage, old, fault):
+    world.start(old)
+    world.fail(stage, fault)  # once: asked again, it would pass
+    revision = "v1" if stage == "branch" else "main"
+    command = world.check_failed(world.push(*flags_for(stage)), expected_message(stage, fault))
+    # Only who may no longer do anything leaves the repo that was made for this push.
+    left = fault == "revoke" and not old and stage not in BEFORE_CREATION
+    assert world.commits() == (["initial commit"] if left else world.commits_before)
+    assert world.commits("v1") in ([], world.commits())
+    world.repair()
+    world.check_done(world.run(*command), revision)
+
+
+@pytest.mark.parametrize(
+    "stage, old, fault",
+    cases(
+        PASSING,
+        lambda stage, old, fault: (
+            (stage == "create" and fault in (429, 500, 503))
+            or (stage == "commit" and old and fault != "cut")
+        ),
+    ),
+)
+def test_a_fault_that_passes_is_waited_out(world, stage, old, fault):
+    world.start(old)
+    world.fail(stage, fault)
+    done = world.push(*flags_for(stage))
+    revision = "v1" if stage == "branch" else "main"
+    world.check_done(done, revision)
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+    if stage == "commit" and fault in ("lost_answer", "late_504"):
+        assert world.requests("commit") == 1, "the commit was there: looked up, not made again"
+
+
+@pytest.mark.parametrize(
+    "stage, old, fault",
+    [
+        pytest.param(*case, id="-".join(map(str, case)), marks=pytest.mark.long)
+        for case in [
+            *((stage, stage != "create", 503) for stage in STAGES),
+            *((stage, False, 429) for stage in ("repo", "create", "upload", "commit")),
+            *((stage, False, "cut") for stage in ("whoami", "create", "upload", "commit")),
+        ]
+    ],
+)
+def test_a_fault_that_does_not_pass_ends_the_push_after_a_while(world, stage, old, fault):
+    world.start(old)
+    world.fail(stage, fault, times=99)
+    done = world.push(*flags_for(stage))
+    command = world.check_failed(done, expected_message(stage, fault))
+    assert 4 <= world.requests(stage) <= 14
+    assert world.commits() == world.commits_before, "and no empty repo"
+    world.repair()
+    world.check_done(world.run(*command), "v1" if stage == "branch" else "main")
+
+
+def test_a_commit_of_somebody_else_in_between_is_kept(world):
+    world.start(old=True)
+    world.fail("commit", "overtaken")
+    command = world.check_failed(world.push(), LASTING[412])
+    theirs = ["By somebody else", *world.commits_before]
+    assert world.commits() == theirs
+    world.check_done(world.run(*command), before=theirs)
+
+
+def test_a_new_repo_that_somebody_else_has_used_is_not_deleted(world):
+    world.fail("commit", "overtaken")
+    command = world.check_failed(world.push(), LASTING[412])
+    assert world.commits() == ["By somebody else", "initial commit"]
+    world.hub.requests.clear()
+    done = world.run(*command)
+    assert done.returncode == 0
+    assert world.commits() == ["Upload tiny", "By somebody else", "initial commit"]
+
+
+def test_a_commit_below_another_is_found_too(world):
+    """The answer is lost, and before the look somebody else commits on top."""
+    world.start(old=True)
+    world.fail("commit", "lost_answer")
+    world.hub.fail("GET", "/commits/main", status="overtaken")
+    done = world.push()
+    assert done.returncode == 0
+    commits = world.hub.repo(NAME).history()
+    assert [commit.title for commit in commits[:2]] == ["By somebody else", "Upload tiny"]
+    assert commits[1].oid in done.stdout
+
+
+@pytest.mark.parametrize("pull_request", [False, True])
+@pytest.mark.long
+def test_a_commit_that_cannot_be_looked_up_is_not_made_twice(world, pull_request):
+    world.start(old=True)
+    world.fail("commit", "lost_answer")
+    # Not found at all, as where a proxy knows the repo no more: nothing that is asked again.
+    world.hub.fail("GET", "/commits/|/refs$", status=404, times=9)
+    done = world.push(*(["--hub_create_pr"] if pull_request else []))
+    place = "discussions" if pull_request else "commits/main"
+    message = rf"may have made the commit all the same: look at http\S+/me/tiny/{place} before"
+    command = world.check_failed(done, message)
+    world.repair()
+    again = world.run(*command)
+    assert again.returncode == 0
+    if pull_request:  # that is what the message warned of
+        assert world.commits("refs/pr/1") == ["Upload tiny", *world.commits_before]
+    else:
+        world.check_done(again)
+        assert world.requests("commit") == 1
+
+
+def test_a_pull_request_whose_answer_was_lost_is_found(world):
+    world.start(old=True)
+    world.fail("commit", "lost_answer")
+    done = world.push("--hub_create_pr")
+    assert done.returncode == 0
+    assert f"{world.hub.url}/me/tiny/discussions/1" in done.stdout
+    assert set(world.hub.repo(NAME).refs) == {"main", "refs/pr/1"}
+    assert world.commits() == world.commits_before
+
+
+def test_a_login_page_in_place_of_the_hub_is_named(world):
+    world.start(old=True)
+    world.hub.fail("POST", "/preupload/", status="page")
+    command = world.check_failed(world.push(), "answered is not of the Hub .* login page")
+    world.check_done(world.run(*command))
+
+
+PUSH_IN_A_SECOND = """
+import sys
+from hf_vqvae.hub import PushError, push_folder
+try:
+    print(push_folder(sys.argv[1], "me/tiny", timeout=1))
+except PushError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.long
+def test_slow_answers_are_waited_for(world):
+    world.start(old=True)
+    for stage in STAGES:
+        world.fail(stage, "slow", seconds=1.5)
+    world.check_done(world.push())
+    assert [world.requests(stage) for stage in ("whoami", "commit")] == [1, 1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("old", [False, True])
+def test_no_answer_is_not_waited_for_without_end(world, tmp_path, old):
+    world.start(old)
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_IN_A_SECOND)
+    world.fail("repo", "slow", seconds=2)
+    command = world.check_failed(world.run(script, world.folder), "no answer from .* in time")
+    # A commit that is made long after the answer to it was waited for.
+    world.fail("commit", "slow", seconds=3)
+    done = world.run(script, world.folder)
+    command = world.check_failed(done, "may have made the commit all the same: .*no answer from")
+    until = time.monotonic() + 20
+    while len(world.commits()) < len(world.commits_before or ["initial commit"]) + 1:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    again = world.run(*command)
+    world.check_done(again)
+    assert world.requests("commit") == 1
+
+
+LOAD_MODEL = """
+import sys
+from transformers import AutoModel
+import hf_vqvae
+from hf_vqvae.hub_download import fetch_model
+try:
+    folder = fetch_model("me/tiny")
+except ValueError as error:
+    sys.exit(f"Error: {error}")
+print(AutoModel.from_pretrained(folder).num_parameters())
+"""
+LOAD_DATA = """
+import sys
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data_sources import open_source
+try:
+    source = open_source(DataArguments(dataset_name=sys.argv[1]))
+    print(sum(len(source.read(split)) for split in source.splits))
+except ValueError as error:
+    sys.exit(f"Error: {error}")
+"""
+
+
+def parquet(rows: int, seed: str) -> bytes:
+    pixels = hashlib.sha512(seed.encode()).digest()  # 64: no file of another test is like it
+    images = [Image.frombytes("L", (8, 8), pixels) for _ in range(rows)]
+    columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])}
+    data = {"image": images, "label": [row % 2 for row in range(rows)]}
+    file = io.BytesIO()
+    datasets.Dataset.from_dict(data, features=datasets.Features(columns)).to_parquet(file)
+    return file.getvalue()
+
+
+def downloads(faults, is_quick):
+    found = []
+    for file in ("config.json", "model.safetensors"):
+        for fault in faults:
+            marks = () if is_quick(file, fault) else pytest.mark.long
+            found.append(pytest.param(file, fault, id=f"{file}-{fault}", marks=marks))
+    return found
+
+
+def publish_model(world) -> None:
+    """A model that the client's cache does not have."""
+    config = (world.folder / "config.json").read_bytes() + b"\n" * world.count
+    weights = (world.folder / "model.safetensors").read_bytes()
+    weights = save(load(weights), metadata={"format": "pt", "number": str(world.count)})
+    world.hub.add_repo(NAME, {"config.json": config, "model.safetensors": weights})
+
+
+def gets(world, file: str) -> int:
+    return sum(method == "GET" and file in url for method, url in world.hub.requests)
+
+
+@pytest.mark.parametrize(
+    "file, fault",
+    downloads(
+        ("cut", "closed", "lost_answer", 503, 429),
+        lambda file, fault: file == "model.safetensors" and fault in (503, 429),
+    ),
+)
+def test_a_download_that_breaks_goes_on(world, tmp_path, file, fault):
+    publish_model(world)
+    script = tmp_path / "load.py"
+    script.write_text(LOAD_MODEL)
+    options = {"Retry_After": "0"} if fault in (503, 429) else {}
+    world.hub.fail("GET", f"/me/tiny/resolve/.*{file}", status=fault, **options)
+    done = world.run(script)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+
+
+@pytest.mark.parametrize(
+    "file, fault", downloads(("cut", 401, 403, 503, "page"), lambda file, fault: fault != "cut")
+)
+def test_a_download_that_fails_says_so_and_leaves_a_cache_that_can_be_used(
+    world, tmp_path, file, fault
+):
+    publish_model(world)
+    script = tmp_path / "load.py"
+    script.write_text(LOAD_MODEL)
+    options = {"Retry_After": "0"} if fault == 503 else {}
+    world.hub.fail("GET", f"/me/tiny/resolve/.*{file}", status=fault, times=99, **options)
+    done = world.run(script)
+    assert done.returncode == 1
+    message = "file should be of size" if fault == "page" else {**LASTING, **PASSING}[fault]
+    assert re.search(f"Error: cannot get the model 'me/tiny': .*{message}", done.stderr, re.DOTALL)
+    assert "the same command goes on" in done.stderr
+    world.repair()
+    again = world.run(script)
+    assert again.returncode == 0, again.stderr
+    # Once more without the Hub: the cache is whole.
+    world.hub.fail("GET|HEAD", "/me/tiny", status=403, times=99)
+    assert world.run(script).returncode == 0
+
+
+@pytest.fixture
+def data(world, tmp_path):
+    """A dataset of two files, and the script that reads it."""
+    name = f"me/digits{world.count}"
+    files = {
+        f"data/{split}-00000-of-00001.parquet": parquet(5, f"{split} {world.count}")
+        for split in ("train", "test")
+    }
+    world.hub.add_repo(name, files, kind="dataset")
+    script = tmp_path / "load.py"
+    script.write_text(LOAD_DATA)
+    return name, script
+
+
+@pytest.mark.parametrize("fault", ["cut", "closed", "lost_answer", 401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("place", ["lookup", "listing", "file"])
+@pytest.mark.long
+def test_data_whose_download_breaks_is_never_read_in_part(world, data, place, fault):
+    name, script = data
+    paths = {"lookup": f"/api/datasets/{name}$", "listing": f"/api/datasets/{name}/"}
+    path = paths.get(place, f"/{name}/resolve/.*test.*parquet")
+    options = {"Retry_After": "0"} if fault in (429, 500, 503) else {}
+    world.hub.fail("GET", path, status=fault, **options)
+    done = world.run(script, name)
+    if done.returncode == 0:  # asked again
+        assert int(done.stdout.split()[-1]) == 10
+    else:
+        assert re.search(f"^Error: .*{name}", done.stderr, re.MULTILINE), done.stderr
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+    fetched = gets(world, "train-00000-of-00001.parquet")
+    again = world.run(script, name)
+    assert again.returncode == 0, again.stderr
+    assert int(again.stdout.split()[-1]) == 10
+    if place == "file":
+        assert gets(world, "train-00000-of-00001.parquet") == fetched, "what is there is kept"

@@ -1,0 +1,747 @@
+"""Cached sampling: equal to the plain loop, its controls, completion, bad input."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload, dispatch_model
+from torch import nn
+
+from hf_vqvae import PixelCNNConfig, PixelCNNModel
+from hf_vqvae.models.pixelcnn_cache import make_cache
+from hf_vqvae.models.sampling_pixelcnn import DrawSettings
+
+ARCHITECTURES = ["plain", "gated"]
+BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
+
+
+def make_prior(architecture="plain", trained=False, **settings):
+    """A prior with weights all over; `trained` takes some steps on a pattern with noise."""
+    torch.manual_seed(0)
+    small = {"num_embeddings": 7, "grid_size": (4, 5), "hidden_size": 8, "num_gated_layers": 2}
+    prior = PixelCNNModel(PixelCNNConfig(architecture=architecture, **{**small, **settings}))
+    for name, parameter in prior.named_parameters():
+        if not trained or name.endswith("class_embedding.weight"):
+            nn.init.normal_(parameter, std=0.4)
+    if trained:
+        train(prior)
+    return prior.eval()
+
+
+def train(prior, steps=40):
+    config = prior.train().config
+    height, width = config.grid_size
+    pattern = torch.arange(height)[:, None] + torch.arange(width)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+    for _ in range(steps):
+        codes = pattern + torch.randint(2, (8, height, width))
+        codes = codes % config.num_embeddings
+        labels = None
+        if config.num_classes is not None:
+            labels = torch.arange(8) % config.num_classes
+            codes = (codes + labels[:, None, None]) % config.num_embeddings
+        optimizer.zero_grad()
+        prior(codes, class_labels=labels, return_loss=True).loss.backward()
+        optimizer.step()
+
+
+def filtered(logits, temperature=1.0, top_k=None, top_p=None):
+    """Probabilities (B, K) by the definitions, one code at a time; a second hand for `DrawSettings.draw`."""
+    probabilities = (logits / temperature).softmax(1)
+    for row in probabilities:
+        order = row.argsort(descending=True, stable=True)
+        if top_k is not None:
+            row[order[top_k:]] = 0
+            row /= row.sum()
+        if top_p is not None and top_p < 1:
+            before = row[order].cumsum(0) - row[order]
+            row[order[before >= top_p]] = 0
+    return probabilities
+
+
+def draw_one(logits, noise, temperature=1.0, **filters):
+    """Codes (B,) from logits (B, K) and noise (B,)."""
+    if temperature == 0:
+        return logits.argmax(1)
+    cumulative = filtered(logits.float(), temperature, **filters).cumsum(1)
+    return torch.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], right=True)[:, 0]
+
+
+def loop_logits(prior, codes, labels, guidance_scale):
+    logits = prior(codes, class_labels=labels).logits
+    if guidance_scale != 1:
+        without = prior(codes).logits.float()
+        logits = without + guidance_scale * (logits.float() - without)
+    return logits
+
+
+@torch.no_grad()
+def plain_loop(prior, noise, labels=None, known=None, guidance_scale=1.0, **settings):
+    """The reference: a forward pass of the whole network for each code."""
+    codes = torch.zeros(noise.shape, dtype=torch.long, device=noise.device)
+    for row, column in itertools.product(*map(range, noise.shape[1:])):
+        logits = loop_logits(prior, codes, labels, guidance_scale)[:, :, row, column]
+        drawn = draw_one(logits, noise[:, row, column], **settings)
+        if known is not None:
+            drawn = torch.where(known[1][:, row, column], known[0][:, row, column], drawn)
+        codes[:, row, column] = drawn
+    return codes
+
+
+@torch.no_grad()
+def assert_is_the_plain_loop_s(drawn, prior, noise, labels=None, guidance_scale=1.0, **settings):
+    """What the plain loop draws is the one grid in which every code follows from those before it."""
+    logits = loop_logits(prior, drawn, labels, guidance_scale)
+    flat = logits.permute(0, 2, 3, 1).flatten(0, 2)
+    again = draw_one(flat, noise.flatten(), **settings).view_as(drawn)
+    assert torch.equal(again, drawn)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_of(prior, count, seed=0):
+    return torch.rand((count, *prior.config.grid_size), generator=seeded(seed))
+
+
+@torch.no_grad()
+def cached_logits(prior, codes, labels=None):
+    """(B, K, h, w), from the cache, with `codes` as if they were drawn."""
+    height, width = prior.config.grid_size
+    rows = None
+    if prior.config.num_classes is not None:
+        unknown = torch.full((len(codes),), prior.config.num_classes)
+        rows = unknown if labels is None else torch.where(labels < 0, unknown, labels)
+    cache = make_cache(prior, len(codes), rows, codes.device)
+    for _ in range(2):  # a second time, to see that nothing of the first is left
+        cache.reset_()
+        logits = torch.empty(
+            len(codes), prior.config.num_embeddings, height, width, dtype=prior.dtype
+        )
+        for row in range(height):
+            cache.start_row()
+            for column in range(width):
+                logits[:, :, row, column] = cache.logits(column)
+                cache.put(column, codes[:, row, column])
+            cache.end_row(codes[:, row])
+    return logits
+
+
+GRIDS = [(1, 1), (1, 6), (6, 1), (2, 2), (3, 8), (8, 3), (7, 7)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("grid_size", GRIDS)
+@pytest.mark.parametrize("kernel_size", [3, 7])
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_the_cache_s_logits_are_those_of_the_forward_pass(
+    architecture, grid_size, kernel_size, num_classes
+):
+    prior = make_prior(
+        architecture,
+        grid_size=grid_size,
+        kernel_size=kernel_size,
+        gated_kernel_size=3 if kernel_size == 7 else 5,
+        num_classes=num_classes,
+    )
+    codes = torch.randint(7, (4, *grid_size), generator=seeded())
+    for labels in (None,) if num_classes is None else (None, torch.tensor([2, 0, -1, 1])):
+        with torch.no_grad():
+            expected = prior(codes, class_labels=labels).logits
+        torch.testing.assert_close(
+            cached_logits(prior, codes, labels), expected, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("batch", [1, 2, 16, 256])
+def test_trained_logits_are_those_of_the_forward_pass_in_every_batch_size(architecture, batch):
+    prior = make_prior(architecture, trained=True, num_classes=2)
+    codes = torch.randint(7, (batch, 4, 5), generator=seeded())
+    labels = torch.arange(batch) % 3 - 1
+    with torch.no_grad():
+        expected = prior(codes, class_labels=labels).logits
+    assert expected.std() > 0.5
+    torch.testing.assert_close(cached_logits(prior, codes, labels), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_residual_blocks": 0, "num_pixelcnn_layers": 0, "num_gated_layers": 1},
+        {"num_residual_blocks": 3, "num_pixelcnn_layers": 1, "num_gated_layers": 4},
+        {"hidden_size": 2, "num_embeddings": 2},
+        {"kernel_size": 11, "gated_kernel_size": 9},
+        {"num_classes": 1},
+    ],
+)
+def test_every_setting_has_its_cache(architecture, settings):
+    prior = make_prior(architecture, **settings)
+    codes = torch.randint(prior.config.num_embeddings, (3, 4, 5), generator=seeded())
+    with torch.no_grad():
+        expected = prior(codes).logits
+    torch.testing.assert_close(cached_logits(prior, codes), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_logits_of_a_float64_prior_are_exact_to_its_digits(architecture):
+    prior = make_prior(architecture, num_classes=2).double()
+    codes = torch.randint(7, (4, 4, 5), generator=seeded())
+    with torch.no_grad():
+        expected = prior(codes).logits
+    logits = cached_logits(prior, codes)
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits, expected, atol=1e-13, rtol=1e-13)
+    noise = noise_of(prior, 16)
+    assert torch.equal(prior.sample(16, generator=seeded()), plain_loop(prior, noise))
+
+
+CONTROLS = [
+    {},
+    {"temperature": 0},
+    {"temperature": 0.7},
+    {"top_k": 3},
+    {"top_p": 0.6},
+    {"temperature": 1.5, "top_k": 4, "top_p": 0.8},
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("settings", CONTROLS)
+def test_codes_are_those_of_the_plain_loop(architecture, trained, settings):
+    prior = make_prior(architecture, trained)
+    drawn = prior.sample(16, generator=seeded(), **settings)
+    assert drawn.shape == (16, 4, 5) and drawn.dtype == torch.int64 and not drawn.is_inference()
+    assert torch.equal(drawn, plain_loop(prior, noise_of(prior, 16), **settings))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("guidance_scale", [0, 0.5, 1, 3.0])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 4, "top_p": 0.9}])
+def test_guided_codes_are_those_of_the_plain_loop(architecture, guidance_scale, settings):
+    prior = make_prior(architecture, trained=True, num_classes=3)
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    settings = {**settings, "guidance_scale": guidance_scale}
+    expected = plain_loop(prior, noise_of(prior, 5), labels, **settings)
+    for batch_size in (256, 2):
+        drawn = prior.sample(
+            class_labels=labels, generator=seeded(), batch_size=batch_size, **settings
+        )
+        assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("num_classes", [None, 2])
+@pytest.mark.parametrize("batch", [1, 2, 16, 256])
+def test_every_batch_size_draws_what_the_plain_loop_does(architecture, num_classes, batch):
+    prior = make_prior(architecture, trained=True, num_classes=num_classes)
+    noise = noise_of(prior, batch)
+    labels = None if num_classes is None else torch.arange(batch) % 2
+    drawn = prior.sample(batch, class_labels=labels, generator=seeded())
+    assert_is_the_plain_loop_s(drawn, prior, noise, labels)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("grid_size", [(1, 1), (1, 9), (9, 1), (12, 5), (32, 32)])
+def test_every_grid_is_drawn_as_by_the_plain_loop(architecture, grid_size):
+    prior = make_prior(architecture, grid_size=grid_size, num_embeddings=32)
+    drawn = prior.sample(2, generator=seeded(), temperature=0.8)
+    assert drawn.unique().numel() > 1 or grid_size == (1, 1)
+    assert_is_the_plain_loop_s(drawn, prior, noise_of(prior, 2), temperature=0.8)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_large_grid_is_drawn_as_by_the_very_plain_loop(architecture):
+    prior = make_prior(architecture, grid_size=(32, 32), trained=True)
+    drawn = prior.sample(1, generator=seeded())
+    assert torch.equal(drawn, plain_loop(prior, noise_of(prior, 1)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_prior_of_low_precision_draws(architecture, dtype):
+    prior = make_prior(architecture, trained=True, num_classes=2)
+    low = make_prior(architecture, trained=True, num_classes=2).to(dtype)
+    codes = torch.randint(7, (8, 4, 5), generator=seeded())
+    logits = cached_logits(low, codes)
+    assert logits.dtype == dtype
+    with torch.no_grad():
+        expected = low(codes).logits
+    scale = prior(codes).logits.abs().max().item()
+    torch.testing.assert_close(
+        logits.float(), expected.float(), atol=8 * torch.finfo(dtype).eps * scale, rtol=0
+    )
+    drawn = low.sample(64, class_labels=1, guidance_scale=2.0, top_p=0.9, generator=seeded())
+    full = prior.sample(64, class_labels=1, guidance_scale=2.0, top_p=0.9, generator=seeded())
+    assert drawn.dtype == torch.int64 and drawn.min() >= 0 and drawn.max() < 7
+    assert (drawn == full)[:, 0, 0].float().mean() > 0.8
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sampling_is_the_same_in_training_mode_under_autocast_and_in_inference_mode(architecture):
+    prior = make_prior(architecture, dropout=0.5, num_classes=2, label_dropout=0.9)
+    expected = prior.sample(4, class_labels=1, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prior.sample(4, class_labels=1, generator=seeded()), expected)
+    with torch.inference_mode():
+        assert torch.equal(prior.sample(4, class_labels=1, generator=seeded()), expected)
+    prior.train()
+    assert torch.equal(prior.sample(4, class_labels=1, generator=seeded()), expected)
+    assert prior.training
+    # Codes that were drawn can be trained on.
+    prior(expected, return_loss=True).loss.backward()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_change_of_the_weights_is_seen_by_the_next_sample(architecture):
+    prior = make_prior(architecture)
+    before = prior.sample(8, generator=seeded())
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(-1)
+    after = prior.sample(8, generator=seeded())
+    assert not torch.equal(after, before)
+    assert torch.equal(after, plain_loop(prior, noise_of(prior, 8)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_grid_depends_on_its_own_seed_alone(architecture):
+    prior = make_prior(architecture, trained=True, num_classes=2)
+    seeds, labels = [5, 0, 2**63 - 1, 7, 1234], [0, 1, 1, 0, 1]
+    expected = torch.cat(
+        [
+            prior.sample(1, seeds=[seed], class_labels=label)
+            for seed, label in zip(seeds, labels, strict=True)
+        ]
+    )
+    assert expected.unique(dim=0).shape == expected.shape
+    for batch_size in (1, 2, 3, 256):
+        drawn = prior.sample(seeds=seeds, class_labels=labels, batch_size=batch_size)
+        assert torch.equal(drawn, expected)
+    order = [3, 1, 4, 0, 2]
+    drawn = prior.sample(
+        seeds=torch.tensor(seeds)[order], class_labels=torch.tensor(labels)[order], batch_size=2
+    )
+    assert torch.equal(drawn, expected[order])
+    twice = prior.sample(seeds=[5, 5], class_labels=0)
+    assert torch.equal(twice, expected[:1].expand(2, -1, -1))
+    state = torch.get_rng_state()
+    prior.sample(seeds=range(3), class_labels=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_generator_makes_the_same_codes_in_any_batches_and_moves_on():
+    prior = make_prior()
+    generator = seeded()
+    first = prior.sample(7, generator=generator)
+    second = prior.sample(7, generator=generator)
+    assert not torch.equal(first, second)
+    for batch_size in (1, 3, 7, 100):
+        generator = seeded()
+        for expected in (first, second):
+            drawn = prior.sample(7, generator=generator, batch_size=batch_size)
+            assert torch.equal(drawn, expected)
+    torch.manual_seed(0)
+    default = [prior.sample(7) for _ in range(2)]
+    assert torch.equal(default[0], first) and torch.equal(default[1], second)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_nothing(
+    architecture,
+):
+    prior = make_prior(architecture)
+    greedy = prior.sample(5, temperature=0)
+    assert torch.equal(greedy, greedy[:1].expand_as(greedy))
+    for settings in ({"top_k": 1}, {"top_p": 1e-9}, {"top_p": 1e-300}, {"temperature": 1e-30}):
+        assert torch.equal(prior.sample(5, generator=seeded(), **settings), greedy)
+    free = prior.sample(5, generator=seeded())
+    for settings in (
+        {"top_k": 7},
+        {"top_k": 10**20},
+        {"top_p": 1.0},
+        {"top_p": 1},
+        {"temperature": 1},
+    ):
+        assert torch.equal(prior.sample(5, generator=seeded(), **settings), free)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.01}])
+def test_a_code_of_probability_0_is_never_drawn(settings):
+    draw = DrawSettings(**settings).draw
+    generator = seeded()
+    for size in (2, 5, 128, 512):
+        logits = torch.randn(200, size, generator=generator) * 3
+        logits[:, 0] = logits[:, -1] = -math.inf
+        logits[:, size // 2] = 4.0
+        allowed = filtered(logits, **settings) > 0
+        for noise in (0.0, 2**-24, 0.5, BELOW_ONE):
+            codes = draw(logits, torch.full((200, 1), noise))
+            assert allowed.gather(1, codes[:, None]).all(), (size, noise)
+
+
+@pytest.mark.parametrize("noise", [0.0, BELOW_ONE])
+def test_the_extremes_of_the_noise_draw_the_first_and_the_last_code(noise):
+    first = noise == 0
+    for logits in (torch.zeros(1, 3), torch.tensor([[0.1, 0.7, 0.3]]), torch.zeros(1, 512)):
+        last = logits.shape[1] - 1
+        code = DrawSettings().draw(logits, torch.full((1, 1), noise)).item()
+        assert code == (0 if first else last)
+    only = torch.tensor([[-200.0, 0.0, -200.0]])  # their probability is 0 in float32
+    assert DrawSettings().draw(only, torch.full((1, 1), noise)).item() == 1
+
+
+def test_ties_at_the_threshold_are_all_kept():
+    logits = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]]).expand(3, 5)
+    noise = torch.tensor([[0.1], [0.5], [0.9]])
+    assert DrawSettings(top_k=2).draw(logits, noise).tolist() == [1, 2, 3]
+    assert DrawSettings(top_k=1).draw(logits, noise).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 2}, {"top_p": 0.6}, {"top_k": 3, "temperature": 0.5, "top_p": 0.8}]
+)
+def test_filtered_samples_have_the_filtered_distribution(settings):
+    prior = make_prior("gated", num_embeddings=4, grid_size=(1, 2))
+    grids = torch.cartesian_prod(torch.arange(4), torch.arange(4)).view(16, 1, 2)
+    with torch.no_grad():
+        logits = prior(grids).logits
+    likelihood = torch.ones(16)
+    for column in range(2):
+        probabilities = filtered(logits[:, :, 0, column], **settings)
+        probabilities = probabilities / probabilities.sum(1, keepdim=True)
+        likelihood *= probabilities.gather(1, grids[:, :, column])[:, 0]
+    torch.testing.assert_close(likelihood.sum().item(), 1.0, atol=1e-6, rtol=0)
+    assert (likelihood == 0).any()
+    count = 20_000
+    drawn = prior.sample(count, generator=seeded(), **settings)
+    frequency = torch.bincount((drawn.flatten(1) * torch.tensor([4, 1])).sum(1), minlength=16)
+    frequency = frequency / count
+    error = (likelihood * (1 - likelihood) / count).sqrt()
+    assert ((frequency - likelihood).abs() <= 5 * error).all()
+    assert not frequency[likelihood == 0].any()
+
+
+# Completion
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_completion_is_the_plain_loop_with_known_codes(architecture, share):
+    prior = make_prior(architecture, trained=True)
+    codes = torch.randint(7, (8, 4, 5), generator=seeded(3))
+    mask = torch.rand(8, 4, 5, generator=seeded(4)) < share
+    expected = plain_loop(prior, noise_of(prior, 8), known=(codes, mask))
+    for batch_size in (3, 256):
+        drawn = prior.sample(codes=codes, mask=mask, generator=seeded(), batch_size=batch_size)
+        assert torch.equal(drawn, expected)
+        assert torch.equal(drawn[mask], codes[mask])
+    # What is not known has no influence, whatever it is.
+    for other in (-1, 7, 2**62):
+        anything = codes.masked_fill(~mask, other)
+        assert torch.equal(prior.sample(codes=anything, mask=mask, generator=seeded()), expected)
+    small = codes.to(torch.uint8)
+    assert torch.equal(prior.sample(codes=small, mask=mask, generator=seeded()), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_guided_completion_is_the_plain_loop_with_known_codes(architecture):
+    prior = make_prior(architecture, trained=True, num_classes=2)
+    codes = torch.randint(7, (4, 4, 5), generator=seeded(3))
+    mask = torch.rand(4, 4, 5, generator=seeded(4)) < 0.5
+    labels = torch.tensor([0, 1, 1, 0])
+    expected = plain_loop(prior, noise_of(prior, 4), labels, (codes, mask), guidance_scale=2.0)
+    drawn = prior.sample(
+        codes=codes,
+        mask=mask,
+        class_labels=labels,
+        guidance_scale=2.0,
+        generator=seeded(),
+        batch_size=3,
+    )
+    assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_known_comes_back_and_nothing_known_changes_nothing(architecture):
+    prior = make_prior(architecture)
+    codes = torch.randint(7, (4, 5), generator=seeded(3))
+    known = torch.ones(4, 5, dtype=torch.bool)
+    drawn = prior.sample(6, codes=codes, mask=known)
+    assert torch.equal(drawn, codes.expand(6, 4, 5))
+    free = prior.sample(6, generator=seeded())
+    assert torch.equal(prior.sample(6, codes=codes, mask=~known, generator=seeded()), free)
+    seeds = list(range(6))
+    half = known.clone()
+    half[2:] = False
+    drawn = prior.sample(6, codes=codes, mask=half, seeds=seeds)
+    assert torch.equal(drawn[:, :2], codes[:2].expand(6, 2, 5))
+    assert drawn.unique(dim=0).shape == drawn.shape
+    each = prior.sample(6, codes=codes.expand(6, 4, 5), mask=half[None], seeds=seeds)
+    assert torch.equal(each, drawn)
+
+
+def test_the_number_of_grids_comes_from_what_has_one_entry_for_each():
+    prior = make_prior(num_classes=3)
+    codes, mask = torch.zeros(2, 4, 5).long(), torch.ones(2, 4, 5).bool()
+    assert len(prior.sample()) == len(prior.sample(class_labels=2)) == 1
+    assert len(prior.sample(class_labels=torch.tensor(2))) == 1
+    assert len(prior.sample(class_labels=[0, 1, 2])) == 3
+    assert len(prior.sample(class_labels=[1])) == 1
+    assert len(prior.sample(seeds=range(4))) == 4
+    assert len(prior.sample(codes=codes, mask=mask)) == 2
+    assert len(prior.sample(codes=codes[0], mask=mask)) == 2
+    assert len(prior.sample(codes=codes, mask=mask[0])) == 2
+    assert len(prior.sample(codes=codes[:1], mask=mask[:1])) == 1
+    assert len(prior.sample(5, codes=codes[:1], mask=mask[0])) == 5
+
+
+def test_many_grids_are_drawn_in_batches_with_a_bar(capsys):
+    prior = make_prior(grid_size=(1, 2))
+    prior.sample(5, batch_size=5)
+    assert "grids" not in capsys.readouterr().err
+    prior.sample(5, batch_size=2)
+    assert "sample" in (bar := capsys.readouterr().err) and "/5" in bar
+
+
+# Weights elsewhere
+
+
+def offload(prior, where, folder):
+    if where == "cpu":
+        return cpu_offload(prior, execution_device="cpu")
+    if where == "disk":
+        return disk_offload(prior, folder, execution_device="cpu")
+    if where == "whole":
+        return dispatch_model(
+            prior, {"": "disk"}, main_device="cpu", offload_dir=folder, force_hooks=True
+        )
+    names = [name for name, _ in prior.named_children() if name != "blocks"]
+    names += [f"blocks.{number}" for number in range(len(prior.blocks))]
+    start = 0 if where == "mixed" else 1
+    places = {name: ["cpu", "disk"][(i + start) % 2] for i, name in enumerate(names)}
+    return dispatch_model(prior, places, main_device="cpu", offload_dir=folder)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("where", ["cpu", "disk", "whole", "mixed", "mixed other"])
+def test_offloaded_weights_draw_the_same_codes(architecture, where, tmp_path):
+    settings = {"num_classes": 2}
+    prior = make_prior(architecture, **settings)
+    expected = prior.sample(4, class_labels=1, guidance_scale=2.0, generator=seeded())
+    moved = offload(make_prior(architecture, **settings), where, tmp_path)
+    assert any(parameter.is_meta for parameter in moved.parameters())
+    codes = moved.sample(4, class_labels=1, guidance_scale=2.0, generator=seeded())
+    assert torch.equal(codes, expected)
+    with torch.no_grad():  # and is left as it was
+        torch.testing.assert_close(moved(codes).logits, prior(codes).logits)
+    assert any(parameter.is_meta for parameter in moved.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 4, "top_p": 0.9}])
+def test_the_captured_graph_draws_what_the_plain_loop_does(architecture, num_classes, settings):
+    prior = make_prior(architecture, trained=True, num_classes=num_classes).cuda()
+    labels, arguments = None, dict(settings)
+    if num_classes is not None:
+        labels = torch.tensor([0, 2, 1, 1, 0], device="cuda")
+        arguments["guidance_scale"] = 2.0
+    codes = torch.randint(7, (5, 4, 5), generator=seeded(3)).cuda()
+    mask = (torch.rand(5, 4, 5, generator=seeded(4)) < 0.5).cuda()
+    for known in (None, (codes, mask)):
+        generator = torch.Generator("cuda").manual_seed(0)
+        noise = torch.rand((5, 4, 5), generator=generator, device="cuda")
+        expected = plain_loop(prior, noise, labels, known, **arguments)
+        for batch_size in (256, 2):
+            extra = {} if known is None else {"codes": codes, "mask": mask}
+            drawn = prior.sample(
+                5,
+                class_labels=labels,
+                generator=generator.manual_seed(0),
+                batch_size=batch_size,
+                **arguments,
+                **extra,
+            )
+            assert torch.equal(drawn, expected)
+    with pytest.raises(ValueError, match=r"`generator` must be on the model's device cuda"):
+        prior.sample(1, generator=seeded())
+    assert torch.equal(prior.sample(seeds=[3]).cpu(), prior.cpu().sample(seeds=[3]))
+
+
+# Bad input
+
+NOT_NUMBERS = [-1, -1e-9, math.nan, math.inf, "1", True, None, [1.0]]
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_a_wrong_temperature_is_refused(value):
+    with pytest.raises(ValueError, match=r"`temperature` must be at least 0 and finite, got "):
+        make_prior().sample(1, temperature=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, math.nan])
+def test_a_wrong_top_k_is_refused(value):
+    with pytest.raises(
+        ValueError, match=rf"`top_k` must be an integer of at least 1.*got {value!r}"
+    ):
+        make_prior().sample(1, top_k=value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.5, math.nan, math.inf, "0.9", True])
+def test_a_wrong_top_p_is_refused(value):
+    with pytest.raises(ValueError, match=rf"`top_p` must be above 0 and at most 1.*got {value!r}"):
+        make_prior().sample(1, top_p=value)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "2", None, True])
+def test_a_wrong_guidance_scale_is_refused(value):
+    prior = make_prior(num_classes=2)
+    with pytest.raises(ValueError, match=rf"`guidance_scale` must be at least 0.*got {value!r}"):
+        prior.sample(1, class_labels=0, guidance_scale=value)
+
+
+def test_guidance_needs_classes_and_labels():
+    with pytest.raises(
+        ValueError, match=r"`guidance_scale` other than 1 needs a prior with classes"
+    ):
+        make_prior().sample(1, guidance_scale=2.0)
+    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs `class_labels`"):
+        make_prior(num_classes=2).sample(1, guidance_scale=0.0)
+
+
+def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
+    prior = make_prior(num_classes=2, label_dropout=0.0)
+    for arguments in ({}, {"class_labels": 1, "guidance_scale": 2.0}):
+        with pytest.raises(ValueError, match=r"`class_labels` must be given.*`label_dropout` 0"):
+            prior.sample(1, **arguments)
+    assert prior.sample(1, class_labels=1).shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (10, ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
+        (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
+        ([3, 10], ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
+        (torch.tensor([3, -1]), ValueError, r"`class_labels` must be in .*got -1"),
+        (2**63, TypeError, r"`class_labels` must be numbers or names of classes, got 9223"),
+        ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean 'three'\?\)"),
+        (["one", "xyz"], ValueError, r"`class_labels` has no label 'xyz'; there are: zero, one,"),
+        ("3", ValueError, r"`class_labels` has no label '3'"),
+        (["one", 1.5], TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
+        (True, TypeError, r"`class_labels` must be numbers or names of classes, got True"),
+        ([None, 1], TypeError, r"`class_labels` must be numbers or names of classes, got None"),
+        (1.5, TypeError, r"`class_labels` must be a number, a name, a list .*got float"),
+        (b"one", TypeError, r"`class_labels` must be a number, a name, a list .*got bytes"),
+        ({"one": 1}, TypeError, r"`class_labels` must be a number, a name, .*got dict"),
+        (torch.zeros(2), TypeError, r"`class_labels` must be a tensor of integers, got .*float32"),
+        (torch.ones(2).bool(), TypeError, r"`class_labels` must be a tensor of integers"),
+        (torch.zeros(2, 1).long(), ValueError, r"`class_labels` must be .* got \(2, 1\)"),
+        ([0, 1, 2], ValueError, r"`class_labels` must have one entry .* 2 of `num_grids`, got 3"),
+        ([], ValueError, r"`class_labels` must have at least one entry"),
+    ],
+)
+def test_wrong_labels_are_refused(labels, error, message):
+    names = "zero one two three four five six seven eight nine".split()
+    prior = make_prior(num_classes=10, id2label=dict(enumerate(names)))
+    with pytest.raises(error, match=message):
+        prior.sample(2, class_labels=labels)
+
+
+@pytest.mark.parametrize("labels", [0, "0", [0], torch.tensor([0])])
+def test_labels_for_a_prior_without_classes_are_refused(labels):
+    with pytest.raises(ValueError, match=r"`class_labels` were given to a prior without classes"):
+        make_prior().sample(1, class_labels=labels)
+
+
+CODES, MASK = torch.zeros(4, 5).long(), torch.ones(4, 5).bool()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"codes": CODES}, ValueError, "`codes` and `mask` go together"),
+        ({"mask": MASK}, ValueError, "`codes` and `mask` go together"),
+        ({"codes": CODES, "mask": MASK.long()}, TypeError, "`mask` must be .*bool.*int64"),
+        ({"codes": CODES, "mask": [[True]]}, TypeError, "`mask` must be .*bool.*got list"),
+        ({"codes": CODES, "mask": MASK.T}, ValueError, r"`mask` must have .*\(4, 5\).*\(1, 5, 4\)"),
+        ({"codes": CODES, "mask": MASK[0]}, ValueError, r"`mask` must have the shape .*got \(5,\)"),
+        ({"codes": CODES.T, "mask": MASK}, ValueError, r"`codes` must have the shape \(4, 5\)"),
+        (
+            {"codes": CODES.expand(2, 4, 5), "mask": MASK.expand(3, 4, 5)},
+            ValueError,
+            r"`mask` must have one entry for each of the 2 of `codes`, got 3",
+        ),
+        ({"codes": CODES.float(), "mask": MASK}, TypeError, "`codes` must be .*integers.*float32"),
+        ({"codes": MASK, "mask": MASK}, TypeError, "`codes` must be a tensor of integers.*bool"),
+        (
+            {"codes": CODES.tolist(), "mask": MASK},
+            TypeError,
+            "`codes` must be .*integers, got list",
+        ),
+        ({"codes": CODES + 7, "mask": MASK}, ValueError, r"`codes` must be in \[0, 7\).*got 7"),
+        ({"codes": CODES - 1, "mask": MASK}, ValueError, r"`codes` must be in \[0, 7\).*got -1"),
+        (
+            {"num_grids": 3, "codes": CODES.expand(2, 4, 5), "mask": MASK},
+            ValueError,
+            "`codes` must have one entry for each of the 3 of `num_grids`, got 2",
+        ),
+        (
+            {"codes": CODES[None][:0], "mask": MASK},
+            ValueError,
+            "`codes` must have at least one entry",
+        ),
+    ],
+)
+def test_known_codes_that_do_not_fit_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        make_prior().sample(**arguments)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, "2", True, math.nan])
+@pytest.mark.parametrize("name", ["num_grids", "batch_size"])
+def test_a_wrong_count_is_refused(name, value):
+    arguments = {"num_grids": 1, name: value}
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be an integer of at least 1, got {value!r}"
+    ):
+        make_prior().sample(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "message"),
+    [
+        ([0, -1], ValueError, r"`seeds` must be integers from 0 to 2\*\*63 - 1, got -1"),
+        ([0, 2**63], ValueError, r"`seeds` must be integers from 0 to .*got 9223"),
+        ([0, 1.5], ValueError, r"`seeds` must be integers .*got 1.5"),
+        ([0, True], ValueError, r"`seeds` must be integers .*got True"),
+        (torch.tensor([0.5, 1]), ValueError, r"`seeds` must be integers .*got 0.5"),
+        ([0, "1"], ValueError, r"`seeds` must be integers .*got '1'"),
+        ([0], ValueError, r"`seeds` must have one entry for each of the 2 of `num_grids`, got 1"),
+        ([0, 1, 2], ValueError, r"`seeds` must have one entry .* 2 of `num_grids`, got 3"),
+        ([], ValueError, r"`seeds` must have at least one entry"),
+        (torch.zeros(2, 2).long(), ValueError, r"`seeds` must be of shape \(N,\), got \(2, 2\)"),
+        (0, TypeError, r"`seeds` must be a list of integers, one an image, got 0"),
+        ("12", TypeError, r"`seeds` must be a list of integers, one an image, got '12'"),
+    ],
+)
+def test_wrong_seeds_are_refused(seeds, error, message):
+    with pytest.raises(error, match=message):
+        make_prior().sample(2, seeds=seeds)
+
+
+def test_a_wrong_generator_is_refused():
+    prior = make_prior()
+    with pytest.raises(ValueError, match="`generator` and `seeds` exclude each other"):
+        prior.sample(2, seeds=[0, 1], generator=seeded())
+    with pytest.raises(TypeError, match=r"`generator` must be a torch.Generator, got int"):
+        prior.sample(2, generator=0)
+    with pytest.raises(ValueError, match=r"`generator` must be on the model's device cpu, .* meta"):
+        prior.sample(2, generator=torch.Generator("meta"))
