@@ -60,7 +60,7 @@ def main() -> None:
         classifier = find_classifier(sampling, train_images, names, accelerator)
         model.to(accelerator.device)
         settings = {"batch_size": evaluation.batch_size, "split": data.eval_split}
-        metrics = evaluate_model(model, images, accelerator, **settings)
+        metrics, _ = evaluate_model(model, images, accelerator, **settings)
         if classifier is not None:
             metrics |= measure_samples(
                 *(model, train_images, images, classifier, sampling, accelerator),

@@ -1,7 +1,9 @@
-"""Draw images from a trained model: codes from the prior, decoded.
+"""Draw images from a trained model: codes from the prior, decoded; or complete an image in several ways.
 
 python scripts/sample.py outputs/mnist
 python scripts/sample.py me/vqvae-mnist --num_images 64 --temperature 0.8 --output_file samples.png
+python scripts/sample.py outputs/mnist --class_labels 3 7 --guidance_scale 2
+python scripts/sample.py outputs/mnist --image digit.png --keep upper --output_file completions.png
 """
 
 import os
@@ -16,11 +18,11 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
+from hf_vqvae.completion import HALVES, box_mask, half_mask, open_image, to_pixel_values
 from hf_vqvae.evaluation import load_model
-from hf_vqvae.models.publishing import image_processor_for
+from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 from hf_vqvae.plotting import image_grid
-
-BATCH_SIZE = 64
+from hf_vqvae.plotting_tables import hide_unknown
 
 
 @dataclass
@@ -30,12 +32,55 @@ class SampleArguments:
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."}
     )
-    num_images: int = field(default=16, metadata={"help": "Images to draw."})
+    num_images: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images to draw (default: 16, of --image 14), of each label if several (default: 8)."
+        },
+    )
+    class_labels: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names or numbers of classes, where the model has any; a name comes before a "
+            "number. Several make a row each."
+        },
+    )
+    guidance_scale: float = field(
+        default=1.0, metadata={"help": "Above 1 more typical of the class asked for; 1 is none."}
+    )
     temperature: float = field(
         default=1.0,
         metadata={"help": "Below 1 likelier and more alike, above 1 more varied; 0 the likeliest."},
     )
-    seed: int = field(default=0, metadata={"help": "The same seed draws the same images."})
+    top_k: int | None = field(
+        default=None, metadata={"help": "Draw each code among so many likeliest (default: all)."}
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "Draw each code among the likeliest that hold this probability (default: all)."
+        },
+    )
+    image: str | None = field(
+        default=None, metadata={"help": "An image file to complete; needs --keep."}
+    )
+    keep: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The part of --image that is known: upper, lower, left or right (half of the "
+            "cells of codes, rounded down), or X0 Y0 X1 Y1 in its pixels (the cells that lie in it "
+            "as a whole)."
+        },
+    )
+    batch_size: int = field(
+        default=256, metadata={"help": "Images drawn at a time; changes no image."}
+    )
+    seed: int = field(
+        default=0,
+        metadata={
+            "help": "Image number i of every label is that of seed + i, however many are drawn."
+        },
+    )
     output_file: str = field(
         default="samples.png",
         metadata={
@@ -46,6 +91,38 @@ class SampleArguments:
 
 
 def main() -> None:
+    arguments, name = parse_arguments()
+    output = Path(arguments.output_file)
+    check(arguments, output)
+    picture = None if arguments.image is None else open_image(arguments.image)
+    model = load_model(name, arguments.model_revision)
+    if not isinstance(model, VQVAEForImageGeneration):
+        raise ValueError(
+            f"{name} is a VQ-VAE without a prior, which cannot draw images: train one with "
+            f"scripts/train.py --vqvae_name_or_path {name}."
+        )
+    known = None if picture is None else read_known_part(picture, arguments.keep, model)
+    model.to(PartialState().device)
+    rows = draw(model, arguments, known)  # (labels, images of each, H, W, C)
+    number = rows.shape[0] * rows.shape[1]
+    if output.suffix.lower() == ".png":
+        if known is not None:
+            rows = np.concatenate([show_known_part(*known, len(rows)), rows], axis=1)
+        images = rows.reshape(-1, *rows.shape[2:])
+        write(image_grid(images, columns=rows.shape[1] if len(rows) > 1 else None), output)
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(rows.reshape(-1, *rows.shape[2:])):
+            write(image, output / f"{index:0{len(str(number - 1))}}.png")
+    labels = arguments.class_labels or []
+    of_each = f", {rows.shape[1]} each" if len(labels) > 1 and known is None else ""
+    of_labels = f" of {', '.join(labels)}{of_each}" if labels else ""
+    before = "; before them the image and what is known of it" if known is not None else ""
+    print(f"{number} images{of_labels}{before}: {output}")
+
+
+def parse_arguments() -> tuple[SampleArguments, str]:
+    """The flags, and MODEL."""
     parser = HfArgumentParser(
         SampleArguments, description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -53,30 +130,34 @@ def main() -> None:
     arguments, rest, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
     if unknown:
         parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
-    output = Path(arguments.output_file)
-    check(arguments, output)
-    model = load_model(rest.model, arguments.model_revision)
-    if not isinstance(model, VQVAEForImageGeneration):
-        raise ValueError(
-            f"{rest.model} is a VQ-VAE without a prior, which cannot draw images: train one with "
-            f"scripts/train.py --vqvae_name_or_path {rest.model}."
-        )
-    images = draw(model.to(PartialState().device), arguments)
-    if output.suffix.lower() == ".png":
-        write(image_grid(images), output)
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(images):
-            write(image, output / f"{number:0{len(str(len(images) - 1))}}.png")
-    print(f"{len(images)} images: {output}")
+    return arguments, rest.model
 
 
 def check(arguments: SampleArguments, output: Path) -> None:
     """What can be wrong is said before a model is loaded or downloaded."""
-    if arguments.num_images < 1:
-        raise ValueError(f"--num_images must be at least 1, got {arguments.num_images}.")
-    if not 0 <= arguments.temperature < float("inf"):
-        raise ValueError(f"--temperature must be 0 or more, got {arguments.temperature}.")
+    for name, least in (("num_images", 1), ("batch_size", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}.")
+    if arguments.seed >= 2**62:
+        raise ValueError(f"--seed must be below 2**62, got {arguments.seed}.")
+    DrawSettings(arguments.temperature, arguments.top_k, arguments.top_p, arguments.guidance_scale)
+    if arguments.guidance_scale != 1 and not arguments.class_labels:
+        raise ValueError(
+            f"--guidance_scale {arguments.guidance_scale:g} needs --class_labels: it moves images "
+            "towards a label."
+        )
+    if (arguments.image is None) != (arguments.keep is None):
+        raise ValueError("--image and --keep go together: the image, and which part is known.")
+    if arguments.keep is not None and arguments.keep[0] not in HALVES:
+        numbers = [word for word in arguments.keep if word.isascii() and word.isdigit()]
+        if len(arguments.keep) != 4 or len(numbers) != 4:
+            raise ValueError(
+                f"--keep must be {', '.join(HALVES)} or four whole numbers X0 Y0 X1 Y1, got "
+                f"{' '.join(arguments.keep)!r}."
+            )
+    elif arguments.keep is not None and len(arguments.keep) > 1:
+        raise ValueError(f"--keep takes one half, got {' '.join(arguments.keep)!r}.")
     if output.suffix.lower() == ".png":
         if output.is_dir():
             raise ValueError(f"--output_file {output} is a folder: name a file.")
@@ -86,17 +167,58 @@ def check(arguments: SampleArguments, output: Path) -> None:
         )
 
 
-def draw(model: VQVAEForImageGeneration, arguments: SampleArguments) -> np.ndarray:
-    """uint8 (N, H, W, C)."""
-    generator = torch.Generator(model.device).manual_seed(arguments.seed)
-    parts = []
-    for start in range(0, arguments.num_images, BATCH_SIZE):
-        number = min(BATCH_SIZE, arguments.num_images - start)
-        parts.append(
-            model.sample(number, temperature=arguments.temperature, generator=generator).cpu()
-        )
-    images = image_processor_for(model).postprocess(torch.cat(parts), output_type="np")
-    return np.rint(images * 255).astype(np.uint8)
+def read_known_part(
+    picture: Image.Image, keep: list[str], model: VQVAEForImageGeneration
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pixel_values` (1, C, H, W) of the picture, and bool (H, W), True where they are known."""
+    config = model.config.vqvae_config
+    if keep[0] in HALVES:
+        mask = half_mask(keep[0], config)
+    else:
+        mask = box_mask(tuple(int(word) for word in keep), picture.size, config)
+    return to_pixel_values(picture, config), mask
+
+
+def draw(
+    model: VQVAEForImageGeneration,
+    arguments: SampleArguments,
+    known: tuple[torch.Tensor, torch.Tensor] | None,
+) -> np.ndarray:
+    """uint8 (L, N, H, W, C): N images of each of the L labels, or of one row without labels."""
+    names = arguments.class_labels or [None]
+    # With the image and its known part 14 make a square.
+    number = arguments.num_images or (8 if len(names) > 1 else 14 if known else 16)
+    labels = [find_label(name, model) for name in names for _ in range(number)]
+    pixel_values, pixel_mask = (None, None) if known is None else known
+    images = model.sample(
+        len(labels),
+        class_labels=labels if arguments.class_labels else None,
+        guidance_scale=arguments.guidance_scale,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        pixel_values=pixel_values,
+        pixel_mask=pixel_mask,
+        seeds=[arguments.seed + index for _ in names for index in range(number)],
+        batch_size=arguments.batch_size,
+        output_type="np",
+    )
+    images = np.rint(images * 255).astype(np.uint8)
+    return images.reshape(len(names), number, *images.shape[1:])
+
+
+def find_label(name: str | None, model: VQVAEForImageGeneration) -> int | str | None:
+    """What `sample` takes: the name of a class, or else a number."""
+    names = model.config.prior_config.label2id or {}
+    number = name is not None and name.isascii() and name.isdigit() and name not in names
+    return int(name) if number else name
+
+
+def show_known_part(pixel_values: torch.Tensor, mask: torch.Tensor, rows: int) -> np.ndarray:
+    """uint8 (rows, 2, H, W, C): the image, and what is known of it."""
+    image = np.rint((pixel_values.numpy() + 0.5) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    pair = np.concatenate([image, hide_unknown(image, mask.numpy())])
+    return np.broadcast_to(pair, (rows, *pair.shape))
 
 
 def write(image: np.ndarray, path: Path) -> None:

@@ -146,12 +146,31 @@ def test_all_plain_lines_have_one_loss_curve():
     arguments = PriorArguments(device="cpu", batch_size=16, num_embeddings=16, loss_steps=40)
     arguments.hidden_size = 64
     reference = loss_curve(REFERENCE, arguments)
-    assert reference[-1] < 0.8 * reference[0]
+    assert reference[-1] < 0.9 * reference[0]
     plain = [line for line in TRAINED if line.architecture == "plain" and line is not REFERENCE]
     assert [line.bf16 for line in plain] == [False, True]
     for line in plain:
         tolerance = 2e-2 if line.bf16 else 1e-3
         torch.testing.assert_close(loss_curve(line, arguments), reference, rtol=tolerance, atol=0)
+
+
+def test_in_float64_training_the_ordinary_network_is_the_same_to_the_last_digits():
+    curves = []
+    pair = make_pair()
+    for network in pair:
+        network.double().train()
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+        losses = []
+        for seed in range(30):
+            codes, _ = patterned_codes(pair[0].config, 16, seed)
+            loss = nn.functional.cross_entropy(network(codes).logits, codes)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        curves.append(torch.stack(losses))
+    assert curves[0][-1] < 0.95 * curves[0][0]
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-9, atol=0)
 
 
 def test_peak_memory_counts_weights_gradients_and_adam():

@@ -64,6 +64,39 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
         ({"num_pixelcnn_layers": -1}, "`num_pixelcnn_layers` must be at least 0, got -1"),
         ({"grid_size": (7,)}, r"`grid_size` must be \(rows, columns\).* got \[7\]"),
         ({"grid_size": (0, 7)}, r"each at least 1, got \[0, 7\]"),
+        ({"architecture": "gatd"}, "`architecture` must be .*'plain', 'gated'.*, got 'gatd'"),
+        ({"num_gated_layers": 0}, "`num_gated_layers` must be at least 1, got 0"),
+        ({"gated_kernel_size": 4}, r"`gated_kernel_size` must be odd .* got 4"),
+        ({"gated_kernel_size": 1}, "`gated_kernel_size` must be at least 3, got 1"),
+        ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1, got 1.0"),
+        ({"dropout": -0.1}, "`dropout` must be at least 0 and below 1, got -0.1"),
+        ({"dropout": float("nan")}, "`dropout` must be at least 0 and below 1, got nan"),
+        ({"dropout": "0.1"}, "`dropout` must be .*, got '0.1'"),
+        ({"label_dropout": 1.1}, "`label_dropout` must be from 0 to 1, got 1.1"),
+        ({"label_dropout": float("nan")}, "`label_dropout` must be from 0 to 1, got nan"),
+        ({"label_dropout": None}, "`label_dropout` must be .*, got None"),
+        ({"num_classes": 0}, "`num_classes` must be at least 1, got 0"),
+        ({"num_classes": -1}, "`num_classes` must be at least 1, got -1"),
+        ({"num_classes": "3"}, "`num_classes` must be .*, got '3'"),
+        ({"num_classes": 3.0}, "`num_classes` must be .*, got 3.0"),
+        ({"num_classes": True}, "`num_classes` must be .*, got True"),
+        (
+            {"num_classes": 3, "id2label": {0: "cat", 1: "dog"}},
+            r"`id2label` must name the classes 0 to 2 \(`num_classes` is 3\), got names for \[0, 1\]",
+        ),
+        (
+            {"num_classes": 2, "id2label": {1: "cat", 2: "dog"}},
+            r"`id2label` must name the classes 0 to 1 .*, got names for \[1, 2\]",
+        ),
+        (
+            {"num_classes": 3, "id2label": {0: "cat", 1: "dog", 2: "cat"}},
+            "`id2label` must give each class its own name, got 'cat' twice",
+        ),
+        (
+            {"num_classes": 2, "id2label": dict(enumerate("abcdefghijklmnopqrstuvwxyz"))},
+            "`id2label` must name the classes 0 to 1 .*, got names for 26 classes",
+        ),
+        ({"num_classes": 2, "num_labels": 5}, "`id2label` must name the classes 0 to 1"),
     ],
 )
 def test_a_wrong_setting_of_the_prior_is_refused(wrong, message):
@@ -227,6 +260,53 @@ def test_the_config_of_a_vq_vae_becomes_the_whole_s(tmp_path):
     assert whole.model_type == "vqvae_image_generation"
     assert whole.vqvae_config.num_embeddings == whole.prior_config.num_embeddings == 10
     assert whole.prior_config.grid_size == (4, 4)
+
+
+def test_the_architecture_says_what_is_left_open(tmp_path):
+    plain, gated = PixelCNNConfig(), PixelCNNConfig(architecture="gated")
+    assert (plain.architecture, plain.hidden_size, plain.dropout) == ("plain", 128, 0.0)
+    assert (gated.hidden_size, gated.num_classes) == (64, None) and 0 < gated.dropout < 1
+    assert PixelCNNConfig(architecture="gated", hidden_size=33, dropout=0).hidden_size == 33
+    gated.save_pretrained(tmp_path)
+    loaded = PixelCNNConfig.from_pretrained(tmp_path)
+    assert (loaded.architecture, loaded.hidden_size, loaded.dropout) == (
+        "gated",
+        64,
+        gated.dropout,
+    )
+
+
+def test_names_of_classes_travel(tmp_path):
+    assert PixelCNNConfig(num_classes=2).id2label == {0: "0", 1: "1"}
+    assert PixelCNNConfig(num_classes=2).label2id == {"0": 0, "1": 1}
+    names = {0: "Katze", 1: "3", 2: "été, né"}
+    for id2label in (names, {str(number): name for number, name in names.items()}):
+        prior = PixelCNNConfig(num_classes=3, id2label=id2label)
+        assert prior.id2label == names and prior.label2id["Katze"] == 0
+    prior.save_pretrained(tmp_path / "part")
+    VQVAEForImageGenerationConfig(
+        prior_config={"num_classes": 3, "id2label": names, "architecture": "gated"}
+    ).save_pretrained(tmp_path / "whole")
+    whole = VQVAEForImageGenerationConfig.from_pretrained(tmp_path / "whole")
+    for loaded in (
+        PixelCNNConfig.from_pretrained(tmp_path / "part"),
+        PixelCNNConfig.from_pretrained(tmp_path / "whole"),
+        AutoConfig.from_pretrained(tmp_path / "part"),
+        whole.prior_config,
+    ):
+        assert loaded.num_classes == 3 and loaded.id2label == names
+        assert loaded.label2id == {name: number for number, name in names.items()}
+
+
+def test_a_config_without_classes_loads_and_stays_without(tmp_path):
+    PixelCNNConfig().save_pretrained(tmp_path)
+    assert PixelCNNConfig.from_pretrained(tmp_path).num_classes is None
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for name in ("architecture", "num_classes", "dropout", "label_dropout"):  # of before
+        saved.pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    loaded = PixelCNNConfig.from_pretrained(tmp_path)
+    assert (loaded.architecture, loaded.num_classes, loaded.dropout) == ("plain", None, 0.0)
 
 
 @pytest.mark.parametrize("config_class", [VQVAEConfig, PixelCNNConfig])

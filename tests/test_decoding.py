@@ -311,7 +311,9 @@ def test_a_label_outside_the_classes_is_named(label, names, rule):
 def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
     rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
     config = VQVAEConfig(image_size=2**16, num_channels=2**8)
-    with pytest.raises(DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"):
+    with pytest.raises(
+        DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"
+    ):
         decode_rows(rows, 100, decoder_of(config))
 
 

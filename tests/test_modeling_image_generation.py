@@ -3,8 +3,10 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel
 
 from hf_vqvae import (
@@ -12,8 +14,10 @@ from hf_vqvae import (
     VQVAEConfig,
     VQVAEForImageGeneration,
     VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
     VQVAEModel,
 )
+from hf_vqvae.models.modeling_image_generation import _fill_unknown
 
 VQVAE = {
     "image_size": (8, 16),
@@ -24,12 +28,30 @@ VQVAE = {
 }
 
 
-def make_model(**vqvae):
+def make_model(prior=None, **vqvae):
     torch.manual_seed(0)
     config = VQVAEForImageGenerationConfig(
-        vqvae_config={**VQVAE, **vqvae}, prior_config={"hidden_size": 8}
+        vqvae_config={**VQVAE, **vqvae}, prior_config={"hidden_size": 8, **(prior or {})}
     )
     return VQVAEForImageGeneration(config)
+
+
+GATED = {"architecture": "gated", "num_gated_layers": 2, "num_classes": 3}
+GATED |= {"id2label": {0: "cat", 1: "dog", 2: "eel"}}
+
+
+@pytest.fixture(params=["plain", "gated"])
+def model(request):
+    """A model that uses several codes, whose labels matter."""
+    model = make_model(GATED if request.param == "gated" else None)
+    model.vqvae.train()(make_pixels(32))  # a codebook from latents
+    for name, parameter in model.prior.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.4 if "class_embedding" in name else 0.3)
+    return model.eval()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def make_pixels(batch=4):
@@ -86,7 +108,8 @@ def test_sampling_decodes_what_the_prior_draws():
     images = model.sample(3, generator=torch.Generator().manual_seed(1))
     codes = model.prior.sample(3, generator=torch.Generator().manual_seed(1))
     assert images.shape == (3, 3, 8, 16) and not images.requires_grad
-    assert torch.equal(images, model.vqvae.decode(codes))
+    with torch.no_grad():
+        assert torch.equal(images, model.vqvae.decode(codes))
     greedy = model.sample(2, temperature=0)
     assert torch.equal(greedy[0], greedy[1])
     with pytest.raises(ValueError, match="`num_images` must be an integer of at least 1, got 0"):
@@ -179,7 +202,10 @@ def test_an_autoencoder_taken_out_of_a_full_model_saves_as_its_own(tmp_path):
 
 def test_weights_of_another_shape_are_refused(tmp_path):
     make_model().save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises(
+        ValueError,
+        match=r"config means \[16, 7, 7, 7\] for the weight 'prior.conv_in.weight', .*\[8, 7, 7, 7\]",
+    ):
         VQVAEForImageGeneration.from_pretrained(tmp_path, prior_config={"hidden_size": 16})
 
 
@@ -189,3 +215,307 @@ def test_a_truncated_file_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(Exception, match=r"(?i)incomplete|header|metadata|invalid"):
         VQVAEForImageGeneration.from_pretrained(tmp_path)
+
+
+def test_labels_by_name_number_and_tensor_survive_saving(tmp_path):
+    model = make_model(GATED).eval()
+    for parameter in model.prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(tmp_path)
+    loaded = VQVAEForImageGeneration.from_pretrained(tmp_path)
+    assert loaded.config.prior_config.id2label == {0: "cat", 1: "dog", 2: "eel"}
+    assert loaded.config.prior_config.label2id == {"cat": 0, "dog": 1, "eel": 2}
+    prior = PixelCNNModel.from_pretrained(tmp_path)
+    assert prior.config.id2label == loaded.config.prior_config.id2label
+    expected = model.sample(class_labels=[2, 0], generator=seeded(), return_dict=True)
+    for labels in (["eel", "cat"], torch.tensor([2, 0]), ["eel", 0]):
+        output = loaded.sample(class_labels=labels, generator=seeded(), return_dict=True)
+        assert torch.equal(output.codes, expected.codes)
+        assert torch.equal(output.images, expected.images)
+    assert torch.equal(prior.sample(class_labels=["eel", "cat"], generator=seeded()), output.codes)
+    with pytest.raises(ValueError, match=r"no label 'dgo' \(did you mean 'dog'\?\)"):
+        loaded.sample(class_labels="dgo")
+    pixels, labels = make_pixels(), torch.tensor([0, 1, 2, -1])
+    output = loaded(pixels, class_labels=labels, return_loss=True)
+    direct = loaded.prior(output.codes, class_labels=labels, return_loss=True)
+    assert (
+        torch.equal(output.loss, direct.loss)
+        and output.loss != loaded(pixels, return_loss=True).loss
+    )
+
+
+def test_the_kinds_of_output_hold_the_same_images(model):
+    seeds = [4, 0, 9]
+    images = model.sample(seeds=seeds)
+    assert images.shape == (3, 3, 8, 16) and images.dtype == torch.float32
+    output = model.sample(seeds=seeds, return_dict=True)
+    assert torch.equal(output.images, images)
+    assert torch.equal(output.codes, model.prior.sample(seeds=seeds))
+    with torch.no_grad():
+        assert torch.equal(model.vqvae.decode(output.codes), images)
+    processor = VQVAEImageProcessorPil()
+    arrays = model.sample(seeds=seeds, output_type="np", return_dict=True, batch_size=2)
+    assert isinstance(arrays.images, np.ndarray) and arrays.images.shape == (3, 8, 16, 3)
+    assert arrays.images.min() >= 0 and arrays.images.max() <= 1
+    np.testing.assert_allclose(
+        arrays.images, processor.postprocess(images, output_type="np"), atol=1e-5
+    )
+    assert torch.equal(arrays.codes, output.codes)
+    pictures = model.sample(seeds=seeds, output_type="pil")
+    assert len(pictures) == 3 and all(isinstance(picture, Image.Image) for picture in pictures)
+    for picture, other in zip(pictures, processor.postprocess(images), strict=True):
+        assert picture.size == (16, 8) and picture.tobytes() == other.tobytes()
+
+
+def test_batches_change_no_image(model):
+    whole = model.sample(5, generator=seeded(), return_dict=True)
+    for batch_size in (1, 2, 5):
+        parts = model.sample(5, generator=seeded(), batch_size=batch_size, return_dict=True)
+        assert torch.equal(parts.codes, whole.codes)
+        torch.testing.assert_close(parts.images, whole.images, atol=1e-5, rtol=1e-5)
+    alone = model.sample(seeds=[7], return_dict=True)
+    among = model.sample(seeds=[1, 7, 3], return_dict=True)
+    assert torch.equal(among.codes[1], alone.codes[0])
+
+
+def test_every_control_reaches_the_prior(model):
+    controls = [{"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.4}]
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[0] = True
+    controls.append({"codes": torch.full((2, 4), 5), "mask": mask})
+    if model.prior.config.num_classes:
+        controls += [{"class_labels": 1}, {"class_labels": "dog", "guidance_scale": 3.0}]
+    free = model.prior.sample(20, generator=seeded())
+    for control in controls:
+        expected = model.prior.sample(20, generator=seeded(), **control)
+        output = model.sample(20, generator=seeded(), return_dict=True, **control)
+        assert torch.equal(output.codes, expected), control
+        assert not torch.equal(expected, free), control
+
+
+def test_the_number_of_images_comes_from_what_has_one_entry_for_each(model):
+    assert len(model.sample()) == 1
+    assert len(model.sample(seeds=[0, 1, 2])) == 3
+    pixels, known = make_pixels(4), torch.ones(8, 16, dtype=torch.bool)
+    assert len(model.sample(pixel_values=pixels, pixel_mask=known)) == 4
+    assert len(model.sample(pixel_values=pixels[:1], pixel_mask=known.expand(3, 8, 16))) == 3
+    assert len(model.sample(2, pixel_values=pixels[0], pixel_mask=known)) == 2
+    if model.prior.config.num_classes:
+        assert len(model.sample(class_labels=["cat", 2])) == 2
+
+
+# Completion of images
+
+
+def test_an_image_that_is_known_as_a_whole_is_reconstructed(model):
+    pixels = make_pixels(4)
+    known = torch.ones(8, 16, dtype=torch.bool)
+    output = model.sample(pixel_values=pixels, pixel_mask=known, return_dict=True)
+    codes = model.vqvae.encode(pixels).codes
+    assert codes.unique().numel() > 1
+    assert torch.equal(output.codes, codes)
+    with torch.no_grad():
+        assert torch.equal(output.images, model.vqvae.decode(codes))
+
+
+def test_an_image_of_which_nothing_is_known_is_drawn_freely(model):
+    free = model.sample(3, generator=seeded())
+    for pixels in (make_pixels(3), make_pixels(1), torch.full((3, 8, 16), float("nan"))):
+        for mask in (torch.zeros(8, 16), torch.zeros(1, 8, 16), torch.zeros(3, 8, 16)):
+            drawn = model.sample(3, pixel_values=pixels, pixel_mask=mask.bool(), generator=seeded())
+            assert torch.equal(drawn, free)
+
+
+def known_pixels(*boxes):
+    """(8, 16) bool: True in each box of (top, left, bottom, right)."""
+    mask = torch.zeros(8, 16, dtype=torch.bool)
+    for top, left, bottom, right in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_cells_that_are_known_as_a_whole_are_kept_and_the_rest_is_drawn(model):
+    pixels = make_pixels(1)
+    # Cells are 4x4: of the right box, a row is missing, so that its lower cells are to be drawn.
+    mask = known_pixels((0, 0, 8, 8), (0, 8, 7, 16))
+    cells = torch.tensor([[True] * 4, [True, True, False, False]])
+    output = model.sample(
+        50, pixel_values=pixels, pixel_mask=mask, generator=seeded(), return_dict=True
+    )
+    kept = output.codes[:, cells]
+    assert (kept == kept[:1]).all()
+    assert all(len(one.unique()) > 1 for one in output.codes[:, ~cells].T)
+    # No unknown pixel is in the field of view of the first cell.
+    assert (output.codes[:, 0, 0] == model.vqvae.encode(pixels).codes[0, 0, 0]).all()
+    expected = model.prior.sample(50, codes=output.codes[0], mask=cells, generator=seeded())
+    assert torch.equal(output.codes, expected)
+    one_missing = known_pixels((0, 0, 8, 16))
+    one_missing[5, 9] = False
+    output = model.sample(50, pixel_values=pixels, pixel_mask=one_missing, return_dict=True)
+    varies = (output.codes != output.codes[:1]).any(dim=0)
+    assert varies.nonzero().tolist() == [[1, 2]]
+
+
+def test_unknown_pixels_have_no_influence(model):
+    pixels = make_pixels(3)
+    mask = torch.stack(
+        [known_pixels((0, 0, 4, 16)), known_pixels((2, 3, 8, 13)), known_pixels((0, 0, 8, 9))]
+    )
+    expected = model.sample(pixel_values=pixels, pixel_mask=mask, generator=seeded())
+    for value in (0.0, 0.5, -100.0, float("inf"), float("nan")):
+        other = pixels.masked_fill(~mask[:, None], value)
+        drawn = model.sample(pixel_values=other, pixel_mask=mask, generator=seeded())
+        assert torch.equal(drawn, expected) and drawn.isfinite().all()
+    changed = pixels.clone()
+    changed[:, :, :4, :] *= -1
+    drawn = model.sample(pixel_values=changed, pixel_mask=mask, generator=seeded())
+    assert not torch.equal(drawn[0], expected[0])
+
+
+def test_every_shape_of_image_and_mask(model):
+    pixels, mask = make_pixels(1), known_pixels((0, 0, 4, 16))
+    expected = model.sample(3, pixel_values=pixels, pixel_mask=mask, generator=seeded())
+    for image in (pixels[0], pixels, pixels.expand(3, -1, -1, -1)):
+        for known in (mask, mask[None], mask.expand(3, -1, -1)):
+            drawn = model.sample(3, pixel_values=image, pixel_mask=known, generator=seeded())
+            assert torch.equal(drawn, expected)
+    for dtype in (torch.float64, torch.bfloat16):
+        drawn = model.sample(3, pixel_values=pixels.to(dtype), pixel_mask=mask)
+        assert drawn.dtype == torch.float32 and drawn.isfinite().all()
+
+
+def test_each_image_is_completed_from_its_own_known_part(model):
+    pixels = make_pixels(4)
+    mask = torch.stack(
+        [
+            known_pixels((0, 0, 4, 16)),
+            known_pixels(),
+            known_pixels((0, 0, 8, 16)),
+            known_pixels((3, 3, 5, 5)),
+        ]
+    )
+    together = model.sample(
+        pixel_values=pixels, pixel_mask=mask, seeds=range(4), batch_size=3, return_dict=True
+    )
+    for i in range(4):
+        alone = model.sample(
+            pixel_values=pixels[i], pixel_mask=mask[i], seeds=[i], return_dict=True
+        )
+        assert torch.equal(alone.codes[0], together.codes[i])
+
+
+def test_unknown_pixels_are_filled_from_the_known_ones_nearby():
+    images = torch.rand(3, 2, 6, 7, generator=seeded())
+    known = torch.rand(3, 1, 6, 7, generator=seeded(1)) < 0.2
+    known[1] = False
+    known[1, :, 2, 3] = True
+    known[2] = False
+    filled = _fill_unknown(images, known)
+    everywhere = known.expand_as(images)
+    assert torch.equal(filled[everywhere], images[everywhere])
+    torch.testing.assert_close(filled[1], images[1, :, 2:3, 3:4].expand(2, 6, 7))
+    assert not filled[2].any()
+    first = images[0].masked_select(everywhere[0]).view(2, -1)
+    assert (filled[0] >= first.amin(1)[:, None, None] - 1e-6).all()
+    assert (filled[0] <= first.amax(1)[:, None, None] + 1e-6).all()
+    for i in range(3):
+        alone = _fill_unknown(images[i : i + 1], known[i : i + 1])
+        assert torch.equal(alone[0], filled[i])
+    assert torch.equal(_fill_unknown(images, torch.ones_like(known)), images)
+
+
+PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_images": 0}, ValueError, "`num_images` must be an integer of at least 1, got 0"),
+        ({"num_images": -2}, ValueError, "`num_images` must be an integer .* got -2"),
+        ({"num_images": 2.0}, ValueError, "`num_images` must be an integer .* got 2.0"),
+        ({"num_images": True}, ValueError, "`num_images` must be an integer .* got True"),
+        ({"num_images": "2"}, ValueError, "`num_images` must be an integer .* got '2'"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1, got 0"),
+        ({"temperature": -1}, ValueError, "`temperature` must be at least 0 .* got -1"),
+        ({"top_k": 0}, ValueError, "`top_k` must be an integer of at least 1.* got 0"),
+        ({"top_p": 0}, ValueError, "`top_p` must be above 0 .* got 0"),
+        ({"seeds": [0, -1]}, ValueError, "`seeds` must be integers .* got -1"),
+        (
+            {"num_images": 3, "seeds": [0, 1]},
+            ValueError,
+            "`seeds` must have one entry for each of the 3 of `num_images`, got 2",
+        ),
+        ({"output_type": "jpg"}, ValueError, '`output_type` must be "pt", "np" or "pil", got .jpg'),
+        ({"output_type": None}, ValueError, "`output_type` must be .* got None"),
+        ({"pixel_values": PIXELS}, ValueError, "`pixel_values` and `pixel_mask` go together"),
+        ({"pixel_mask": KNOWN}, ValueError, "`pixel_values` and `pixel_mask` go together"),
+        (
+            {"pixel_values": PIXELS, "pixel_mask": KNOWN, "codes": torch.zeros(2, 4).long()},
+            ValueError,
+            "`codes` with `mask` and `pixel_values` with `pixel_mask` exclude each other",
+        ),
+        (
+            {"pixel_values": PIXELS.to(torch.uint8), "pixel_mask": KNOWN},
+            TypeError,
+            "`pixel_values` must be a floating-point tensor .*got torch.uint8",
+        ),
+        (
+            {"pixel_values": PIXELS.numpy(), "pixel_mask": KNOWN},
+            TypeError,
+            "`pixel_values` must be a floating-point tensor .*got ",
+        ),
+        (
+            {"pixel_values": PIXELS[:1], "pixel_mask": KNOWN},
+            ValueError,
+            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(1, 1, 8, 16\)",
+        ),
+        (
+            {"pixel_values": PIXELS.mT, "pixel_mask": KNOWN},
+            ValueError,
+            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(1, 3, 16, 8\)",
+        ),
+        (
+            {"pixel_values": PIXELS[0], "pixel_mask": KNOWN},
+            ValueError,
+            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(8, 16\)",
+        ),
+        (
+            {"pixel_values": PIXELS, "pixel_mask": KNOWN.float()},
+            TypeError,
+            "`pixel_mask` must be a tensor of bool.*got torch.float32",
+        ),
+        (
+            {"pixel_values": PIXELS, "pixel_mask": [[True]]},
+            TypeError,
+            "`pixel_mask` must be a tensor of bool.*got list",
+        ),
+        (
+            {"pixel_values": PIXELS, "pixel_mask": KNOWN[:2, :4]},
+            ValueError,
+            r"`pixel_mask` must have the shape \(8, 16\).*got \(1, 2, 4\)",
+        ),
+        (
+            {"num_images": 2, "pixel_values": PIXELS.expand(3, -1, -1, -1), "pixel_mask": KNOWN},
+            ValueError,
+            "`pixel_values` must have one entry for each of the 2 of `num_images`, got 3",
+        ),
+        (
+            {
+                "pixel_values": PIXELS.expand(2, -1, -1, -1),
+                "pixel_mask": KNOWN.expand(3, -1, -1),
+            },
+            ValueError,
+            "`pixel_mask` must have one entry for each of the 2 of `pixel_values`, got 3",
+        ),
+        (
+            {"pixel_values": PIXELS + float("nan"), "pixel_mask": KNOWN},
+            ValueError,
+            "`pixel_values` must be finite where `pixel_mask` is True, got nan",
+        ),
+        ({"class_labels": 0}, ValueError, "`class_labels` were given to a prior without classes"),
+        ({"guidance_scale": 2.0}, ValueError, "`guidance_scale` other than 1 needs a prior with"),
+    ],
+)
+def test_sample_refuses_what_does_not_fit(arguments, error, message):
+    with pytest.raises(error, match=message):
+        make_model().eval().sample(**arguments)

@@ -180,7 +180,7 @@ def seen_by_gradient(prior, labels=None):
 
 def assert_causal(prior):
     """By gradient: the logits at every position depend on all codes before it that are in reach, on no other."""
-    height, width = prior.config.grid_size
+    width = prior.config.grid_size[1]
     for position, seen in enumerate(seen_by_gradient(prior)):
         row, column = divmod(position, width)
         assert not seen[position:].any(), f"({row}, {column}) sees itself or the future"

@@ -37,15 +37,61 @@ def test_the_pipeline_draws_pil_images(folder):
 
 def test_its_images_are_those_of_sample(folder):
     pipe = pipeline("unconditional-image-generation", model=str(folder))
-    first, second, other = pipe(2, seed=5), pipe(2, seed=5), pipe(2, seed=6)
+    first, second, other = pipe(2, seed=5), pipe(2, seed=5), pipe(2, seed=7)
     np.testing.assert_array_equal(np.stack(first), np.stack(second))
     assert not np.array_equal(np.stack(first), np.stack(other))
     model = VQVAEForImageGeneration.from_pretrained(folder)
-    direct = model.sample(2, temperature=0.5, generator=torch.Generator().manual_seed(5))
+    controls = {"temperature": 0.5, "top_k": 5, "top_p": 0.9}
+    direct = model.sample(2, seeds=[5, 6], **controls)
     expected = VQVAEImageProcessorPil.from_pretrained(folder).postprocess(direct)
-    np.testing.assert_array_equal(np.stack(pipe(2, seed=5, temperature=0.5)), np.stack(expected))
+    np.testing.assert_array_equal(np.stack(pipe(2, seed=5, **controls)), np.stack(expected))
     greedy = pipe(2, temperature=0)
     np.testing.assert_array_equal(greedy[0], greedy[1])
+
+
+def test_an_image_depends_on_its_own_seed_alone(folder):
+    pipe = pipeline("unconditional-image-generation", model=str(folder))
+    many = pipe(6, seed=3)
+    for index in (0, 5):
+        np.testing.assert_array_equal(many[index], pipe(seed=3 + index)[0])
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("conditional")
+    torch.manual_seed(0)
+    names = {0: "cat", 1: "dog", 2: "7"}
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config={"image_size": 8, "hidden_sizes": (4, 6), "num_embeddings": 7},
+        prior_config={
+            "hidden_size": 8,
+            "architecture": "gated",
+            "num_classes": 3,
+            "id2label": names,
+        },
+    )
+    model = VQVAEForImageGeneration(config)
+    for block in model.prior.blocks:  # as they begin, labels have no effect
+        torch.nn.init.normal_(block.class_embedding.weight, std=3)
+    model.save_pretrained(folder)
+    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+def test_labels_and_guidance_reach_the_model(conditional):
+    pipe = pipeline("unconditional-image-generation", model=str(conditional))
+    model = VQVAEForImageGeneration.from_pretrained(conditional)
+    drawn = pipe(class_labels=["dog", 0, "7"], guidance_scale=2.0, seed=1)
+    expected = model.sample(
+        class_labels=[1, 0, 2], guidance_scale=2.0, seeds=[1, 2, 3], output_type="pil"
+    )
+    assert len(drawn) == 3
+    np.testing.assert_array_equal(np.stack(drawn), np.stack(expected))
+    dogs, cats, any_class = (
+        np.stack(pipe(8, seed=0, **which))
+        for which in ({"class_labels": "dog"}, {"class_labels": "cat"}, {})
+    )
+    assert not np.array_equal(dogs, cats) and not np.array_equal(dogs, any_class)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +99,25 @@ def test_its_images_are_those_of_sample(folder):
     [
         ({"num_images": 0}, "`num_images` must be an integer of at least 1, got 0"),
         ({"temperature": -1}, "`temperature` must be at least 0 and finite, got -1"),
-        ({"top_p": 0.9}, "no argument top_p; it has temperature and seed"),
+        ({"top_k": 0}, "`top_k` must be an integer of at least 1"),
+        ({"seed": -1}, r"`seed` must be an integer from 0 to 2\*\*62 - 1, got -1"),
+        ({"seed": "a"}, "`seed` must be an integer"),
+        ({"class_labels": "cat"}, "`class_labels` were given to a prior without classes"),
+        ({"num_images": 2, "class_labels": [0]}, "`class_labels` must have one entry for each"),
+        (
+            {"top_q": 0.9, "steps": 3},
+            "no argument top_q, steps; it has class_labels, guidance_scale, temperature, top_k, "
+            "top_p and seed",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(folder, arguments, message):
     pipe = pipeline("unconditional-image-generation", model=str(folder))
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(conditional):
+    pipe = pipeline("unconditional-image-generation", model=str(conditional))
+    with pytest.raises(ValueError, match=r"no label 'dgo' \(did you mean 'dog'\?\)"):
+        pipe(class_labels="dgo")

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vqvae import plotting, plotting_architecture, plotting_charts, plotting_page
+from hf_vqvae import (
+    plotting,
+    plotting_architecture,
+    plotting_charts,
+    plotting_page,
+    plotting_prior,
+    plotting_tables,
+)
 from hf_vqvae.models import PixelCNNConfig, VQVAEConfig
 
 RANDOM = np.random.default_rng(0)
@@ -44,7 +51,14 @@ def pixels_of(path, margin=4):
     ],
 )
 @pytest.mark.parametrize(
-    "prior", [None, {}, {"kernel_size": 3, "num_residual_blocks": 0, "num_pixelcnn_layers": 0}]
+    "prior",
+    [
+        None,
+        {"num_classes": 1},
+        {"kernel_size": 3, "num_residual_blocks": 0, "num_pixelcnn_layers": 0},
+        {"architecture": "gated", "num_classes": 10_000, "num_gated_layers": 100},
+        {"architecture": "gated", "num_gated_layers": 1, "kernel_size": 3, "hidden_size": 4096},
+    ],
 )
 def test_architecture_fits_on_its_page(settings, prior, tmp_path):
     config = VQVAEConfig(**settings)
@@ -82,6 +96,124 @@ def test_architecture_names_the_shapes_of_the_real_layers():
     for drawn, real in ((encoder[1:], shapes["encoder"]), (decoder[:0:-1], shapes["decoder"])):
         sizes = [f"{h} × {w} × {c}" for c, h, w in real]  # noqa: RUF001
         assert [lines[-1] for lines in drawn] == sizes
+
+
+def test_the_gated_prior_is_drawn_with_the_kernels_that_it_has():
+    from hf_vqvae.models import PixelCNNModel
+
+    config = PixelCNNConfig(
+        architecture="gated",
+        grid_size=(6, 5),
+        kernel_size=5,
+        gated_kernel_size=7,
+        num_classes=4,
+        num_gated_layers=3,
+        hidden_size=16,
+    )
+    prior = PixelCNNModel(config)
+    block = prior.blocks[0]
+    first, layer = plotting_prior.stack_boxes(config)
+    above, left = len(prior.conv_in.taps), len(prior.conv_left.taps)
+    assert [first[0][1], above] == ["2 × 5 convolution", 2 * 5]  # noqa: RUF001
+    assert [first[1][1], left] == ["1 × 2 convolution", 2]  # noqa: RUF001
+    for lines, convolution in zip(layer, (block.vertical, block.horizontal), strict=True):
+        height, width = convolution.weight.shape[2:]
+        assert lines[1] == f"{height} × {width} convolution"  # noqa: RUF001
+    boxes = plotting_prior.prior_boxes(config)
+    widths = [layer.out_channels for layer in (prior.skip, prior.layers[0])]
+    assert [box[-1] for box in boxes[:2]] == [f"6 × 5 × {width}" for width in widths]  # noqa: RUF001
+    assert boxes[2][1].startswith(f"{prior.conv_out.out_channels} logits")
+
+
+@pytest.mark.parametrize("architecture", ["plain", "gated"])
+def test_the_figure_tells_a_conditional_prior_from_another(architecture, tmp_path):
+    said = []
+    for name, classes in (("a", None), ("b", 10), ("c", 11)):
+        prior = PixelCNNConfig(architecture=architecture, num_classes=classes)
+        plotting_architecture.plot_architecture(VQVAEConfig(), tmp_path / f"{name}.png", prior)
+        said.append((tmp_path / f"{name}.png").read_bytes())
+    assert len(set(said)) == 3
+
+
+@pytest.mark.parametrize("architecture", ["plain", "gated"])
+def test_no_text_of_the_architecture_leaves_its_room(architecture, tmp_path, monkeypatch):
+    from hf_vqvae.plotting_canvas import Canvas
+
+    left, drawn = [], Canvas.text
+
+    def watched(self, x, y, text, room, **options):
+        drawn(self, x, y, text, room, **options)
+        label = self.axes.texts[-1]
+        box = label.get_window_extent(self.figure.canvas.get_renderer())
+        left.append((text, box.width <= 1.03 * room, box.x0 >= 4, box.x1 <= 1276, box.y0 >= 4))
+
+    monkeypatch.setattr(Canvas, "text", watched)
+    config = VQVAEConfig(image_size=[64, 256], num_embeddings=65536, embedding_dim=1024)
+    prior = PixelCNNConfig(
+        architecture=architecture,
+        num_classes=10_000,
+        num_embeddings=65536,
+        grid_size=config.grid_size,
+        hidden_size=4096,
+    )
+    plotting_architecture.plot_architecture(config, tmp_path / "a.png", prior)
+    assert len(left) > 20 and [one for one in left if not all(one[1:])] == []
+
+
+SIZES = [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (4, 256, 1), (300, 200, 4)]
+
+
+@pytest.mark.parametrize("height, width, channels", SIZES)
+def test_tables_of_pictures_of_any_size_fit(height, width, channels, tmp_path):
+    def rows(*numbers):
+        return some_images(int(np.prod(numbers)), height, width, channels).reshape(
+            *numbers, height, width, channels
+        )
+
+    known = np.arange(height)[:, None].repeat(width, 1) < height // 2
+    names = ["0", "a name that is longer than there is room for, by far", *"234"]
+    plotting_tables.plot_samples_by_class(rows(5, 8), names, tmp_path / "samples.png")
+    for number in (1, 10):
+        images = rows(number)
+        path = tmp_path / f"completions{number}.png"
+        plotting_tables.plot_completions(images, known, rows(number, 5), images, path)
+        distances = np.full((number, 4), 1234.5)
+        path = tmp_path / f"neighbours{number}.png"
+        plotting_tables.plot_neighbours(images, rows(number, 4), distances, path)
+    assert len(list(tmp_path.iterdir())) == 5
+    for path in tmp_path.iterdir():
+        pixels_of(path)
+
+
+def test_pictures_of_tables_are_shown_sharp_in_their_order(tmp_path):
+    shades = np.arange(20, 220, 5, dtype=np.uint8)[: 5 * 8]
+    images = np.broadcast_to(shades.reshape(5, 8, 1, 1, 1), (5, 8, 28, 28, 1))
+    plotting_tables.plot_samples_by_class(images, list("abcde"), tmp_path / "a.png")
+    grey = pixels_of(tmp_path / "a.png")[..., 0]
+    found = [value for row in grey for value in row if value in shades]
+    counts = {shade: int((grey == shade).sum()) for shade in shades}
+    assert found and min(counts.values()) > 130 * 130
+    columns = {shade: np.argwhere(grey == shade).mean(0) for shade in shades}
+    centers = np.array([columns[shade] for shade in shades]).reshape(5, 8, 2)
+    assert (np.diff(centers[..., 0], axis=0) > 139).all()
+    assert (np.diff(centers[..., 1], axis=1) > 139).all()
+
+
+def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
+    images = some_images(3, 8, 12, 3)
+    known = np.zeros((8, 12), bool)
+    known[:3, 2:] = True
+    shown = plotting_tables.hide_unknown(images, known)
+    assert shown.dtype == np.uint8 and np.array_equal(shown[:, known], images[:, known])
+    assert set(np.unique(shown[:, ~known])) == {150, 205}
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [("cat", "cat"), ("a\n b", "a b"), ("", "class 3"), ("犬", "class 3"), ("$x$", "$x$")],
+)
+def test_names_that_cannot_be_written_are_numbers(name, shown):
+    assert plotting_tables.printable(name, "class 3") == shown
 
 
 @pytest.mark.parametrize("number", [1, 3, 10])

@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 RUN = "outputs/quickstart"
 TINY = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1", "--hidden_sizes", "4", "8"]
 TINY += ["--num_embeddings", "16", "--embedding_dim", "4", "--hidden_size", "8"]
-TINY += ["--max_train_samples", "128", "--max_eval_samples", "32"]
+TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_samples", "0"]
 # Folders of which the tree must list everything that is tracked.
 LISTED = ("src/", "scripts/", "tests/", "model_card/")
 # Programs that take a script of this project, and those of others, of which flags are not looked at.

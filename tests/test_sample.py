@@ -56,8 +56,7 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
     files = sorted((tmp_path / "images").iterdir())
     assert [files[0].name, files[-1].name, len(files)] == ["00.png", "69.png", 70]
     loaded = VQVAEForImageGeneration.from_pretrained(model)
-    generator = torch.Generator().manual_seed(0)
-    pixels = loaded.sample(64, temperature=0.5, generator=generator)[5]
+    pixels = loaded.sample(temperature=0.5, seeds=[5])[0]
     expected = ((pixels + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
     there = np.asarray(Image.open(files[5])).reshape(expected.shape)
     assert np.abs(there.astype(int) - expected.numpy()).max() <= 1
@@ -71,8 +70,23 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
     "flags, message",
     [
         (["--num_images", "0"], "--num_images must be at least 1, got 0"),
-        (["--temperature", "-1"], "--temperature must be 0 or more, got -1"),
-        (["--temperature", "nan"], "--temperature must be 0 or more, got nan"),
+        (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--temperature", "-1"], "`temperature` must be at least 0 and finite, got -1"),
+        (["--temperature", "nan"], "`temperature` must be at least 0 and finite, got nan"),
+        (["--top_k", "0"], "`top_k` must be an integer of at least 1"),
+        (["--top_p", "1.5"], "`top_p` must be above 0 and at most 1"),
+        (["--guidance_scale", "2"], "--guidance_scale 2 needs --class_labels"),
+        (["--class_labels", "1"], "`class_labels` were given to a prior without classes"),
+        (["--keep", "upper"], "--image and --keep go together"),
+        (["--image", "a.png"], "--image and --keep go together"),
+        (["--image", "no.png", "--keep", "upper"], "cannot read the image no.png"),
+        (["--image", "a.png", "--keep", "middle"], "--keep must be upper, lower, left, right or"),
+        (
+            ["--image", "a.png", "--keep", "0", "0", "4"],
+            "four whole numbers X0 Y0 X1 Y1, got '0 0 4'",
+        ),
+        (["--image", "a.png", "--keep", "upper", "left"], "--keep takes one half"),
         (["--output_file", "/proc/no/samples.png"], "/proc/no"),
     ],
 )
@@ -82,6 +96,109 @@ def test_a_wrong_flag_is_one_clear_line(scripts, model, flags, message, tmp_path
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """A gated model whose names of classes are numbers of others, and matter."""
+    torch.manual_seed(0)
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config={"image_size": 8, "hidden_sizes": (4, 8), "num_embeddings": 8},
+        prior_config={"hidden_size": 8, "architecture": "gated", "num_classes": 3}
+        | {"id2label": {0: "1", 1: "cat", 2: "dog"}},
+    )
+    model = VQVAEForImageGeneration(config)
+    for block in model.prior.blocks:  # as they begin, labels have no effect
+        torch.nn.init.normal_(block.class_embedding.weight, std=3)
+    folder = tmp_path_factory.mktemp("conditional")
+    model.save_pretrained(folder)
+    return folder
+
+
+def cells_of(path, rows, columns):
+    """The images (rows, columns, 8, 8) of a grid; a whole number of them fills it."""
+    pixels = np.asarray(Image.open(path))
+    assert pixels.shape == (10 * rows + 2, 10 * columns + 2)
+    cells = pixels[2:, 2:].reshape(rows, 10, columns, 10)
+    return cells.transpose(0, 2, 1, 3)[:, :, :8, :8]
+
+
+def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditional, tmp_path):
+    path = tmp_path / "a.png"
+    flags = ["--guidance_scale", "2", "--top_k", "6", "--top_p", "0.95", "--seed", "4"]
+    done = scripts.run(
+        SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "24 images of 1, dog, 2, 8 each" in done.stdout
+    rows = cells_of(path, 3, 8)
+    model = VQVAEForImageGeneration.from_pretrained(conditional)
+    controls = {"guidance_scale": 2.0, "top_k": 6, "top_p": 0.95, "output_type": "np"}
+    for row, label in enumerate([0, 2, 2]):
+        drawn = model.sample(8, class_labels=label, seeds=range(4, 12), **controls)
+        assert np.array_equal(rows[row], np.rint(drawn[..., 0] * 255).astype(np.uint8))
+    assert (rows[0] != rows[1]).any()
+
+
+def test_an_image_depends_neither_on_the_number_nor_on_the_batch(scripts, model, tmp_path):
+    for name, flags in (("a", [9]), ("b", [4, "--batch_size", "3"])):
+        done = scripts.run(
+            SAMPLE, model, "--output_file", tmp_path / f"{name}.png", "--num_images", *flags
+        )
+        assert done.returncode == 0, done.stderr
+    nine, four = cells_of(tmp_path / "a.png", 3, 3), cells_of(tmp_path / "b.png", 2, 2)
+    assert np.array_equal(nine.reshape(9, 8, 8)[:4], four.reshape(4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "keep, kept",
+    [
+        (["upper"], np.s_[:4]),
+        (["right"], np.s_[:, 4:]),
+        (["0", "0", "9", "16"], np.s_[:, :4]),  # of a file of 16 x 16: cells of 8 x 8 pixels
+    ],
+)
+def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept, tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[4:12, 4:12] = 255
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    path = tmp_path / "out.png"
+    flags = ["--image", tmp_path / "in.png", "--keep", *keep, "--output_file", path]
+    done = scripts.run(SAMPLE, model, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "converted from RGB to L" in done.stderr
+    cells = cells_of(path, 4, 4).reshape(16, 8, 8)
+    image = torch.tensor(cells[0].astype(np.float32))[None, None] / 255 - 0.5
+    assert cells[0, 4, 4] > 200 and cells[0, 0, 0] < 50
+    known = np.zeros((8, 8), bool)
+    known[kept] = True
+    assert np.array_equal(cells[1][known], cells[0][known])
+    assert (cells[1][~known] >= 150).all()
+    loaded = VQVAEForImageGeneration.from_pretrained(model)
+    drawn = loaded.sample(
+        pixel_values=image,
+        pixel_mask=torch.tensor(known),
+        seeds=range(14),
+        num_images=14,
+        output_type="np",
+    )
+    assert np.array_equal(cells[2:], np.rint(drawn[..., 0] * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "keep, message",
+    [
+        (["0", "0", "9", "8"], "must be in the image: 0 <= X0 < X1 <= 8"),
+        (["0", "0", "8", "8"], "holds all of the 2 x 2 cells"),
+        (["1", "1", "7", "7"], "holds none of the 2 x 2 cells"),
+    ],
+)
+def test_a_box_that_leaves_nothing_to_do_is_refused(scripts, model, keep, message, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "in.png")
+    flags = ["--image", tmp_path / "in.png", "--output_file", tmp_path / "out.png", "--keep"]
+    done = scripts.run(SAMPLE, model, *flags, *keep)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_an_unknown_flag_is_refused_and_not_guessed(scripts, model):

@@ -170,6 +170,13 @@ class TrainingArguments:
     logging_steps: int = field(
         default=50, metadata={"help": "Steps between updates of the bar's figures and trackers."}
     )
+    num_eval_samples: int = field(
+        default=1000,
+        metadata={
+            "help": "Samples whose Fréchet distance to the evaluation split is measured at the end, by a small "
+            "classifier trained on the labels; 0 leaves that out."
+        },
+    )
     log_with: list[str] = field(
         default_factory=list,
         metadata={"help": "Trackers, through Accelerate: tensorboard, wandb, trackio."},
@@ -182,6 +189,10 @@ class TrainingArguments:
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"--{name} must be at least {minimum}, got {getattr(self, name)}.")
+        if self.num_eval_samples < 0 or self.num_eval_samples == 1:
+            raise ValueError(
+                f"--num_eval_samples must be 0 or at least 2, got {self.num_eval_samples}."
+            )
         for name in ("learning_rate", "prior_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

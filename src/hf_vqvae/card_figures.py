@@ -119,7 +119,7 @@ def _draw_completions(
     """The figure of completions of the upper half; none where there is a single row of codes.
 
     A conditional prior is not told the labels, which would say what the lower half shows, unless it
-    was trained to draw with a label only; then images without one are left out.
+    was trained to draw with a label only; then images without one of its labels are left out.
     """
     from .plotting_tables import plot_completions
 
@@ -128,10 +128,8 @@ def _draw_completions(
         labels = None
     else:
         labels = torch.full((len(pixel_values),), -1) if labels is None else labels
-        pixel_values, labels = (
-            pixel_values[(labels >= 0).to(pixel_values.device)],
-            labels[labels >= 0],
-        )
+        usable = (labels >= 0) & (labels < prior.num_classes)
+        pixel_values, labels = pixel_values[usable.to(pixel_values.device)], labels[usable]
     if prior.grid_size[0] < 2 or not len(pixel_values):
         return
     known = half_mask("upper", vqvae)

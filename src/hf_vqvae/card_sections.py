@@ -33,7 +33,9 @@ from .models.publishing import TASK
 
 METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
 BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓", "code_accuracy": "↑"}
-BETTER |= {"bits_per_code": "↓", "bits_per_image": "↓"}
+BETTER |= {"bits_per_code": "↓", "bits_per_image": "↓", "label_agreement": "↑"}
+BETTER |= {"nll_without_labels": "↓", "bits_per_image_without_labels": "↓"}
+BETTER |= {f"frechet_distance{s}": "↓" for s in ("", "_with_labels", "_reconstructions")}
 # Flags that say where and how a run worked, not what it learned.
 HOUSEKEEPING = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_batch_size"}
 HOUSEKEEPING |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
@@ -58,6 +60,7 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
     return {
         "vqvae": vqvae,
         "prior": prior,
+        "label": prior and prior.num_classes and as_string(prior.id2label[0]),
         "height": rows * side,
         "width": columns * side,
         "color": colors.get(vqvae.num_channels, f"{vqvae.num_channels}-channel"),
@@ -186,9 +189,16 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     left_out = set(HOUSEKEEPING)
     if prior is None:
-        left_out |= {"train_prior", "prior_num_train_epochs", "prior_learning_rate"}
+        left_out |= {"train_prior", "class_conditional", "num_eval_samples"}
+        left_out |= {
+            field.name for field in fields(TrainingArguments) if field.name.startswith("prior_")
+        }
     if arguments.get("vqvae_name_or_path"):
         left_out |= {"num_train_epochs", "learning_rate"}
+    # Of a prior of the other architecture.
+    unused = {"num_gated_layers", "gated_kernel_size"}
+    if prior is not None and prior.architecture == "gated":
+        unused = {"num_residual_blocks", "num_pixelcnn_layers"}
     flags = [field for field in fields(TrainingArguments) if field.name not in left_out]
     tables.append(("Training", [(field, arguments.get(field.name)) for field in flags]))
     return [
@@ -197,7 +207,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
             "rows": [
                 (f"`{field.name}`", as_setting(value), field.metadata["help"].replace("*", "\\*"))
                 for field, value in settings
-                if value is not None and value != ""
+                if value is not None and value != "" and field.name not in unused
             ],
         }
         for title, settings in tables

@@ -14,7 +14,7 @@ HALVES = ("upper", "lower", "left", "right")
 
 
 def half_mask(half: str, config: VQVAEConfig) -> Tensor:
-    """Bool (H, W): True in half of the rows or columns of codes, rounded up.
+    """Bool (H, W): True in half of the rows or columns of codes, rounded down.
 
     Args:
         half: one of `HALVES`.
@@ -29,7 +29,7 @@ def half_mask(half: str, config: VQVAEConfig) -> Tensor:
     if number < 2:
         kind = "row" if axis == 0 else "column"
         raise ValueError(f"`half` {half!r} needs 2 {kind}s of codes, and this model has 1.")
-    kept = torch.arange(number) < (number + 1) // 2
+    kept = torch.arange(number) < number // 2
     kept = kept if half in ("upper", "left") else kept.flip(0)
     cells = kept[:, None] if axis == 0 else kept[None, :]
     return _to_pixels(cells.expand(config.grid_size), config)

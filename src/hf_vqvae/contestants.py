@@ -56,8 +56,8 @@ class OrdinaryPixelCNN(nn.Module):
 
     def forward(self, codes: Tensor, return_loss: bool = False) -> PixelCNNOutput:
         """From codes (N, h, w) in [0, K) to logits (N, K, h, w), and the loss in nats per code if asked for."""
-        planes = nn.functional.one_hot(codes, self.num_codes).permute(0, 3, 1, 2).float()
-        hidden = self.conv_in(planes).relu()
+        planes = nn.functional.one_hot(codes, self.num_codes).permute(0, 3, 1, 2)
+        hidden = self.conv_in(planes.to(self.conv_in.weight.dtype)).relu()
         for block in self.blocks:
             update = hidden
             for name in ("conv1", "masked_conv", "conv2"):
@@ -173,7 +173,7 @@ def make_prior_step(line: Trained, arguments: PriorArguments, num_batches: int =
         hidden_size=arguments.hidden_size,
         num_classes=classes,
     )
-    keep_freed_memory()
+    keep_freed_memory()  # as scripts/train.py does; the reference gains by it too
     torch.manual_seed(0)
     model = PixelCNNModel(config)
     if line.ordinary:
@@ -199,6 +199,7 @@ def loss_curve(line: Trained, arguments: PriorArguments) -> Tensor:
 
 def make_vqvae_step(arguments: VQVAEArguments, bf16: bool):
     """See `make_step`."""
+    keep_freed_memory()  # as scripts/train.py does
     torch.manual_seed(0)
     size = arguments.image_size
     model = VQVAEModel(VQVAEConfig(image_size=size)).to(memory_format=torch.channels_last)

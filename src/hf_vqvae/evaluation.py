@@ -21,6 +21,7 @@ from .metrics import (
     ssim_window,
 )
 from .models import (
+    PixelCNNConfig,
     VQVAEConfig,
     VQVAEForImageGeneration,
     VQVAEForImageGenerationConfig,
@@ -75,7 +76,7 @@ def evaluate_model(
     *,
     batch_size: int = 256,
     split: str = "test",
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
     To be called by every process of `accelerator`: each takes every n-th image, and only the sums
@@ -87,67 +88,73 @@ def evaluate_model(
         batch_size: images a process handles at a time; it does not change the result.
         split: name of the split that `images` are, for the record.
 
+    A class-conditional prior is given the labels of the images, as far as they have any, and is
+    measured without them beside that (unless it was trained with labels only).
+
     Returns:
         What metrics.json holds, on all processes: under each metric's key a dict of `name`,
         `value`, `split`, `count` (images), `scale` (or unit), `stage` ("vqvae" or "prior") and
-        `protocol` (how it was measured, in words).
+        `protocol` (how it was measured, in words). And how often each of the `num_embeddings`
+        codes occurs in the codes of all images.
 
     Raises:
-        ValueError: if there are no images, `batch_size` is below 1, or the model makes NaN.
+        ValueError: if there are no images, `batch_size` is below 1, the labels are not the prior's
+            classes, or the model makes NaN.
     """
     model = accelerator.unwrap_model(model)
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     num_embeddings = vqvae.config.num_embeddings
     processor = VQVAEImageProcessorPil()
     quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
-    likelihood = CodeLikelihood(num_embeddings)
-    with _eval_mode(model):
-        for pixel_values in _own_pixel_values(images, accelerator, batch_size, vqvae.device, split):
-            codes = vqvae.encode(pixel_values).codes
+    likelihood, unlabelled = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
+    given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
+    also_without = given_labels and prior.config.label_dropout > 0
+    with eval_mode(model):
+        for batch in _own_batches(images, accelerator, batch_size, vqvae.device, split):
+            codes = vqvae.encode(batch["pixel_values"]).codes
             # What the codes alone give back, which is what a reader of the codes gets.
             reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
-            references = processor.postprocess(pixel_values, output_type="pt")
+            references = processor.postprocess(batch["pixel_values"], output_type="pt")
             quality.add_batch(predictions=reconstructions, references=references)
             usage.add_batch(predictions=codes)
             if prior is not None:
-                likelihood.add_batch(**_predict_codes(prior, codes))
+                labels = batch["labels"] if given_labels else None
+                likelihood.add_batch(**_predict_codes(prior, codes, labels))
+            if also_without:
+                unlabelled.add_batch(**_predict_codes(prior, codes, None))
     values = {}
     for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
         metric.sum_over_processes_(accelerator)
         values |= metric.compute()
-    return {
+    if also_without:
+        unlabelled.sum_over_processes_(accelerator)
+        without = unlabelled.compute()
+        values |= {f"{key}_without_labels": without[key] for key in ("nll", "bits_per_image")}
+    metrics = {
         key: {"name": name, "value": values[key], "split": split, "count": len(images)}
         | {"scale": scale, "stage": stage, "protocol": protocol}
-        for key, (name, stage, scale, protocol) in _protocols(vqvae.config).items()
+        for key, (name, stage, scale, protocol) in _protocols(vqvae.config, given_labels).items()
         if key in values
     }
+    return metrics, values["codebook_counts"]
 
 
-@torch.inference_mode()
-def codebook_counts(
-    model: Model, images: "DecodedImages", accelerator: Accelerator, *, batch_size: int = 256
-) -> list[int]:
-    """How often each of the `num_embeddings` codes occurs in the codes of all `images`.
-
-    Like `evaluate_model` called by every process, exact, and the same on all of them.
-
-    Raises:
-        ValueError: if there are no images or `batch_size` is below 1.
-    """
-    model = accelerator.unwrap_model(model)
-    vqvae = model.base_model
-    usage = CodebookUsage(vqvae.config.num_embeddings)
-    with _eval_mode(model):
-        for pixel_values in _own_pixel_values(
-            images, accelerator, batch_size, vqvae.device, "codes"
-        ):
-            usage.add_batch(predictions=vqvae.encode(pixel_values).codes)
-    usage.sum_over_processes_(accelerator)
-    return usage.compute()["codebook_counts"]
+def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -> bool:
+    """Whether the prior is conditional and any image has a label, which must be one of its classes."""
+    if config.num_classes is None or labels is None or len(labels) == 0 or labels.max() < 0:
+        return False
+    if labels.max() >= config.num_classes:
+        raise ValueError(
+            f"the labels of the split {split!r} must be the prior's classes, 0 to "
+            f"{config.num_classes - 1}, got {labels.max().item()}: name the right column with "
+            "--label_column, or evaluate on the dataset that the prior was trained on."
+        )
+    return True
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module into eval mode, and back into the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -157,25 +164,25 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _own_pixel_values(
+def _own_batches(
     images: "DecodedImages",
     accelerator: Accelerator,
     batch_size: int,
     device: torch.device,
     description: str,
-) -> Iterator[Tensor]:
-    """The `pixel_values` of this process's share, batch by batch."""
+) -> Iterator[dict[str, Tensor]]:
+    """This process's share, batch by batch, on `device`."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(images) == 0:
         raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
     for batch in own_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
-        yield batch["pixel_values"].to(device)
+        yield {key: value.to(device) for key, value in batch.items()}
 
 
-def _predict_codes(prior: nn.Module, codes: Tensor) -> dict[str, Tensor]:
-    """The inputs of `CodeLikelihood`: what `prior` says of each code, given those before it."""
-    logits = prior(codes).logits.float()  # (B, K, h, w)
+def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """The inputs of `CodeLikelihood`: what `prior` says of each code, given those before it and any labels."""
+    logits = prior(codes, class_labels=labels).logits.float()  # (B, K, h, w)
     nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
     return {
         "predictions": logits.argmax(1),
@@ -184,7 +191,7 @@ def _predict_codes(prior: nn.Module, codes: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _protocols(config: VQVAEConfig) -> dict[str, tuple[str, str, str, str]]:
+def _protocols(config: VQVAEConfig, given_labels: bool) -> dict[str, tuple[str, str, str, str]]:
     """Of each metric: name, stage, scale or unit, and how it is measured."""
     height, width = config.grid_size
     size = config.image_size
@@ -192,7 +199,9 @@ def _protocols(config: VQVAEConfig) -> dict[str, tuple[str, str, str, str]]:
     sigma = SSIM_SIGMA * window / SSIM_WINDOW
     clipped = "clipped to [0, 1], not rounded to 8 bits"
     of_codebook = f"of {config.num_embeddings} codes"
-    before = "given the true codes before it"
+    before = without = "given the true codes before it"
+    if given_labels:
+        before, without = f"{before} and the label", f"{before}, without a label"
     return {
         "reconstruction_mse": (
             "Reconstruction MSE",
@@ -223,6 +232,18 @@ def _protocols(config: VQVAEConfig) -> dict[str, tuple[str, str, str, str]]:
         "bits_per_code": ("Bits per code", "prior", "bits per code", "nats per code / ln 2"),
         "bits_per_image": (
             "Bits per image",
+            "prior",
+            "bits per image",
+            f"sum over its {height}x{width} codes, mean over images",
+        ),
+        "nll_without_labels": (
+            "Negative log-likelihood (without labels)",
+            "prior",
+            "nats per code",
+            f"mean over all codes, each {without}",
+        ),
+        "bits_per_image_without_labels": (
+            "Bits per image (without labels)",
             "prior",
             "bits per image",
             f"sum over its {height}x{width} codes, mean over images",

@@ -127,7 +127,9 @@ def _plot_table(
         for row in range(rows):
             top = head + row * pitch
             if row_names:
-                _write(figure, start - GAP, top + height / 2, row_names[row], names_room, ha="right")
+                _write(
+                    figure, start - GAP, top + height / 2, row_names[row], names_room, ha="right"
+                )
             for column, left in enumerate(lefts):
                 axes = place_axes(figure, left, top, height, width)
                 show_picture(axes, displayable(pictures[row, column]))

@@ -14,12 +14,14 @@ from accelerate import Accelerator
 
 from .card import write_card, write_figures
 from .card_figures import to_8_bits
+from .classifier_training import NoLabelsError
 from .data import DecodedImages, ImageSplits
-from .evaluation import codebook_counts, evaluate_model, load_model
+from .evaluation import evaluate_model, load_model
 from .models import VQVAEForImageGeneration, VQVAEModel
 from .models.publishing import add_code, image_processor_for
 from .plotting import color_codes, image_grid
 from .run_folder import RunFolder, read_json, write_json
+from .sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 
 PACKAGES = (
     "hf_vqvae",
@@ -49,11 +51,12 @@ def report(
     """
     model = load_model(str(model_folder)).to(accelerator.device)
     split = images.info["eval_split"]
-    metrics = evaluate_model(model, images.eval, accelerator, split=split)
-    counts = codebook_counts(model, images.eval, accelerator)
+    metrics, counts = evaluate_model(model, images.eval, accelerator, split=split)
+    values = {key: value for dataclass in flags for key, value in asdict(dataclass).items()}
+    if isinstance(model, VQVAEForImageGeneration) and values["num_eval_samples"]:
+        metrics |= _measure_samples(model, images, values, accelerator)
     if not accelerator.is_main_process:
         return
-    values = {key: value for dataclass in flags for key, value in asdict(dataclass).items()}
     run = {
         "dataset": images.info,
         "versions": {
@@ -73,11 +76,41 @@ def report(
     write_json(folder.partial / "arguments.json", values)
     write_json(folder.partial / "run.json", run)
     generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
-    write_figures(folder.partial, model, images.eval, generator)
+    train = images.train if isinstance(images.train, DecodedImages) else None
+    write_figures(folder.partial, model, images.eval, generator, train)
     # With its code the folder is what a repo holds: it loads where this package is not installed.
     add_code(folder.partial, type(model))
     local_name = None if folder.output_dir.is_absolute() else folder.output_dir.as_posix()
     write_card(folder.partial, repo_id=values["hub_model_id"] or local_name)
+
+
+def _measure_samples(
+    model: VQVAEForImageGeneration,
+    images: ImageSplits,
+    values: dict[str, Any],
+    accelerator: Accelerator,
+) -> dict[str, dict[str, Any]]:
+    """The metrics of samples, or a line that says why there are none."""
+    arguments = SampleQualityArguments(num_samples=values["num_eval_samples"], seed=values["seed"])
+    names, split = images.info["label_names"], images.info["eval_split"]
+    if not isinstance(images.train, DecodedImages):
+        accelerator.print("The Fréchet distance is left out: the training images are a stream.")
+        return {}
+    try:
+        classifier = choose_classifier(arguments, images.train, names, accelerator)
+    except NoLabelsError as error:
+        accelerator.print(f"The Fréchet distance is left out: {error}")
+        return {}
+    return measure_samples(
+        model,
+        images.train,
+        images.eval,
+        classifier,
+        arguments,
+        accelerator,
+        label_names=names,
+        split=split,
+    )
 
 
 def tracker_images(images: DecodedImages) -> Callable[[Any], dict[str, np.ndarray]]:

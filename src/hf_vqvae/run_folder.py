@@ -14,7 +14,7 @@ UNFINISHED = ".partial"
 HARMLESS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir"}
 HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
 HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
-HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size"}
+HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size", "num_eval_samples"}
 # and these are what a run that diverged needs.
 CHANGEABLE = {"learning_rate", "prior_learning_rate", "max_grad_norm", "mixed_precision"}
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .classifier import ImageClassifier, load_classifier
 from .classifier_training import kept_classifier
-from .evaluation import Model, _eval_mode
+from .evaluation import Model, eval_mode
 from .metrics import ClassifiedImages, FrechetDistance
 from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
 from .sample_records import sample_records
@@ -170,7 +170,7 @@ def measure_samples(
     draws = [rows for rows in train_rows.split(count) if len(rows) == count] or [train_rows]
     eval_rows = _random_rows(eval_images, count, arguments.seed)
     results: dict[str, Any] = {}
-    with _eval_mode(model):
+    with eval_mode(model):
         every_row = torch.arange(len(eval_images))
         results["eval"] = bench.set_reference(bench.stored(eval_images, every_row))
         results["floor"] = [bench.measure(bench.stored(train_images, rows)) for rows in draws]

@@ -153,7 +153,9 @@ def _tensor(name: str, value: Any) -> Tensor:
             f"`{name}` must be a tensor, array or even nested lists: {error}"
         ) from error
     if tensor.is_meta or tensor.layout != torch.strided or tensor.is_complex():
-        raise ValueError(f"`{name}` must be dense, real and hold values, got {tensor.dtype} on {tensor.device}.")
+        raise ValueError(
+            f"`{name}` must be dense, real and hold values, got {tensor.dtype} on {tensor.device}."
+        )
     return tensor.cpu() if tensor.device.type == "mps" else tensor  # mps has no float64
 
 

@@ -48,7 +48,12 @@ def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: in
 
 def check_integers(name: str, values: Tensor) -> None:
     """TypeError, with the name of the argument, unless `values` is a tensor of integers."""
-    if not isinstance(values, Tensor) or values.layout != torch.strided or values.is_floating_point() or values.dtype == torch.bool:
+    if (
+        not isinstance(values, Tensor)
+        or values.layout != torch.strided
+        or values.is_floating_point()
+        or values.dtype == torch.bool
+    ):
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
 

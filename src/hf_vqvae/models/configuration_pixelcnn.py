@@ -145,9 +145,13 @@ class PixelCNNConfig(StrictConfig):
     def validate_shares(self):
         """Dropouts: all may be hidden of the labels (a prior that ignores them), not of the hidden values."""
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be at least 0 and below 1, got {shown(self.dropout)}.")
+            raise ValueError(
+                f"`dropout` must be at least 0 and below 1, got {shown(self.dropout)}."
+            )
         if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"`label_dropout` must be from 0 to 1, got {shown(self.label_dropout)}.")
+            raise ValueError(
+                f"`label_dropout` must be from 0 to 1, got {shown(self.label_dropout)}."
+            )
 
     def validate_label_names(self):
         """One name a class, all different."""

@@ -52,13 +52,14 @@ class VQVAESampleOutput(ModelOutput):
 
 
 def _fill_unknown(images: Tensor, known: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the mean of the nearest known pixels in place of those that are not known.
+    """Images (N, C, H, W) with the mean of the nearest known pixels in place of those not `known` (N, 1, H, W).
 
     The encoder sees a few pixels beyond each cell; what stands there must come from the known part alone. Where nothing
     is known, it is 0.
     """
     # Spreads from known pixels to their neighbours, ring by ring.
-    known = known.to(images.dtype).expand(images.shape[:1] + known.shape[1:])
+    number = max(len(images), len(known))  # either may be one for all
+    known = known.to(images.dtype).expand(number, -1, -1, -1)
     images = images.where(known > 0, 0) * known
     while 0 < known.sum() < known.numel():
         pool = nn.functional.avg_pool2d
@@ -265,6 +266,12 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
                 )
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
+        wrong = pixel_mask[:, None] & ~pixel_values.isfinite()
+        if wrong.any():
+            value = pixel_values.expand_as(wrong)[wrong][0].item()
+            raise ValueError(
+                f"`pixel_values` must be finite where `pixel_mask` is True, got {value}: mask what is not known."
+            )
         filled = _fill_unknown(pixel_values, pixel_mask[:, None])
         cells = pixel_mask.unflatten(2, (columns, side)).unflatten(1, (rows, side))
         return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))

@@ -174,7 +174,9 @@ class VQVAEModel(VQVAEPreTrainedModel):
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
         if not isinstance(pixel_values, Tensor) or pixel_values.layout != torch.strided:
-            raise TypeError(f"`pixel_values` must be a dense tensor, got {type(pixel_values).__name__}.")
+            raise TypeError(
+                f"`pixel_values` must be a dense tensor, got {type(pixel_values).__name__}."
+            )
         expected = (self.config.num_channels, *as_pair(self.config.image_size))
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(

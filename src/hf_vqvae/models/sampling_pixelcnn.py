@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ from .pixelcnn_cache import PixelCNNCache, make_cache
 if TYPE_CHECKING:
     from .configuration_pixelcnn import PixelCNNConfig
     from .modeling_pixelcnn import PixelCNNModel
+
+# Guided logits are to stay finite in float32.
+_MAX_SCALE = 1e6
 
 ClassLabels = int | str | Sequence[int | str] | Tensor
 
@@ -41,7 +45,7 @@ class DrawSettings:
     guidance_scale: float = 1.0
 
     def __post_init__(self):
-        if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= sys.float_info.max:
             raise ValueError(
                 f"`temperature` must be at least 0 and finite, got {self.temperature!r}: 1 draws from the model's "
                 "distribution, 0 takes the likeliest code."
@@ -54,9 +58,9 @@ class DrawSettings:
             raise ValueError(
                 f"`top_p` must be above 0 and at most 1, or None for all codes, got {self.top_p!r}."
             )
-        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale < math.inf:
+        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= _MAX_SCALE:
             raise ValueError(
-                f"`guidance_scale` must be at least 0 and finite (1: no guidance), got {self.guidance_scale!r}."
+                f"`guidance_scale` must be from 0 to {_MAX_SCALE:g} (1: no guidance), got {self.guidance_scale!r}."
             )
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:
@@ -76,7 +80,9 @@ class DrawSettings:
             # The smallest set of likeliest codes whose probabilities reach top_p (Holtzman et al. 2020, section 3.1).
             ordered = probabilities.sort(1, descending=True).values
             before = ordered.cumsum(1) - ordered
-            least = ordered.masked_fill(before >= self.top_p, math.inf).amin(1, keepdim=True)
+            # The likeliest has 0 before it, and stays; float32 would take a smaller top_p for 0.
+            reached = before >= max(self.top_p, torch.finfo(before.dtype).tiny)
+            least = ordered.masked_fill(reached, math.inf).amin(1, keepdim=True)
             probabilities = probabilities.masked_fill(probabilities < least, 0)
         cumulative = probabilities.cumsum(1)
         # Below the total also where that is not quite 1, so that no code of probability 0 is ever drawn.

@@ -1,0 +1,125 @@
+"""Nearest training images: exact distances, the figure and the script."""
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_vqvae import PixelCNNConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
+from hf_vqvae import neighbours as neighbours_module
+from hf_vqvae.neighbours import nearest_images
+
+NEIGHBOURS = "scripts/neighbours.py"
+
+
+def some_images(number, seed=0, size=(1, 5, 4)):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (number, *size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 2**24])
+def test_the_nearest_are_those_of_all_differences(chunk, monkeypatch):
+    monkeypatch.setattr(neighbours_module, "CHUNK", chunk)
+    queries, images = some_images(7), some_images(50, seed=1)
+    pairs = (queries[:, None].double() - images[None].double()).flatten(2).norm(dim=2) / 255
+    expected, rows = pairs.sort(dim=1)
+    distances, found = nearest_images(queries, images, 5)
+    assert torch.equal(found, rows[:, :5])
+    assert torch.allclose(distances.double(), expected[:, :5], atol=1e-5)
+
+
+def test_a_copy_is_at_0_and_a_change_of_one_value_at_its_size():
+    images = some_images(40, size=(3, 16, 16))
+    changed = images.clone()
+    changed[:, 1, 2, 3] ^= 1
+    distances, rows = nearest_images(images, images)
+    assert (distances == 0).all() and torch.equal(rows[:, 0], torch.arange(40))
+    distances, rows = nearest_images(changed, images)
+    assert torch.equal(rows[:, 0], torch.arange(40))
+    assert torch.allclose(distances, torch.tensor(1 / 255), atol=1e-7)
+
+
+def test_nearly_equal_images_come_in_the_right_order():
+    # As matrix products in float32 see them, these are all at the same distance.
+    images = torch.full((12, 1, 28, 28), 200, dtype=torch.uint8)
+    for number in range(12):
+        images[number, 0, 0, : 12 - number] = 201
+    query = torch.full((1, 1, 28, 28), 200, dtype=torch.uint8)
+    distances, rows = nearest_images(query, images, 4)
+    assert rows[0].tolist() == [11, 10, 9, 8]
+    assert torch.allclose(distances[0] * 255, torch.arange(1.0, 5).sqrt(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "queries, images, number, said",
+    [
+        (
+            some_images(2).float(),
+            some_images(2),
+            1,
+            r"`queries` must be uint8 .* got torch.float32",
+        ),
+        (some_images(2), some_images(0), 1, r"`images` must be .* none of them 0"),
+        (some_images(2), some_images(2, size=(1, 4, 5)), 1, r"got \(1, 5, 4\) and \(1, 4, 5\)"),
+        (some_images(2), some_images(3), 4, r"`number` must be from 1 to the 3 images, got 4"),
+        (some_images(2), some_images(3), 0, r"`number` must be from 1 to the 3 images, got 0"),
+    ],
+)
+def test_what_has_no_neighbours_is_an_error(queries, images, number, said):
+    with pytest.raises(ValueError, match=said):
+        nearest_images(queries, images, number)
+
+
+@pytest.fixture(scope="module", params=[0.1, 0], ids=["labels may be dropped", "labels needed"])
+def model(request, tmp_path_factory):
+    torch.manual_seed(0)
+    prior = PixelCNNConfig(
+        num_embeddings=8, hidden_size=8, num_classes=10, label_dropout=request.param
+    )
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config={"hidden_sizes": (4, 8), "num_embeddings": 8}, prior_config=prior
+    )
+    folder = tmp_path_factory.mktemp("model")
+    VQVAEForImageGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_script_draws_and_measures_samples(scripts, model, tmp_path):
+    path = tmp_path / "new" / "neighbours.png"
+    flags = ["--dataset_name", "digits", "--num_images", 4, "--num_measured", 20]
+    done = scripts.run(NEIGHBOURS, model, *flags, "--output_file", path)
+    assert done.returncode == 0, done.stderr
+    assert "nearest of 1,497 images" in done.stdout
+    rows = dict(re.findall(r"^(samples|test.*?) +(20 +[\d.]+ +[\d.]+)$", done.stdout, re.MULTILINE))
+    assert list(rows) == ["samples", "test, reconstructed", "test (unseen)"]
+    mean, least = map(float, rows["test (unseen)"].split()[1:])
+    assert 0 < least <= mean < 15
+    with Image.open(path) as image:
+        assert image.width == 1280
+    assert [one.name for one in path.parent.iterdir()] == ["neighbours.png"]
+
+
+def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, tmp_path):
+    flags = ["--dataset_name", "digits", "--num_images", 1, "--num_measured", 10]
+    flags += ["--eval_split", "train", "--class_labels", "3", "--max_train_samples", 300]
+    done = scripts.run(NEIGHBOURS, model, *flags, "--output_file", tmp_path / "a.png")
+    assert done.returncode == 0, done.stderr
+    assert "nearest of 300 images" in done.stdout
+    assert re.search(r"^train \(unseen\) +10 +[\d.]+ +0.00$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--num_images", "0"], "--num_images must be at least 1, got 0"),
+        (["--num_measured", "-3"], "--num_measured must be at least 1, got -3"),
+        (["--temperature", "nan"], "--temperature must be at least 0, got nan"),
+        (["--output_file", "a.jpg"], "--output_file must be a file that ends in .png, got a.jpg"),
+        (["--class_labels", "eleven"], "no label 'eleven'"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line(scripts, model, flags, message):
+    done = scripts.run(NEIGHBOURS, model, "--dataset_name", "digits", *flags)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
