@@ -35,7 +35,9 @@ class NeighbourArguments:
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."}
     )
-    num_images: int = field(default=10, metadata={"help": "Samples that the picture shows."})
+    num_images: int = field(
+        default=10, metadata={"help": "Samples that the picture shows, 100 at most."}
+    )
     num_measured: int = field(
         default=1000,
         metadata={"help": "Samples whose distances are measured, and as many evaluation images."},
@@ -118,6 +120,8 @@ def check(arguments: NeighbourArguments) -> None:
     for name, least in (("num_images", 1), ("num_measured", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(arguments, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(arguments, name)}.")
+    if arguments.num_images > 100:
+        raise ValueError(f"--num_images must be at most 100, got {arguments.num_images}.")
     if not 0 <= arguments.temperature < float("inf"):
         raise ValueError(f"--temperature must be at least 0, got {arguments.temperature}.")
     output = Path(arguments.output_file)

@@ -180,7 +180,7 @@ def test_peak_memory_counts_weights_gradients_and_adam():
     peak = peak_memory(make_prior_step, TRAINED[1], arguments, device=CPU)
     if peak is None:
         pytest.skip("this system does not tell a process its peak memory")
-    assert 4 * 4 * parameters < peak < 12 * 4 * parameters
+    assert 4 * 4 * parameters < peak < 16 * 4 * parameters
 
 
 def rows_of(output):

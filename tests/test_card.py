@@ -46,15 +46,26 @@ HOSTILE = [
 ]
 
 
-def tiny_model(prior=True, channels=1):
+SAMPLE_KEYS = {
+    f"{key}{suffix}": value
+    for suffix in ("", "_with_labels")
+    for key, value in (("frechet_distance", 12.5), ("sure_share", 0.9), ("class_perplexity", 1.9))
+}
+SAMPLE_VALUES = SAMPLE_KEYS | {"label_agreement": 0.97, "classifier_accuracy": 0.995}
+SAMPLE_VALUES |= {"frechet_distance_floor": 3.6, "frechet_distance_reconstructions": 2.6}
+
+
+def tiny_model(prior=True, channels=1, classes=None, **prior_settings):
     torch.manual_seed(0)
     vqvae = VQVAEConfig(
         image_size=8, num_channels=channels, hidden_sizes=[4, 8], num_embeddings=16, embedding_dim=4
     )
     if not prior:
         return VQVAEModel(vqvae)
+    if classes is not None:
+        prior_settings |= {"num_classes": len(classes), "id2label": dict(enumerate(classes))}
     pixelcnn = PixelCNNConfig(
-        num_embeddings=16, grid_size=(2, 2), hidden_size=8, num_residual_blocks=1
+        num_embeddings=16, grid_size=(2, 2), hidden_size=8, num_residual_blocks=1, **prior_settings
     )
     return VQVAEForImageGeneration(
         VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=pixelcnn)
@@ -98,9 +109,9 @@ def dataset_of(**changes):
     } | changes
 
 
-def make_run(folder, prior=True, dataset=None, channels=1, **arguments):
+def make_run(folder, prior=True, dataset=None, channels=1, model=None, **arguments):
     """A finished run's folder, with made-up numbers and a real, tiny model."""
-    model = tiny_model(prior, channels)
+    model = model or tiny_model(prior, channels)
     model.save_pretrained(folder)
     VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     history = {
@@ -218,10 +229,10 @@ def test_the_text_is_clean_and_has_every_section_and_figure(finished, prior):
     expected |= {"Training and evaluation data", "Training", "Training curves", "Reconstructions"}
     expected |= {"Discrete codes", "Codebook usage", "How to use it", "Framework versions"}
     expected |= {"Hardware and time", "Citation", "Settings: VQ-VAE", "Settings: Training"}
-    expected |= {"Samples", "Settings: Prior"} if prior else set()
+    expected |= {"Samples", "Completions", "Settings: Prior"} if prior else set()
     assert set(sections) == expected and len(sections) == len(expected)
     shown = set(re.findall(r"\(figures/(\w+)\.png\)", card.text))
-    assert shown == FIGURES | ({"samples"} if prior else set())
+    assert shown == FIGURES | ({"samples", "completions"} if prior else set())
     assert all((finished[prior] / "figures" / f"{name}.png").is_file() for name in shown)
     for link in ("1711.00937", "keras.io/examples/generative/vq_vae", "keras-io/vq-vae"):
         assert link in card.text
@@ -268,6 +279,96 @@ def test_code_of_the_card_runs_with_the_package(finished, monkeypatch, tmp_path)
         assert names["codes"].shape == (1, 2, 2)
         assert names["reconstruction"].shape == (1, 8, 8, 1)
     assert (tmp_path / "sample.png").is_file()
+
+
+# Conditional priors, and samples that were measured
+
+
+def conditional_run(folder, classes=("zero", "one"), **settings):
+    """A run of a gated, conditional prior whose samples were measured."""
+    model = tiny_model(classes=classes, architecture="gated", **settings)
+    model = make_run(folder, model=model, dataset={"label_names": list(classes)})
+    metrics = metrics_of(VALUES | PRIOR_VALUES | SAMPLE_VALUES)
+    counts = {"classes": list(classes), "counts": list(range(1, len(classes) + 1))}
+    metrics["class_perplexity"] |= counts
+    metrics["class_perplexity_with_labels"] |= counts
+    write_json(folder, metrics=metrics)
+    return model
+
+
+def test_a_conditional_gated_prior_is_described_as_what_it_is(tmp_path):
+    conditional_run(tmp_path / "run")
+    text = build_card(tmp_path / "run").text
+    check_text(text="---\n\n---\n" + text)
+    assert "a vertical stack of convolutions" in text and "no blind spot" in text
+    assert "given the codes before it and, if there is one, a label" in text
+    assert "are what the prior is conditioned on" in text and "cannot be steered" not in text
+    settings = set(re.findall(r"^\| `(\w+)`<br>", text, re.MULTILINE))
+    assert {"num_gated_layers", "gated_kernel_size", "num_classes", "label_dropout"} <= settings
+    assert settings.isdisjoint({"num_residual_blocks", "num_pixelcnn_layers"})
+
+
+def test_a_plain_prior_without_classes_is_described_as_what_it_is(finished):
+    text = build_card(finished[True]).text
+    assert "vertical stack" not in text and "some of the codes above on the right" in text
+    assert "cannot be steered" in text and "class_labels" not in text
+    settings = set(re.findall(r"^\| `(\w+)`<br>", text, re.MULTILINE))
+    assert {"num_residual_blocks", "num_pixelcnn_layers"} <= settings
+    assert settings.isdisjoint({"num_gated_layers", "gated_kernel_size", "label_dropout"})
+
+
+def test_results_come_in_groups_and_say_how_to_read_a_frechet_distance(tmp_path):
+    conditional_run(tmp_path / "run")
+    text = build_card(tmp_path / "run").text
+    (table,) = re.findall(r"^\| Metric and protocol.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    names = [re.match(r"\| \*+([^*↓↑]+?) ?[↓↑]?\*+", row)[1] for row in table.splitlines()[1:]]
+    groups = ["Reconstructions", "Codebook", "Prior", "To compare the samples with", "Samples"]
+    assert [name for name in names if name in groups] == groups
+    below = {group: names.index(group) for group in groups}
+    assert below["Prior"] < names.index("Nll") < below["To compare the samples with"]
+    floor = names.index("Frechet distance floor")
+    assert below["To compare the samples with"] < floor < below["Samples"]
+    assert names.index("Frechet distance with labels") > below["Samples"]
+    assert "compare it only with its **floor**" in text
+    assert "10,000 samples without labels: `zero` 1, `one` 2." in text
+    assert "10,000 samples with labels: `zero` 1, `one` 2." in text
+
+
+def test_a_hundred_classes_are_counted_in_one_line(tmp_path):
+    conditional_run(tmp_path / "run", classes=[f"class {number}" for number in range(100)])
+    text = build_card(tmp_path / "run").text
+    assert "`class 19` 20 and 80 more classes." in text and "`class 20`" not in text
+
+
+@pytest.mark.parametrize("label_dropout", [0.1, 0.0])
+@pytest.mark.parametrize("name", ["zero", 'a "b" \\ c', "two\nlines", "<b>{x}`"])
+def test_code_for_a_conditional_prior_runs_whatever_the_classes_are_called(
+    name, label_dropout, tmp_path, monkeypatch
+):
+    folder = tmp_path / "labelled"
+    conditional_run(folder, classes=[name, "other"], label_dropout=label_dropout)
+    add_code(folder, VQVAEForImageGeneration)
+    monkeypatch.chdir(tmp_path)
+    card = build_card(folder)
+    check_text(str(card))
+    blocks = [block for block in code_blocks(card.text) if "model_id = " in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert len(names["images"]) == 16
+        if "labelled" in names:
+            assert len(names["labelled"]) == 16 and len(names["completions"]) == 4
+            assert ("guidance_scale" in block) == (label_dropout > 0)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_class_names_break_nothing(hostile, tmp_path):
+    conditional_run(tmp_path / "run", classes=[hostile, "other"])
+    card = build_card(tmp_path / "run")
+    check_text(str(card))
+    assert "<script" not in card.text
+    assert "](http://evil" not in re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("prior", [True, False])
@@ -484,7 +585,7 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     drawn = write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
-    assert {path.stem for path in drawn} == FIGURES | {"samples"}
+    assert {path.stem for path in drawn} == FIGURES | {"samples", "completions"}
     assert model.training and model.prior.training and not model.vqvae.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     first = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -116,6 +116,41 @@ def test_it_loads_through_the_auto_class_with_the_same_numbers(tmp_path):
     assert not any(path.suffix in (".bin", ".pt") for path in tmp_path.iterdir())
 
 
+def test_whitening_keeps_the_logits_and_makes_the_covariance_of_the_features_the_identity():
+    torch.manual_seed(0)
+    model = SmallClassifier(SmallClassifierConfig(num_labels=3, num_features=6)).eval()
+    images = make_images(500, (1, 28, 28)).images
+    with torch.no_grad():
+        model.features.weight[0] *= 5  # features of different scale, two of them alike
+        model.features.weight[1] = model.features.weight[0] + model.features.weight[1]
+    classifier = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small")
+    before = classifier.read(images)[1]
+    model.whiten_(batch / 255 - 0.5 for batch in images.split(120))
+    features, after = classifier.read(images)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features.mean(0), torch.zeros(6), rtol=0, atol=1e-2)
+    torch.testing.assert_close(torch.cov(features.T), torch.eye(6), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_whitening_on_fewer_images_than_features_stays_finite(count):
+    torch.manual_seed(0)
+    model = SmallClassifier(SmallClassifierConfig(num_labels=3)).eval()
+    images = torch.rand(8, 1, 28, 28) - 0.5
+    before = model(images).logits
+    model.whiten_([images[:count]])
+    torch.testing.assert_close(model(images).logits, before, rtol=1e-2, atol=1e-2)
+
+
+def test_the_features_of_a_trained_one_are_white_on_its_images():
+    images = make_images(400)
+    model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=20)
+    classifier = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small")
+    features, _ = classifier.read(images.images)
+    variances = torch.linalg.eigvalsh(torch.cov(features.T))
+    assert variances.min() > 0.9 and variances.max() < 1.1
+
+
 # Kept
 
 
@@ -145,6 +180,12 @@ def test_other_pixels_labels_or_names_are_other_classifiers(tmp_path, accelerato
         classifier = kept_classifier(one, names, accelerator, tmp_path)
         assert classifier.num_classes == (3 if names and len(names) == 3 else 2)
         assert len(list(tmp_path.iterdir())) == number
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path, accelerator):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot keep the classifier in .*file.*--classifier_dir"):
+        kept_classifier(make_images(), NAMES, accelerator, tmp_path / "file" / "kept")
 
 
 def test_what_a_killed_run_left_is_not_taken_for_a_classifier(tmp_path, accelerator):

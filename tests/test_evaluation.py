@@ -22,7 +22,7 @@ from hf_vqvae import (
 )
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data import DecodedImages, load_split
-from hf_vqvae.evaluation import codebook_counts, evaluate_model, load_model
+from hf_vqvae.evaluation import evaluate_model, load_model
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
@@ -68,6 +68,11 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
+def measured_of(*arguments, **settings):
+    """The metrics alone, without the counts of the codes."""
+    return evaluate_model(*arguments, **settings)[0]
+
+
 def values(metrics):
     return {key: entry["value"] for key, entry in metrics.items()}
 
@@ -110,7 +115,7 @@ def run_on_two_processes(*command, tmp_path):
 
 def test_every_number_is_the_one_computed_over_all_images_at_once(model, accelerator):
     images = make_images(23)
-    measured = values(evaluate_model(model, images, accelerator, batch_size=8))
+    measured = values(measured_of(model, images, accelerator, batch_size=8))
     with torch.no_grad():
         codes = model.vqvae.encode(images.images / 255 - 0.5).codes
         reconstructions = (model.vqvae.decode(codes) + 0.5).clamp(0, 1).double().numpy()
@@ -134,7 +139,7 @@ def test_every_number_is_the_one_computed_over_all_images_at_once(model, acceler
 
 
 def test_every_entry_says_name_split_count_scale_stage_and_protocol(model, accelerator):
-    metrics = evaluate_model(model, make_images(5), accelerator, split="validation")
+    metrics = measured_of(model, make_images(5), accelerator, split="validation")
     assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
     for key, entry in metrics.items():
         assert entry["split"] == "validation"
@@ -149,32 +154,32 @@ def test_every_entry_says_name_split_count_scale_stage_and_protocol(model, accel
 
 def test_a_model_without_a_prior_has_the_same_numbers_and_none_of_a_prior(model, accelerator):
     images = make_images(5)
-    alone = evaluate_model(model.vqvae, images, accelerator)
+    alone = measured_of(model.vqvae, images, accelerator)
     assert set(alone) == VQVAE_KEYS
-    full = evaluate_model(model, images, accelerator)
+    full = measured_of(model, images, accelerator)
     assert alone == {key: full[key] for key in VQVAE_KEYS}
 
 
 def test_images_below_the_ssim_window_are_measured_and_the_protocol_says_so(accelerator):
-    metrics = evaluate_model(make_model(8).vqvae, make_images(5, 8), accelerator)
+    metrics = measured_of(make_model(8).vqvae, make_images(5, 8), accelerator)
     assert "7x7 Gaussian window, sigma 0.955" in metrics["ssim"]["protocol"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
 def test_the_batch_size_changes_nothing(model, accelerator, batch_size):
     images = make_images(23)
-    reference = values(evaluate_model(model, images, accelerator, batch_size=8))
-    other = values(evaluate_model(model, images, accelerator, batch_size=batch_size))
+    reference = values(measured_of(model, images, accelerator, batch_size=8))
+    other = values(measured_of(model, images, accelerator, batch_size=batch_size))
     assert other == pytest.approx(reference, rel=1e-6)
 
 
 def test_the_codebook_counts_are_those_of_the_split(model, accelerator):
     images = make_images(23)
-    counts = codebook_counts(model, images, accelerator, batch_size=8)
+    _, counts = evaluate_model(model, images, accelerator, batch_size=8)
     with torch.no_grad():
         codes = model.vqvae.encode(images.images / 255 - 0.5).codes
     assert counts == torch.bincount(codes.flatten(), minlength=16).tolist()
-    assert counts == codebook_counts(model.vqvae, images, accelerator, batch_size=5)
+    assert counts == evaluate_model(model.vqvae, images, accelerator, batch_size=5)[1]
 
 
 def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerator):
@@ -183,8 +188,7 @@ def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerato
     model.prior.blocks[0].eval()
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate_model(model, make_images(3), accelerator)
-    codebook_counts(model, make_images(3), accelerator)
+    measured_of(model, make_images(3), accelerator)
     assert [module.training for module in model.modules()] == modes
     assert len(set(modes)) == 2
     for name, tensor in model.state_dict().items():
@@ -195,9 +199,9 @@ def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerato
 def test_a_vqvae_in_training_mode_is_measured_in_eval_mode_and_does_not_learn(model, accelerator):
     vqvae = make_model().vqvae.train()
     images = make_images(9)
-    measured = evaluate_model(vqvae, images, accelerator, batch_size=4)
+    measured = measured_of(vqvae, images, accelerator, batch_size=4)
     assert vqvae.training
-    assert measured == evaluate_model(model.vqvae, images, accelerator, batch_size=4)
+    assert measured == measured_of(model.vqvae, images, accelerator, batch_size=4)
 
 
 def test_the_mode_comes_back_after_an_error(accelerator):
@@ -205,15 +209,84 @@ def test_the_mode_comes_back_after_an_error(accelerator):
     with torch.no_grad():
         vqvae.decoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="`predictions` must be finite, got nan"):
-        evaluate_model(vqvae, make_images(3), accelerator)
+        measured_of(vqvae, make_images(3), accelerator)
     assert vqvae.training
 
 
 def test_no_images_or_no_batch_are_errors(model, accelerator):
     with pytest.raises(ValueError, match="`images` must hold at least 1 image"):
-        evaluate_model(model, make_images(0), accelerator)
+        measured_of(model, make_images(0), accelerator)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
-        codebook_counts(model, make_images(3), accelerator, batch_size=0)
+        measured_of(model, make_images(3), accelerator, batch_size=0)
+
+
+# Class-conditional priors
+
+
+def make_conditional(label_dropout=0.1):
+    """A gated prior of three classes, whose label embeddings say something."""
+    vqvae = make_model().config.vqvae_config
+    prior = {"architecture": "gated", "num_classes": 3, "label_dropout": label_dropout}
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config=vqvae, prior_config=prior | {"hidden_size": 8, "num_gated_layers": 1}
+    )
+    torch.manual_seed(0)
+    model = VQVAEForImageGeneration(config).eval()
+    model.vqvae.load_state_dict(make_model().vqvae.state_dict())
+    for module in model.prior.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight)
+    return model
+
+
+def labelled(count, labels):
+    images = make_images(count).images
+    return DecodedImages(images, torch.tensor(labels).repeat(count)[:count])
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [2, -1]])
+def test_a_conditional_prior_is_given_the_labels_and_measured_without_them_too(accelerator, labels):
+    model, images = make_conditional(), labelled(11, labels)
+    metrics = measured_of(model, images, accelerator, batch_size=4)
+    with torch.no_grad():
+        codes = model.vqvae.encode(images.images / 255 - 0.5).codes
+        nats = [
+            model.prior(codes, class_labels=given, return_loss=True).loss.item()
+            for given in (images.labels, None)
+        ]
+    assert abs(nats[0] - nats[1]) > 1e-3
+    keys = ("nll", "nll_without_labels")
+    assert [metrics[key]["value"] for key in keys] == pytest.approx(nats, rel=1e-5)
+    for key in ("bits_per_image", "bits_per_image_without_labels"):
+        expected = 49 * nats[key != "bits_per_image"] / np.log(2)
+        assert metrics[key]["value"] == pytest.approx(expected, rel=1e-5)
+    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS | {keys[1], "bits_per_image_without_labels"}
+    assert "given the true codes before it and the label" in metrics["nll"]["protocol"]
+    assert "without a label" in metrics["nll_without_labels"]["protocol"]
+
+
+@pytest.mark.parametrize("labels", [None, [-1]])
+def test_images_without_a_label_are_measured_without(accelerator, labels):
+    model, bare = make_conditional(), make_images(5)
+    images = bare if labels is None else labelled(5, labels)
+    metrics = measured_of(model, images, accelerator)
+    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
+    assert "label" not in metrics["nll"]["protocol"]
+    assert values(metrics) == values(measured_of(model, bare, accelerator))
+
+
+def test_a_prior_that_knows_labels_only_is_not_measured_without(accelerator):
+    metrics = measured_of(make_conditional(label_dropout=0), labelled(5, [0, 1]), accelerator)
+    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
+    assert "and the label" in metrics["nll"]["protocol"]
+
+
+def test_labels_that_are_no_class_of_the_prior_are_named(accelerator):
+    model = make_conditional()
+    model.train()
+    with pytest.raises(ValueError, match="split 'test' must be the prior's classes, 0 to 2, got 3"):
+        measured_of(model, labelled(5, [0, 3]), accelerator)
+    assert model.training
 
 
 # Loading
@@ -253,7 +326,7 @@ def test_two_processes_measure_what_one_does(model, model_folder, accelerator, t
         "import json, sys, numpy, torch\n"
         "from accelerate import Accelerator\n"
         "from hf_vqvae.data import DecodedImages\n"
-        "from hf_vqvae.evaluation import codebook_counts, evaluate_model, load_model\n"
+        "from hf_vqvae.evaluation import evaluate_model, load_model\n"
         "accelerator = Accelerator()\n"
         "assert accelerator.num_processes == 2\n"
         "model = accelerator.prepare(load_model(sys.argv[1]))\n"
@@ -261,9 +334,7 @@ def test_two_processes_measure_what_one_does(model, model_folder, accelerator, t
         "results = []\n"
         "for count in (37, 1):\n"
         "    images = DecodedImages(pixels[:count])\n"
-        "    metrics = evaluate_model(model, images, accelerator, batch_size=8)\n"
-        "    counts = codebook_counts(model, images, accelerator, batch_size=8)\n"
-        "    results.append([metrics, counts])\n"
+        "    results.append(evaluate_model(model, images, accelerator, batch_size=8))\n"
         "path = f'{sys.argv[3]}/{accelerator.process_index}.json'\n"
         "json.dump(results, open(path, 'w'))\n"
         "accelerator.end_training()\n"
@@ -276,10 +347,10 @@ def test_two_processes_measure_what_one_does(model, model_folder, accelerator, t
     assert first == second
     for count, (metrics, counts) in zip((37, 1), first, strict=True):
         own = DecodedImages(images.images[:count])
-        expected = evaluate_model(model, own, accelerator, batch_size=8)
+        expected, expected_counts = evaluate_model(model, own, accelerator, batch_size=8)
         assert values(metrics) == pytest.approx(values(expected), rel=1e-6)
         assert metrics["codes_used"] == expected["codes_used"]
-        assert counts == codebook_counts(model, own, accelerator)
+        assert counts == expected_counts
 
 
 # The script
@@ -299,7 +370,7 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(
     assert printed.count("Reconstruction MSE") == 1
     data = DataArguments(dataset_name="digits", max_eval_samples=37)
     images, _ = load_split(data, model.vqvae.config, "test")
-    expected = evaluate_model(model, images, accelerator)
+    expected = measured_of(model, images, accelerator)
     written = json.loads(output.read_text())
     assert values(written) == pytest.approx(values(expected), rel=1e-6)
     assert {entry["count"] for entry in written.values()} == {37}
@@ -324,7 +395,7 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["no/such/model"], "cannot load the model 'no/such/model'"),
+        (["no/such/model"], "the model 'no/such/model'"),
         (["{model}", "--dataset_name", "./nowhere"], "./nowhere"),
         (["{model}", "--eval_split", "nosuch"], "nosuch"),
         (["{model}", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),

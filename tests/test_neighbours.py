@@ -113,6 +113,7 @@ def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, t
     "flags, message",
     [
         (["--num_images", "0"], "--num_images must be at least 1, got 0"),
+        (["--num_images", "101"], "--num_images must be at most 100, got 101"),
         (["--num_measured", "-3"], "--num_measured must be at least 1, got -3"),
         (["--temperature", "nan"], "--temperature must be at least 0, got nan"),
         (["--output_file", "a.jpg"], "--output_file must be a file that ends in .png, got a.jpg"),

@@ -160,7 +160,7 @@ def test_no_text_of_the_architecture_leaves_its_room(architecture, tmp_path, mon
     assert len(left) > 20 and [one for one in left if not all(one[1:])] == []
 
 
-SIZES = [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (4, 256, 1), (300, 200, 4)]
+SIZES = [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (32, 96, 1), (300, 200, 4)]
 
 
 @pytest.mark.parametrize("height, width, channels", SIZES)
@@ -171,9 +171,9 @@ def test_tables_of_pictures_of_any_size_fit(height, width, channels, tmp_path):
         )
 
     known = np.arange(height)[:, None].repeat(width, 1) < height // 2
-    names = ["0", "a name that is longer than there is room for, by far", *"234"]
-    plotting_tables.plot_samples_by_class(rows(5, 8), names, tmp_path / "samples.png")
-    for number in (1, 10):
+    names = ["0", "a name that is longer than there is room for, by far"]
+    plotting_tables.plot_samples_by_class(rows(2, 8), names, tmp_path / "samples.png")
+    for number in (1, 2):
         images = rows(number)
         path = tmp_path / f"completions{number}.png"
         plotting_tables.plot_completions(images, known, rows(number, 5), images, path)
@@ -186,17 +186,16 @@ def test_tables_of_pictures_of_any_size_fit(height, width, channels, tmp_path):
 
 
 def test_pictures_of_tables_are_shown_sharp_in_their_order(tmp_path):
-    shades = np.arange(20, 220, 5, dtype=np.uint8)[: 5 * 8]
-    images = np.broadcast_to(shades.reshape(5, 8, 1, 1, 1), (5, 8, 28, 28, 1))
-    plotting_tables.plot_samples_by_class(images, list("abcde"), tmp_path / "a.png")
+    shades = np.arange(20, 180, 10, dtype=np.uint8)
+    images = np.broadcast_to(shades.reshape(2, 8, 1, 1, 1), (2, 8, 28, 28, 1))
+    plotting_tables.plot_samples_by_class(images, ["a", "b"], tmp_path / "a.png")
     grey = pixels_of(tmp_path / "a.png")[..., 0]
-    found = [value for row in grey for value in row if value in shades]
-    counts = {shade: int((grey == shade).sum()) for shade in shades}
-    assert found and min(counts.values()) > 130 * 130
-    columns = {shade: np.argwhere(grey == shade).mean(0) for shade in shades}
-    centers = np.array([columns[shade] for shade in shades]).reshape(5, 8, 2)
-    assert (np.diff(centers[..., 0], axis=0) > 139).all()
-    assert (np.diff(centers[..., 1], axis=1) > 139).all()
+    top, left = (int(np.median(axis)) for axis in np.nonzero(grey == shades[0]))
+    for index, shade in enumerate(shades):
+        y, x = top + 144 * (index // 8), left + 144 * (index % 8)
+        # 140 dots each: five a pixel, and frames of at most two on the outermost.
+        assert (grey[y - 67 : y + 67, x - 67 : x + 67] == shade).all()
+        assert not (grey[y - 73 : y + 73, x - 73 : x + 73] == shade).all(axis=0).any()
 
 
 def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():

@@ -1,5 +1,6 @@
 """How good samples are: against numbers computed at once, on two processes, from the script."""
 
+import copy
 import json
 
 import datasets
@@ -251,6 +252,18 @@ def test_a_conditional_model_is_measured_with_and_without_labels(
     assert metrics["class_perplexity_with_labels"]["counts"] == counts
 
 
+def test_a_prior_that_knows_labels_only_is_measured_with_labels_only(
+    conditional_model, splits, classifier, accelerator
+):
+    model = copy.deepcopy(conditional_model)
+    model.config.prior_config.label_dropout = 0.0
+    metrics = measure(model, splits, classifier, accelerator)
+    assert set(metrics) == CONDITIONAL - {"frechet_distance", "sure_share", "class_perplexity"}
+    both = measure(conditional_model, splits, classifier, accelerator)
+    for key, record in metrics.items():
+        assert (record["value"], record["count"]) == (both[key]["value"], both[key]["count"]), key
+
+
 def test_labels_the_prior_does_not_have_are_replaced_by_all_of_its_own(
     conditional_model, splits, classifier, accelerator
 ):
@@ -420,3 +433,43 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(model_folder, tmp
     assert set(one) == set(two) > UNCONDITIONAL
     for key, record in one.items():
         assert two[key]["value"] == pytest.approx(record["value"], rel=1e-4), key
+
+
+# The end of a training run
+
+TINY = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1", "--train_batch_size", "16"]
+TINY += ["--hidden_sizes", "4", "8", "--num_embeddings", "8", "--hidden_size", "8"]
+TINY += ["--num_gated_layers", "1", "--num_eval_samples", "12"]
+
+
+def test_a_run_measures_its_samples_and_shows_them_on_the_card(scripts, tmp_path):
+    flags = [*TINY, "--dataset_name", "digits", "--max_train_samples", "64"]
+    flags += ["--max_eval_samples", "32", "--output_dir", tmp_path / "run"]
+    done = scripts.run("scripts/train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics) > CONDITIONAL
+    assert metrics["frechet_distance_with_labels"]["count"] == 12
+    card = (tmp_path / "run" / "README.md").read_text()
+    for key in CONDITIONAL:
+        assert f"| **{metrics[key]['name']}" in card
+    assert "Classes that it reads in 12 samples with labels: `0` " in card
+
+
+def test_a_run_without_labels_says_that_it_leaves_the_samples_out(scripts, tmp_path):
+    data = write_images_without_labels(tmp_path / "data")
+    flags = [*TINY, "--train_batch_size", "4", "--dataset_name", data]
+    done = scripts.run("scripts/train.py", *flags, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "The Fréchet distance is left out: the training images have no labels" in done.stdout
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics).isdisjoint(CONDITIONAL) and "nll" in metrics
+
+
+def test_a_run_on_a_stream_says_that_it_leaves_the_samples_out(scripts, tmp_path):
+    data = write_images_without_labels(tmp_path / "data")
+    flags = [*TINY, "--train_batch_size", "4", "--dataset_name", data, "--streaming", "true"]
+    flags += ["--max_train_samples", "6"]
+    done = scripts.run("scripts/train.py", *flags, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "The Fréchet distance is left out: the training images are a stream" in done.stdout

@@ -136,7 +136,8 @@ def test_the_history_has_a_row_for_each_epoch_and_the_metrics_are_those_of_its_e
 def test_the_model_loads_by_the_auto_classes_and_samples(reference):
     model = AutoModel.from_pretrained(reference)
     assert isinstance(model, VQVAEForImageGeneration)
-    images = model.sample(2, generator=torch.Generator().manual_seed(0))
+    assert model.config.prior_config.label2id["7"] == 7  # the names of the dataset's labels
+    images = model.sample(2, class_labels="7", generator=torch.Generator().manual_seed(0))
     assert images.shape == (2, 1, 28, 28)
     processor = AutoImageProcessor.from_pretrained(reference)
     assert processor.postprocess(images, output_type="pil")[0].size == (28, 28)

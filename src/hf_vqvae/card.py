@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .card_figures import choose_images, write_figures
 from .card_sections import (
     METRIC_TYPES,
+    class_counts,
     describe_dataset,
     describe_model,
     describe_run,
@@ -77,6 +78,7 @@ def build_card(
         model=describe_model(config),
         dataset=dataset,
         results=result_rows(metrics),
+        class_counts=class_counts(metrics),
         metrics=metrics,
         stages=setting_tables(config, arguments),
         has_arguments=bool(arguments),

@@ -36,6 +36,17 @@ BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓
 BETTER |= {"bits_per_code": "↓", "bits_per_image": "↓", "label_agreement": "↑"}
 BETTER |= {"nll_without_labels": "↓", "bits_per_image_without_labels": "↓"}
 BETTER |= {f"frechet_distance{s}": "↓" for s in ("", "_with_labels", "_reconstructions")}
+# The groups of the table of results, by how the keys of their metrics begin; the first that fits.
+GROUPS = {
+    "Reconstructions": ("reconstruction_mse", "psnr", "ssim"),
+    "Codebook": ("codebook_perplexity", "codes_used"),
+    "Prior": ("nll", "bits_per_", "code_accuracy"),
+    "To compare the samples with": (
+        *("frechet_distance_floor", "frechet_distance_reconstructions", "classifier_accuracy"),
+    ),
+    "Samples": ("frechet_distance", "sure_share", "class_perplexity", "label_agreement"),
+}
+MAX_CLASSES_SHOWN = 20
 # Flags that say where and how a run worked, not what it learned.
 HOUSEKEEPING = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_batch_size"}
 HOUSEKEEPING |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
@@ -60,7 +71,8 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
     return {
         "vqvae": vqvae,
         "prior": prior,
-        "label": prior and prior.num_classes and as_string(prior.id2label[0]),
+        "label": prior and prior.num_classes and _label_in_code(prior.id2label[0]),
+        "labels_only": bool(prior and prior.num_classes and prior.label_dropout == 0),
         "height": rows * side,
         "width": columns * side,
         "color": colors.get(vqvae.num_channels, f"{vqvae.num_channels}-channel"),
@@ -73,6 +85,11 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
         "vqvae_parameters": _count_parameters(VQVAEModel, vqvae),
         "prior_parameters": prior and _count_parameters(PixelCNNModel, prior),
     }
+
+
+def _label_in_code(name: str) -> str:
+    """The first class in Python: by name, or by number where its name is not one line of text."""
+    return as_string(name) if clean(name) == name else "0"
 
 
 def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -> str:
@@ -158,9 +175,11 @@ def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
 
 
 def result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
-    """The table of results, safe to print."""
-    rows = []
-    for key, metric in metrics.items():
+    """The table of results, safe to print; the first row of each group also has its name, `group`."""
+    groups = {key: _group(key) for key in metrics}
+    order = [*GROUPS, "Other"]
+    rows, before = [], None
+    for key, metric in sorted(metrics.items(), key=lambda item: order.index(groups[item[0]])):
         value = metric["value"]
         number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         protocol = f"{as_code(metric['split'])}, {metric['count']:,} images"
@@ -169,13 +188,36 @@ def result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
         name = f"{as_plain(metric['name'])} {BETTER.get(key, '')}".strip()
         rows.append(
             {
+                "group": groups[key] if groups[key] != before else None,
                 "name": name,
                 "value": number if math.isfinite(value) else "not finite",
                 "scale": as_plain(metric["scale"]),
                 "protocol": protocol,
             }
         )
+        before = groups[key]
     return rows
+
+
+def _group(key: str) -> str:
+    return next((name for name, begins in GROUPS.items() if key.startswith(begins)), "Other")
+
+
+def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
+    """Of each set of samples what it is and how often each class was read in it, safe to print."""
+    sets = {"class_perplexity_with_labels": "with labels"}
+    both = set(sets) <= set(metrics)
+    sets = {"class_perplexity": "without labels" if both else ""} | sets
+    lines = []
+    for key, kind in sets.items():
+        metric = metrics.get(key, {})
+        pairs = list(zip(metric.get("classes", ()), metric.get("counts", ()), strict=False))
+        shown = [f"{as_code(name)} {count:,}" for name, count in pairs[:MAX_CLASSES_SHOWN]]
+        more = len(pairs) - len(shown)
+        if shown:
+            line = ", ".join(shown) + (f" and {more:,} more classes" if more else "")
+            lines.append({"kind": kind, "count": f"{metric['count']:,}", "line": line})
+    return lines
 
 
 def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -199,6 +241,8 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     unused = {"num_gated_layers", "gated_kernel_size"}
     if prior is not None and prior.architecture == "gated":
         unused = {"num_residual_blocks", "num_pixelcnn_layers"}
+    if prior is not None and prior.num_classes is None:
+        unused |= {"label_dropout"}
     flags = [field for field in fields(TrainingArguments) if field.name not in left_out]
     tables.append(("Training", [(field, arguments.get(field.name)) for field in flags]))
     return [

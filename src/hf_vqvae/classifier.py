@@ -1,5 +1,6 @@
 """Image classifiers that made images are measured by: any of transformers, or a small one of ours."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ class SmallClassifierConfig(StrictConfig):
 
 
 class SmallClassifier(PreTrainedModel):
-    """A convolutional network of 136,000 parameters that learns handwritten digits in two minutes.
+    """A convolutional network of 382,000 parameters that learns handwritten digits in a minute or two.
 
     While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
-    of 32 channels, then 64, and so on up to `num_features`; a last 3x3 one has `num_features`, whose
-    means over the image are the features. Each with batch normalisation and ReLU.
+    of 32 channels, then 64, then 128, each with batch normalisation and ReLU. A linear layer makes
+    the features of all that, a second one the classes of the features. Nothing between the two
+    makes the features of a class alike, as means over the image or a ReLU would.
     """
 
     config: SmallClassifierConfig
@@ -47,25 +49,60 @@ class SmallClassifier(PreTrainedModel):
 
     def __init__(self, config: SmallClassifierConfig):
         super().__init__(config)
-        side, widest = min(as_pair(config.image_size)), config.num_features
-        inputs, width = config.num_channels, min(32, widest)
-        layers: list[nn.Module] = []
-        while side >= 8:
-            layers += _convolution(inputs, width, kernel_size=4, stride=2)
-            layers += _convolution(width, width)
-            side, inputs, width = side // 2, width, min(2 * width, widest)
-        layers += _convolution(inputs, widest)
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(widest, config.num_labels)
+        height, width = as_pair(config.image_size)
+        inputs, channels = config.num_channels, 32
+        layers: list[nn.Module] = [] if min(height, width) >= 8 else _convolution(inputs, channels)
+        inputs = channels if layers else inputs
+        while min(height, width) >= 8:
+            layers += _convolution(inputs, channels, kernel_size=4, stride=2)
+            layers += _convolution(channels, channels)
+            height, width = height // 2, width // 2
+            inputs, channels = channels, min(2 * channels, 128)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.features = nn.Linear(inputs * height * width, config.num_features)
+        self.dropout = nn.Dropout(0.25)
+        self.classifier = nn.Linear(config.num_features, config.num_labels)
         self.post_init()
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:
         """`pixel_values` (B, C, H, W) in [-0.5, 0.5] to `logits` (B, K); `loss` in nats with `labels` (B,)."""
-        logits = self.classifier(self.layers(pixel_values))
+        logits = self.classifier(self.dropout(self.features(self.layers(pixel_values))))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def whiten_(self, pixel_values: Iterable[Tensor]) -> None:
+        """Makes the features white: mean 0 and, over batches (B, C, H, W), the identity as covariance.
+
+        The change of basis is taken back by the last layer, so that the logits stay the same. In the
+        basis that training leaves, the few directions which tell the classes apart have nearly all
+        of the variance, and a Fréchet distance says little but how often each class occurs.
+
+        A direction that hardly varies (few images) is scaled as if its variance were 1e-4 of the mean.
+        """
+        features = torch.cat([self.features(self.layers(part)) for part in pixel_values]).double()
+        mean = features.mean(0)
+        centred = features - mean
+        variances, basis = torch.linalg.eigh(centred.T @ centred / len(features))
+        least = (1e-4 * variances.mean()).clamp(min=torch.finfo(torch.float32).tiny)
+        deviations = variances.clamp(min=least).sqrt()
+        to_white, back = (basis / deviations).T, basis * deviations
+        for layer, weight, bias in (
+            (
+                self.features,
+                to_white @ self.features.weight.double(),
+                to_white @ (self.features.bias.double() - mean),
+            ),
+            (
+                self.classifier,
+                self.classifier.weight.double() @ back,
+                self.classifier.bias.double() + self.classifier.weight.double() @ mean,
+            ),
+        ):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
 
     def _init_weights(self, module: nn.Module) -> None:
         """The layers initialise their own weights."""

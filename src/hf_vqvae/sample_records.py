@@ -34,7 +34,7 @@ def sample_records(
         f"{classifier.description}"
     )
     drawn = ", ".join(f"{name} {value:g}" for name, value in controls.items())
-    both = "labelled" in results
+    both = "labelled" in results and "samples" in results
     of_sets = {
         "samples": ("", " (without labels)" if both else "", drawn),
         "labelled": (
@@ -79,7 +79,7 @@ def _count(key: str, results: dict[str, Any]) -> int:
         return results["floor"][0]["count"]
     if key == "frechet_distance_reconstructions":
         return results["reconstructions"]["count"]
-    return results["samples"]["count"]
+    return results["labelled" if "samples" not in results else "samples"]["count"]
 
 
 def _bounds(results: dict[str, Any], against: str) -> dict[str, Record]:

@@ -1,0 +1,107 @@
+"""Which figures of samples a model gets, and which part of an image a completion keeps."""
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_vqvae.card_figures import rows_of_classes, write_figures
+from hf_vqvae.completion import HALVES, box_mask, half_mask
+from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.models import (
+    PixelCNNConfig,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+)
+
+
+def tiny_model(image_size=8, **prior):
+    torch.manual_seed(0)
+    config = VQVAEForImageGenerationConfig(
+        vqvae_config={"image_size": image_size, "hidden_sizes": (4, 8), "num_embeddings": 8},
+        prior_config={"hidden_size": 8, "kernel_size": 3, **prior},
+    )
+    return VQVAEForImageGeneration(config).eval()
+
+
+def some_images(number, labels=None, size=(8, 8)):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (number, 1, *size), dtype=torch.uint8, generator=generator)
+    return DecodedImages(pixels, labels and torch.tensor(labels))
+
+
+OF_SAMPLES = {"samples", "completions", "neighbours"}
+
+
+@pytest.mark.parametrize(
+    "prior, labels, train, expected",
+    [
+        ({}, None, 3, OF_SAMPLES),
+        ({}, [0, 1, -1, 1], 0, OF_SAMPLES - {"neighbours"}),
+        ({"architecture": "gated", "num_classes": 2}, None, 20, OF_SAMPLES),
+        ({"num_classes": 2, "label_dropout": 0}, [0, 1, -1, 1], 20, OF_SAMPLES),
+        # Nothing says which label to complete these with.
+        ({"num_classes": 2, "label_dropout": 0}, [-1] * 4, 20, OF_SAMPLES - {"completions"}),
+    ],
+)
+def test_a_model_gets_the_figures_that_it_can_have(prior, labels, train, expected, tmp_path):
+    train_images = some_images(train) if train else None
+    model, images = tiny_model(**prior), some_images(4, labels)
+    generator = torch.Generator().manual_seed(0)
+    drawn = write_figures(tmp_path, model, images, generator, train_images)
+    names = {path.stem for path in drawn} - {"architecture", "reconstructions", "codes"}
+    assert names == expected
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.width == 1280
+
+
+def test_a_single_row_of_codes_has_no_upper_half(tmp_path):
+    drawn = write_figures(
+        tmp_path, tiny_model(image_size=(4, 16)), some_images(2, size=(4, 16)), None, None
+    )
+    assert {path.stem for path in drawn} & OF_SAMPLES == {"samples"}
+
+
+@pytest.mark.parametrize(
+    "classes, rows", [(1, 8), (2, 8), (3, 6), (4, 8), (5, 5), (10, 10), (1000, 10)]
+)
+def test_few_classes_have_several_rows_each(classes, rows):
+    labels = rows_of_classes(PixelCNNConfig(num_classes=classes))
+    assert len(labels) == rows and labels == sorted(labels)
+    assert set(labels) == set(range(min(classes, 10)))
+    assert len({labels.count(label) for label in labels}) == 1
+
+
+def test_opposite_halves_are_disjoint_and_made_of_whole_cells():
+    config = VQVAEConfig(image_size=(28, 20))  # 7 x 5 cells of 4 x 4 pixels
+    upper, lower, left, right = (half_mask(half, config) for half in HALVES)
+    assert upper.shape == (28, 20) and upper.dtype == torch.bool
+    assert upper[:12].all() and not upper[12:].any() and torch.equal(lower, upper.flip(0))
+    assert left[:, :8].all() and not left[:, 8:].any() and torch.equal(right, left.flip(1))
+    with pytest.raises(ValueError, match="`half` must be one of upper, lower, left, right"):
+        half_mask("top", config)
+    with pytest.raises(ValueError, match="'upper' needs 2 rows of codes, and this model has 1"):
+        half_mask("upper", VQVAEConfig(image_size=(4, 20)))
+
+
+@pytest.mark.parametrize("width, height", [(28, 28), (56, 14), (100, 75), (7, 7), (5, 3)])
+def test_a_box_keeps_exactly_the_cells_that_lie_in_it(width, height):
+    config = VQVAEConfig()
+    generator = torch.Generator().manual_seed(width)
+    for _ in range(50):
+        x = torch.randint(0, width + 1, (2,), generator=generator).sort().values.tolist()
+        y = torch.randint(0, height + 1, (2,), generator=generator).sort().values.tolist()
+        cells = torch.zeros(7, 7, dtype=torch.bool)
+        for row in range(7):
+            for column in range(7):
+                across = x[0] * 7 <= column * width and (column + 1) * width <= x[1] * 7
+                down = y[0] * 7 <= row * height and (row + 1) * height <= y[1] * 7
+                cells[row, column] = across and down
+        box = (x[0], y[0], x[1], y[1])
+        if cells.any() and not cells.all():
+            mask = box_mask(box, (width, height), config)
+            assert torch.equal(mask[::4, ::4], cells) and mask.sum() == 16 * cells.sum()
+        else:
+            with pytest.raises(ValueError, match="the box"):
+                box_mask(box, (width, height), config)
