@@ -35,7 +35,7 @@ class SmallClassifierConfig(StrictConfig):
 
 
 class SmallClassifier(PreTrainedModel):
-    """A convolutional network of 382,000 parameters that learns handwritten digits in a minute or two.
+    """A convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
 
     While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
     of 32 channels, then 64, then 128, each with batch normalisation and ReLU. A linear layer makes

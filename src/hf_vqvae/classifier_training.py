@@ -95,7 +95,7 @@ def train_classifier(
     """Trains a [`SmallClassifier`] from `seed`: Adam, one-cycle learning rate, shifted images.
 
     Each image is shifted by up to a fourteenth of its shorter side, its border repeated. 1,800 steps
-    of 128 images, of a small set at most 20 epochs; on MNIST about a minute and a half of one core.
+    of 128 images, of a small set at most 20 epochs; on MNIST about a minute of one core.
     At last the features are made white on (20,000 of) the images.
 
     Args:
