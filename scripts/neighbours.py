@@ -19,13 +19,10 @@ from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.card_figures import to_8_bits
+from hf_vqvae.card_figures import draw_neighbours, to_8_bits
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import load_model
 from hf_vqvae.neighbours import nearest_images
-from hf_vqvae.plotting_tables import plot_neighbours
-
-NUM_NEIGHBOURS = 4
 
 
 @dataclass
@@ -164,12 +161,8 @@ def reconstruct(
 
 def write(samples: Tensor, train_images: DecodedImages, device: torch.device, path: Path) -> None:
     """Writes the picture beside its place and renames it."""
-    number = min(NUM_NEIGHBOURS, len(train_images))
-    distances, rows = nearest_images(samples.to(device), train_images.images, number)
-    nearest = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2).numpy()
-    shown = samples.permute(0, 2, 3, 1).numpy()
     writing = path.with_name(f"{path.name}.writing")
-    plot_neighbours(shown, nearest, distances.cpu().numpy(), writing)
+    draw_neighbours(samples.permute(0, 2, 3, 1).numpy(), train_images, device, writing)
     os.replace(writing, path)
 
 

@@ -69,7 +69,8 @@ def write_figures(
             labels = None if images.labels is None else images.labels[chosen]
             _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
             if train_images is not None:
-                _draw_neighbours(samples, train_images, model.device, folder / "neighbours.png")
+                shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
+                draw_neighbours(shown, train_images, model.device, path)
     finally:
         model.train(was_training)
     codes = codes.cpu().numpy()
@@ -145,13 +146,12 @@ def _draw_completions(
     plot_completions(images, known.numpy(), completions, reconstructions, path)
 
 
-def _draw_neighbours(
+def draw_neighbours(
     samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path
 ) -> None:
-    """The figure of the first samples beside the nearest of all training images."""
+    """The figure of samples, uint8 (N, H, W, C), beside the nearest of all training images."""
     from .plotting_tables import plot_neighbours
 
-    samples = samples[:NUM_IMAGES]
     queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
     number = min(NUM_NEIGHBOURS, len(train_images))
     distances, rows = nearest_images(queries, train_images.images, number)

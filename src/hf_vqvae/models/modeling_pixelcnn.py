@@ -76,9 +76,8 @@ class PixelCNNPreTrainedModel(PublishMixin, PreTrainedModel):
             init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         elif isinstance(module, CodeLookup):
             init.normal_(module.weight, std=0.5 * len(module.taps) ** -0.5)
-        elif isinstance(
-            module, nn.Embedding
-        ):  # labels: none has an effect before it has learned one
+        elif isinstance(module, nn.Embedding):
+            # Labels: none has an effect before it has learned one.
             init.zeros_(module.weight)
         if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)

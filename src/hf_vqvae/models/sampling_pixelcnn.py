@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .codes import check_codes, check_integers, check_range
+from .codes import check_codes, check_integers, check_labels, check_range
 from .pixelcnn_cache import PixelCNNCache, make_cache
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def sample_codes(
             part = slice(start, start + batch_size)
             own_labels = None if labels is None else labels[part]
             known = None if mask is None else (codes[part], mask[part])
-            if row is None or shape != noise[part].shape or labels is not None:
+            if shape != noise[part].shape or labels is not None:
                 shape = noise[part].shape
                 row = _Row(prior, settings, len(noise[part]), own_labels, known is not None, device)
             drawn.append(row.draw_grids(noise[part], known))
@@ -187,9 +187,8 @@ class _Row:
         self.cache.reset_()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(
-            stream
-        ):  # once outside of the graph, so that libraries set up what they need
+        # Once outside of the graph, so that libraries set up what they need.
+        with torch.cuda.stream(stream):
             self._draw_row()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
@@ -260,11 +259,7 @@ def label_rows(
             + ("train a conditional prior." if classes is None else "name the labels.")
         )
     if classes is None:
-        if class_labels is not None:
-            raise ValueError(
-                "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out, or "
-                "train one on a dataset with labels."
-            )
+        check_labels(class_labels, classes, number)
         return None
     if config.label_dropout == 0 and (guided or class_labels is None):
         raise ValueError(
