@@ -10,7 +10,13 @@ import sys
 from transformers import HfArgumentParser
 
 from hf_vqvae.arguments import HubArguments
-from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
+from hf_vqvae.hub import (
+    PushError,
+    check_can_push,
+    push_command,
+    push_folder,
+    push_stopped_by_signals,
+)
 
 
 def main() -> None:
@@ -40,18 +46,16 @@ def main() -> None:
         rest.folder, hub.hub_model_id, **flags, overwrite_card=rest.overwrite_card
     )
     try:
-        try:
-            repo_id = check_can_push(hub.hub_model_id, **target)
-        except PushError as error:
-            sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
-        url = push_folder(
-            rest.folder, repo_id, **target, **options, overwrite_card=rest.overwrite_card
-        )
+        with push_stopped_by_signals(command):
+            try:
+                repo_id = check_can_push(hub.hub_model_id, **target)
+            except PushError as error:
+                sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
+            url = push_folder(
+                rest.folder, repo_id, **target, **options, overwrite_card=rest.overwrite_card
+            )
     except (PushError, ValueError) as error:
         sys.exit(f"{error}")
-    except KeyboardInterrupt:
-        print(f"\nThe push was stopped. This tries again:\n\n    {command}\n", file=sys.stderr)
-        sys.exit(130)
     print(f"Pushed to {url}")
 
 

@@ -4,8 +4,9 @@ python scripts/train.py --dataset_name ylecun/mnist --output_dir outputs/mnist
 accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_id me/vqvae-mnist
 """
 
+import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -20,10 +21,17 @@ from hf_vqvae.arguments import (
 )
 from hf_vqvae.batching import count_steps
 from hf_vqvae.data import load_images
+from hf_vqvae.files import write_json
 from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
 from hf_vqvae.reporting import report, tracker_images
-from hf_vqvae.run_folder import RunFolder, write_json
-from hf_vqvae.session import make_accelerator, same_command, stopped_by_signals
+from hf_vqvae.run_folder import RunFolder
+from hf_vqvae.session import (
+    check_shared_folder,
+    is_first_process,
+    make_accelerator,
+    same_command,
+    stopped_by_signals,
+)
 from hf_vqvae.stages import (
     hand_in_vqvae,
     start_config,
@@ -47,11 +55,15 @@ def main() -> None:
     folder = RunFolder(Path(training.output_dir))
     resume = training.resume_from_checkpoint is not None
     if resume and folder.is_finished and not folder.partial.exists():
-        print(f"The run in {folder.output_dir} is finished: there is nothing to resume.")
+        if is_first_process():
+            folder.tidy()
+            print(f"The run in {folder.output_dir} is finished: there is nothing to resume.")
+            if hub.push_to_hub:
+                print(f"This pushes it:\n  {command_that_pushes(folder.output_dir, hub)}")
         return
     values = {name: value for part in flags for name, value in asdict(part).items()}
     folder.check(resume=resume, overwrite=training.overwrite_output_dir)
-    changes = folder.check_same_run(training.resume_from_checkpoint, values) if resume else []
+    changes = check_changes(folder, training, values) if resume else []
     if hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
     accelerator = make_accelerator(training, folder)
@@ -75,16 +87,23 @@ def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolde
         start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images = load_images(data, config)
+    accelerator.wait_for_everyone()  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
+    changes = []
     if training.resume_from_checkpoint is not None:
-        folder.check_same_data(images.info)
+        told = training.resume_with_changes
+        changes = folder.check_same_data(images.info, with_changes=told)
     if vqvae.data_variance is None and training.vqvae_name_or_path is None:
         config.data_variance = images.data_variance
     if accelerator.is_main_process:
         folder.start(resume=training.resume_from_checkpoint is not None)
+        if changes:
+            print(f"From here on, other data: {', '.join(changes)}.")
+            shutil.rmtree(folder.partial / "codes", ignore_errors=True)
         write_json(folder.partial / "arguments.json", values)
         write_json(folder.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
+    check_shared_folder(accelerator, folder)
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
     show = tracker_images(images.eval)
@@ -99,8 +118,27 @@ def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolde
             model_folder, vars(prior), images, training, accelerator, folder, show
         )
     # The record is to be fed back to this script: how the run came to its end is not part of it.
-    training = replace(training, resume_from_checkpoint=None, overwrite_output_dir=False)
+    training = replace(
+        training,
+        resume_from_checkpoint=None,
+        resume_with_changes=False,
+        overwrite_output_dir=False,
+    )
     report(model_folder, images, (data, vqvae, prior, training, hub), accelerator, folder)
+    accelerator.wait_for_everyone()
+
+
+def check_changes(folder: RunFolder, training: TrainingArguments, values: dict) -> list[str]:
+    """What is other than when the run was stopped; an error unless it may be."""
+    model_flags = {
+        field.name for part in (VQVAEArguments, PriorArguments) for field in fields(part)
+    }
+    return folder.check_same_run(
+        training.resume_from_checkpoint,
+        values,
+        model_flags | {"vqvae_name_or_path", "class_conditional"},
+        with_changes=training.resume_with_changes,
+    )
 
 
 def print_what_to_look_at(folder: Path) -> None:
@@ -115,12 +153,17 @@ def push(folder: Path, hub: HubArguments) -> None:
     try:
         url = push_folder(folder, hub.hub_model_id, **target_of(hub), **options)
     except KeyboardInterrupt:
-        flags = {f"hub_{name}": value for name, value in (target_of(hub) | options).items()}
-        command = push_command(folder, hub.hub_model_id, **flags)
         sys.exit(
-            f"\nThe push was stopped. The run is complete in {folder}; this pushes it:\n  {command}"
+            f"\nThe push was stopped. The run is complete in {folder}; this pushes it:\n"
+            f"  {command_that_pushes(folder, hub)}"
         )
     print(f"Pushed: {url}")
+
+
+def command_that_pushes(folder: Path, hub: HubArguments) -> str:
+    flags = {f"hub_{name}": value for name, value in target_of(hub).items()}
+    flags |= {"hub_commit_message": hub.hub_commit_message, "hub_license": hub.hub_license}
+    return push_command(folder, hub.hub_model_id, **flags)
 
 
 def target_of(hub: HubArguments) -> dict:

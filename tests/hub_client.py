@@ -7,12 +7,15 @@ interpreter too, is what its user would read.
         done = client.run("scripts/push_to_hub.py", folder, "--hub_model_id", "me/model", token="hf_write")
 """
 
+import gc
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -32,6 +35,7 @@ class HubClient:
     """
 
     def __init__(self, hub, home: Path, **variables: str):
+        self.home = home
         environment = hub.environment(home) | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         self.process = subprocess.Popen(
             [sys.executable, __file__],
@@ -52,9 +56,41 @@ class HubClient:
     def run(self, script, *arguments, token: str) -> Done:
         """Runs a script to its end, as the user of `token`."""
         job = {"words": [str(word) for word in (script, *arguments)], "token": token}
+        return Done(*self._ask(job))
+
+    def start(self, script, *arguments, token: str) -> "Started":
+        """Starts a script in a process of its own, which can be sent signals."""
+        output = Path(tempfile.mkdtemp(dir=self.home))
+        for name in ("stdout", "stderr"):  # it may be killed before it opens them
+            (output / name).touch()
+        job = {"words": [str(word) for word in (script, *arguments)], "token": token}
+        return Started(self, self._ask(job | {"output": str(output)}), output)
+
+    def _ask(self, job: dict):
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return Done(*json.loads(self.process.stdout.readline()))
+        return json.loads(self.process.stdout.readline())
+
+
+class Started:
+    """A process that `HubClient.start` started."""
+
+    def __init__(self, client: HubClient, pid: int, output: Path):
+        self.client, self.pid, self.output = client, pid, output
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 60) -> Done:
+        """Its end; killed, and an error, where that takes too long."""
+        until = time.monotonic() + timeout
+        while (status := self.client._ask({"wait": self.pid})) is None:
+            if time.monotonic() > until:
+                self.send(signal.SIGKILL)
+            time.sleep(0.02)
+        assert time.monotonic() < until, "it had to be killed"
+        texts = [(self.output / name).read_text() for name in ("stdout", "stderr")]
+        return Done(os.waitstatus_to_exitcode(status), *texts)
 
 
 def run_job(words: list[str]) -> tuple[int, str, str]:
@@ -85,11 +121,42 @@ def run_script(words: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "w")
-    for name in SCRIPTS:
-        runpy.run_path(f"scripts/{name}.py", run_name="imported")
+def serve(answers) -> dict:
+    """Answers until the end; returns in a forked child only, with its job."""
     for line in sys.stdin:
         job = json.loads(line)
-        os.environ["HF_TOKEN"] = job["token"]
-        print(json.dumps(run_job(job["words"])), file=answers, flush=True)
+        if "wait" in job:
+            pid, status = os.waitpid(job["wait"], os.WNOHANG)
+            answer = status if pid else None
+        elif "output" in job:
+            answer = os.fork()
+            if answer == 0:
+                return job
+        else:
+            os.environ["HF_TOKEN"] = job["token"]
+            answer = run_job(job["words"])
+        print(json.dumps(answer), file=answers, flush=True)
+    sys.exit()
+
+
+def become(job: dict) -> None:
+    """Makes this process what `python words...` would be."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(job["output"]) / name, os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["HF_TOKEN"] = job["token"]
+    sys.argv = job["words"]
+
+
+if __name__ == "__main__":
+    answers = os.fdopen(os.dup(1), "w")
+    # The pauses before requests are repeated: as many, ten times shorter.
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(seconds / 10)
+    for name in SCRIPTS:
+        runpy.run_path(f"scripts/{name}.py", run_name="imported")
+    gc.freeze()  # what is imported stays: children need not look through it
+    job = serve(answers)
+    become(job)
+    runpy.run_path(sys.argv[0], run_name="__main__")

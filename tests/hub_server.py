@@ -153,6 +153,10 @@ class HubServer:
         self.tokens: dict[str, Account] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large_files: dict[str, bytes] = {}
+        self.part_size: int | None = (
+            None  # larger files are to be uploaded in parts of so many bytes
+        )
+        self.parts: dict[tuple[str, int], bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.failures: list[Failure] = []
         self.lock = threading.RLock()
@@ -397,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = content if is_bytes else json.dumps(content).encode()
         kind = "application/octet-stream" if is_bytes else "application/json"
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted and is_bytes:
+        if wanted and "Accept-Ranges" in headers:
             first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
             if first >= len(data):
                 status, data = 416, b""
@@ -527,6 +531,10 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": path, "size": len(blob.content), "blobId": blob.oid}
             for path, blob in sorted(commit.files.items())
         ]
+        for entry in siblings:
+            sha256 = commit.files[entry["rfilename"]].sha256
+            if sha256:
+                entry["lfs"] = {"sha256": sha256, "size": entry["size"], "pointerSize": 134}
         info = {
             "id": repo,
             "author": repo.split("/")[0],
@@ -572,6 +580,23 @@ class _Handler(BaseHTTPRequestHandler):
             for commit in found.history(revision)
         ]
         return 200, listed, {}
+
+    def discussions(self, account: Account | None, kind: str, repo: str):
+        found = self._find_repo(account, kind, repo)
+        listed = [
+            {
+                "title": found.find(name).title,
+                "num": int(name.removeprefix("refs/pr/")),
+                "author": {"name": found.find(name).author},
+                "createdAt": found.find(name).date,
+                "status": "open",
+                "repo": {"name": repo, "type": kind},
+                "isPullRequest": True,
+            }
+            for name in found.refs
+            if name.startswith("refs/pr/")
+        ]
+        return 200, {"count": len(listed), "start": 0, "discussions": listed}, {}
 
     def create_branch(self, account: Account | None, kind: str, repo: str, branch: str):
         found = self._find_repo(account, kind, repo)
@@ -680,11 +705,35 @@ class _Handler(BaseHTTPRequestHandler):
         for sent in json.loads(self.body)["objects"]:
             entry = {"oid": sent["oid"], "size": sent["size"]}
             if sent["oid"] not in self.hub.large_files:
-                upload = {"href": f"{self.hub.url}/large-files/{sent['oid']}"}
+                upload = self._describe_upload(sent["oid"], sent["size"])
                 verify = {"href": f"{self.hub.url}/large-files/{sent['oid']}/verify"}
                 entry["actions"] = {"upload": upload, "verify": verify}
             objects.append(entry)
         return 200, {"transfer": "basic", "objects": objects}, {}
+
+    def _describe_upload(self, sha256: str, size: int) -> dict[str, Any]:
+        page = f"{self.hub.url}/large-files/{sha256}"
+        part_size = self.hub.part_size
+        if part_size is None or size <= part_size:
+            return {"href": page}
+        numbers = range(1, -(-size // part_size) + 1)
+        urls = {f"{number:05}": f"{page}/part/{number}" for number in numbers}
+        return {"href": f"{page}/complete", "header": {"chunk_size": str(part_size), **urls}}
+
+    def lfs_put_part(self, account: Account | None, sha256: str, number: str):
+        self.hub.parts[sha256, int(number)] = self.body
+        return 200, {}, {"ETag": f'"{hashlib.md5(self.body).hexdigest()}"'}
+
+    def lfs_complete(self, account: Account | None, sha256: str):
+        """Puts the parts together, in the order and with the ETags that the client names."""
+        content = b""
+        for part in json.loads(self.body)["parts"]:
+            found = self.hub.parts.get((sha256, part["partNumber"]), b"")
+            if part["etag"] != f'"{hashlib.md5(found).hexdigest()}"':
+                raise Refusal(400, f"Part {part['partNumber']} of {sha256} is another.")
+            content += found
+        self.body = content
+        return self.lfs_put(account, sha256)
 
     def lfs_put(self, account: Account | None, sha256: str):
         if hashlib.sha256(self.body).hexdigest() != sha256:
@@ -742,6 +791,7 @@ ROUTES = [
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", ANY_REPO + r"(/revision/(?P<revision>[^/]+))?", _Handler.repo_info),
     ("GET", ANY_REPO + r"/refs", _Handler.refs),
+    ("GET", ANY_REPO + r"/discussions", _Handler.discussions),
     ("GET", ANY_REPO + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
     ("POST", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.create_branch),
     ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
@@ -754,6 +804,8 @@ ROUTES = [
         _Handler.lfs_batch,
     ),
     ("PUT", r"/large-files/(?P<sha256>\w+)", _Handler.lfs_put),
+    ("PUT", r"/large-files/(?P<sha256>\w+)/part/(?P<number>\d+)", _Handler.lfs_put_part),
+    ("POST", r"/large-files/(?P<sha256>\w+)/complete", _Handler.lfs_complete),
     ("POST", r"/large-files/(?P<sha256>\w+)/verify", _Handler.lfs_verify),
     (
         "GET",

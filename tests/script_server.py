@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,10 @@ class ScriptServer:
 
     Args:
         home: folder for caches and outputs of the scripts.
+        prefix: words before the command that starts the server.
     """
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, prefix: Sequence[str] = ()):
         self.home = home
         environment = {key: value for key, value in os.environ.items() if key[:3] != "HF_"}
         environment |= {
@@ -54,7 +56,7 @@ class ScriptServer:
             "OMP_NUM_THREADS": "1",
         }
         self.server = subprocess.Popen(
-            [sys.executable, __file__],
+            [*prefix, sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,18 +71,43 @@ class ScriptServer:
         self.server.stdin.close()
         self.server.wait()
 
-    def run(self, script, *arguments, signals=(), environment=None, timeout=120) -> Done:
+    def run(
+        self, script, *arguments, signals=(), environment=None, dies_at=None, timeout=120
+    ) -> Done:
         """Runs a script to its end.
 
         Args:
             signals: pairs of an optimizer step (counted from 1 in this process) and the signal that the process is to
                 get after it.
             environment: variables that it has besides the server's.
+            dies_at: `(folder, number)`: SIGKILL comes just before the process changes something on the disk, in or
+                beside `folder`, for the `number`-th time.
         """
-        return self._wait(self._start(script, arguments, signals, environment or {}), timeout)
+        return self.wait(
+            self._start(script, arguments, signals, environment or {}, dies_at), timeout
+        )
+
+    def run_for(self, seconds, script, *arguments, timeout=120) -> Done:
+        """Runs a script to its end or, if that is sooner, until it is killed after some seconds."""
+        job = self._start(script, arguments, (), {})
+        until = time.monotonic() + seconds
+        while (status := self._ask({"wait": job[0]})) is None and time.monotonic() < until:
+            time.sleep(0.005)
+        if status is None:
+            os.kill(job[0], signal.SIGKILL)
+            return self.wait(job, timeout)
+        return self._done(job, status)
 
     def run_together(self, script, *arguments, processes=2, timeout=240, **options) -> list[Done]:
-        """Runs a script in several processes that train together, with what a launcher tells them."""
+        """Runs a script in several processes that train together, with what a launcher tells them.
+
+        `signals` may be those of each process by its number.
+        """
+        jobs = self.start_together(script, *arguments, processes=processes, **options)
+        return [self.wait(job, timeout) for job in jobs]
+
+    def start_together(self, script, *arguments, processes=2, signals=()) -> list[tuple[int, Path]]:
+        """As `run_together`, without waiting; returns each one's process id and folder of output."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -90,24 +117,30 @@ class ScriptServer:
             environment |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             environment |= {"MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
             variables = {key: str(value) for key, value in environment.items()}
-            signals = options.get("signals", ())
-            started.append(self._start(script, arguments, signals, variables))
-        return [self._wait(job, timeout) for job in started]
+            own = signals.get(rank, ()) if isinstance(signals, dict) else signals
+            started.append(self._start(script, arguments, own, variables))
+        return started
 
-    def _start(self, script, arguments, signals, environment) -> tuple[int, Path]:
+    def _start(self, script, arguments, signals, environment, dies_at=None) -> tuple[int, Path]:
         output = Path(tempfile.mkdtemp(dir=self.home))
         job = {"script": str(script), "arguments": [str(word) for word in arguments]}
         job |= {"signals": [[step, int(number)] for step, number in signals]}
+        job |= {"dies_at": dies_at and [str(dies_at[0]), dies_at[1]]}
         self._tell(job | {"environment": environment, "output": str(output)})
         return self._answer(), output
 
-    def _wait(self, job: tuple[int, Path], timeout: float) -> Done:
-        pid, output = job
+    def wait(self, job: tuple[int, Path], timeout: float) -> Done:
+        """How a job ended; it is killed if it does not within `timeout` seconds."""
+        pid, _ = job
         until = time.monotonic() + timeout
         while (status := self._ask({"wait": pid})) is None:
             if time.monotonic() > until:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
+        return self._done(job, status)
+
+    def _done(self, job: tuple[int, Path], status: int) -> Done:
+        _, output = job
         texts = [(output / name).read_text() for name in ("stdout", "stderr")]
         return Done(os.waitstatus_to_exitcode(status), *texts)
 
@@ -148,6 +181,8 @@ def become(job: dict) -> None:
     os.environ.update(job["environment"])
     sys.argv = [job["script"], *job["arguments"]]
     sys.orig_argv = [sys.executable, *sys.argv]
+    if job["dies_at"]:
+        die_at(*job["dies_at"])
     wanted, steps = dict(job["signals"]), 0
 
     def after_step(*_: object) -> None:
@@ -160,6 +195,29 @@ def become(job: dict) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         register_optimizer_step_post_hook(after_step)
+
+
+def die_at(folder: str, number: int) -> None:
+    """Kills this process just before its `number`-th change of the disk in or beside `folder`."""
+    changes = 0
+
+    def before(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        if event == "open":
+            path, _, flags = arguments
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+            path = arguments[0]
+        else:
+            return
+        within = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # of a tree that goes
+        if within or str(path).startswith(folder):
+            changes += 1
+            if changes == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(before)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -110,6 +113,65 @@ def test_files_that_are_damaged_are_refused(folder, open_named):
         open_named(folder).read("train")
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret/x.parquet",
+        "data/../../secret/x.parquet",
+        "{secret}/x.parquet",
+        "{secret}/*.parquet",
+        "file://{secret}/x.parquet",
+        "zip://x.parquet::{secret}/x.zip",
+    ],
+)
+def test_a_dataset_whose_card_names_files_elsewhere_is_refused(
+    folder, open_named, tmp_path, path, stream
+):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (folder / "data").mkdir()
+    (secret / "x.parquet").write_bytes(parquet_of(99))
+    with zipfile.ZipFile(secret / "x.zip", "w") as archive:
+        archive.write(secret / "x.parquet", "x.parquet")
+    files = [{"split": "train", "path": path.format(secret=secret)}]
+    configs = {"configs": [{"config_name": "default", "data_files": files}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(configs)}\n---\n")
+    with pytest.raises(DataError, match=r"'shades' says that .*x\.\w+' is one of its files, which"):
+        source = open_named(folder)
+        (source.stream if stream else source.read)("train")
+
+
+IMAGE = {"_type": "Image"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize(
+    "features, message",
+    [
+        ({"image": IMAGE, "label": {"_type": "ClassLabel", "names": ["a", "a"]}}, "duplicated"),
+        ({"image": IMAGE, "label": {"_type": "ClassLabel", "num_classes": 10**9}}, "names"),
+        ({"image": IMAGE, "label": {"_type": "ClassLabel", "names_file": "/etc/passwd"}}, "names"),
+        ({"image": IMAGE, "label": {"_type": "Evil"}}, "Feature type 'Evil' not found"),
+        ({"image": IMAGE, "label": {"_type": "Value", "dtype": "../x"}}, "data type"),
+        ([1, 2], "not iterable"),
+    ],
+    ids=["twice", "count", "file", "type", "dtype", "list"],
+)
+def test_files_that_describe_themselves_wrongly_are_refused(
+    folder, open_named, features, message, stream
+):
+    pictures = [{"bytes": b"", "path": "x"}]
+    table = pyarrow.table({"image": pictures, "label": [0]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    for split in ("train", "test"):
+        path = folder / f"{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(table.replace_schema_metadata(about), path)
+    with pytest.raises(DataError, match=f"'shades' was found but cannot be read: .*{message}"):
+        source = open_named(folder)
+        (source.stream if stream else source.read)("train")
+
+
 @pytest.mark.parametrize(
     "name, settings, message",
     [
@@ -186,6 +248,13 @@ def hub(tmp_path_factory):
         second = one.add_commit("main", blobs, "Other shades", "", "me", first).oid
         files = {"README.md": CARD, "small/train-0.parquet": parquet_of(8)}
         files["large/train-0.parquet"] = parquet_of(9, 9)
+        secret = tmp_path_factory.mktemp("secret")
+        (secret / "x.parquet").write_bytes(parquet_of(99))
+        for number, path in enumerate(
+            [f"{secret}/x.parquet", f"{server.url}/datasets/me/one/resolve/main/train-0.parquet"]
+        ):
+            evil = CARD.replace(b"small/train-*", path.encode())
+            server.add_repo(f"me/evil{number}", {"README.md": evil}, kind="dataset")
         sizes = server.add_repo("me/sizes", files, kind="dataset").refs["main"]
         server.add_repo("me/secret", {"train-0.parquet": parquet_of(1)}, "dataset", private=True)
         server.fail("GET", "/api/datasets/me/down", status=503, times=99)
@@ -200,6 +269,8 @@ def hub(tmp_path_factory):
             "unknown dataset": "'me/none'",
             "private dataset": "'me/secret'",
             "server error": "'me/down'",
+            "evil path": "'me/evil0', dataset_config_name='small'",
+            "evil address": "'me/evil1', dataset_config_name='small'",
         }
         online = finish(start(server, attempts))
     attempts = {
@@ -233,6 +304,8 @@ def test_hub_datasets_are_read_at_the_commit_that_is_recorded(hub):
         ("unknown revision", "me/one`: it has no `--dataset_revision v9`.*/me/one/commits"),
         ("unknown dataset", "no such folder, and no such dataset on http://127.0.0.1.*spelling"),
         ("private dataset", "or it is private .then `hf auth login`"),
+        ("evil path", "me/evil0`: Data files don't belong to me/evil0"),
+        ("evil address", "me/evil1`: Data files don't belong to me/evil1"),
         ("server error", "cannot be reached, and the cache does not have it"),
     ],
 )

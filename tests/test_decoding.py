@@ -308,6 +308,26 @@ def test_a_label_outside_the_classes_is_named(label, names, rule):
         decode_rows(rows, 2, decoder_of(label_column="label", label_names=names))
 
 
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["a", "b", "a"], "two classes named 'a'"),
+        (["", ""], "two classes named ''"),
+        ([None, "b"], "the class name None"),
+        ([1, 2], "the class name 1"),
+        ([["a"], ["b"]], r"the class name \['a'\]"),
+        ("ab", "the class name 'ab'"),
+        (["\ud800", "b"], r"the class name '\\ud800'"),
+        (["x" * 10**6, "b"], "the class name 'xxx.*at most 1000 characters"),
+    ],
+    ids=["twice", "twice_empty", "none", "numbers", "lists", "text", "no_unicode", "long"],
+)
+def test_class_names_that_cannot_be_written_down_are_refused_before_training(names, message):
+    with pytest.raises(DataError, match=f"Column 'label' has {message}") as caught:
+        decoder_of(label_column="label", label_names=names)
+    assert len(str(caught.value)) < 300
+
+
 def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
     rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
     config = VQVAEConfig(image_size=2**16, num_channels=2**8)

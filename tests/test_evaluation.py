@@ -23,6 +23,7 @@ from hf_vqvae import (
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
+from hf_vqvae.stages import mean_over_split
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
@@ -319,38 +320,46 @@ def test_a_model_whose_weights_are_cut_or_not_whole_is_refused(model, tmp_path):
 # Several processes
 
 
-def test_two_processes_measure_what_one_does(model, model_folder, accelerator, tmp_path):
-    """37 images in batches of 8, the last ones uneven; and 1 image: one process has none."""
+def everything_measured(model, count, accelerator):
+    """Metrics, histogram of codes, and what the history has after each epoch."""
+    images = make_images(count)
+
+    def error(batch):
+        vqvae = accelerator.unwrap_model(model).vqvae
+        reconstruction = vqvae(batch["pixel_values"]).reconstruction
+        return {"mse": (reconstruction - batch["pixel_values"]).square().mean((1, 2, 3))}
+
+    means = mean_over_split(model, images, accelerator, 8, error)
+    return [*evaluate_model(model, images, accelerator, batch_size=8), means]
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_several_processes_measure_what_one_does_to_the_bit(
+    model, model_folder, accelerator, scripts, tmp_path, processes
+):
+    """203 and 37 images in batches of 8, the last ones uneven; and 1 image: one process has it."""
     worker = tmp_path / "worker.py"
     worker.write_text(
-        "import json, sys, numpy, torch\n"
+        "import json, sys, torch\n"
         "from accelerate import Accelerator\n"
-        "from hf_vqvae.data import DecodedImages\n"
-        "from hf_vqvae.evaluation import evaluate_model, load_model\n"
+        "from hf_vqvae.evaluation import load_model\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from test_evaluation import everything_measured\n"
         "accelerator = Accelerator()\n"
-        "assert accelerator.num_processes == 2\n"
+        "assert accelerator.num_processes == int(sys.argv[4])\n"
         "model = accelerator.prepare(load_model(sys.argv[1]))\n"
-        "pixels = torch.from_numpy(numpy.load(sys.argv[2]))\n"
-        "results = []\n"
-        "for count in (37, 1):\n"
-        "    images = DecodedImages(pixels[:count])\n"
-        "    results.append(evaluate_model(model, images, accelerator, batch_size=8))\n"
+        "results = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]\n"
         "path = f'{sys.argv[3]}/{accelerator.process_index}.json'\n"
         "json.dump(results, open(path, 'w'))\n"
         "accelerator.end_training()\n"
     )
-    images = make_images(37)
-    np.save(tmp_path / "images.npy", images.images.numpy())
-    files = (model_folder, tmp_path / "images.npy", tmp_path)
-    run_on_two_processes(worker, *files, tmp_path=tmp_path)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    for count, (metrics, counts) in zip((37, 1), first, strict=True):
-        own = DecodedImages(images.images[:count])
-        expected, expected_counts = evaluate_model(model, own, accelerator, batch_size=8)
-        assert values(metrics) == pytest.approx(values(expected), rel=1e-6)
-        assert metrics["codes_used"] == expected["codes_used"]
-        assert counts == expected_counts
+    words = (worker, model_folder, Path(__file__).parent, tmp_path, processes)
+    for done in scripts.run_together(*words, processes=processes):
+        assert done.returncode == 0, done.stderr
+    expected = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]
+    for rank in range(processes):
+        measured = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert measured == json.loads(json.dumps(expected))
 
 
 # The script
@@ -370,9 +379,9 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(
     assert printed.count("Reconstruction MSE") == 1
     data = DataArguments(dataset_name="digits", max_eval_samples=37)
     images, _ = load_split(data, model.vqvae.config, "test")
-    expected = measured_of(model, images, accelerator)
+    expected = measured_of(model, images, accelerator, batch_size=8)
     written = json.loads(output.read_text())
-    assert values(written) == pytest.approx(values(expected), rel=1e-6)
+    assert values(written) == values(expected)
     assert {entry["count"] for entry in written.values()} == {37}
     assert [path.name for path in output.parent.iterdir()] == ["metrics.json"]
 

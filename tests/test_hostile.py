@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -466,3 +467,46 @@ def test_configs_can_be_made_of_nothing_but_settings():
         for wrong in (None, 5, "x", [], np.zeros(3)):
             with pytest.raises((ValueError, TypeError)):
                 config_class.from_dict(wrong)
+
+
+NAMES = [
+    "../../x",
+    "<script>alert(1)</script>",
+    "{{ 7*7 }} {% raw %}",
+    "a\nb\r\n# title",
+    "x" * 1000,
+]
+NAMES += ["\0\a\x1b[31m", "$\\frac{1}{$", "| `code` </td>", "\u202e---\n```", "/etc/passwd%s"]
+TINY = "--image_size 8 --hidden_sizes 4 8 --num_embeddings 8 --embedding_dim 4 --hidden_size 8"
+TINY += (
+    " --num_residual_blocks 1 --num_train_epochs 1 --prior_num_train_epochs 1 --train_batch_size 8"
+)
+
+
+@pytest.mark.long
+def test_a_whole_run_on_classes_and_columns_with_hostile_names(scripts, tmp_path):
+    """Figures, card, records: all are written, within the folder, with names as words."""
+    data, run = tmp_path / "data <script>{{7*7}}", tmp_path / "run <script>{{7*7}}"
+    data.mkdir()
+    column = "a|b`</td><script>x</script>\n# t {{7*7}} ../../y"
+    features = datasets.Features(
+        {column: datasets.Image(), f"{column}2": datasets.ClassLabel(names=NAMES)}
+    )
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    for split in ("train", "test"):
+        rows = {column: list(map(Image.fromarray, noise)), f"{column}2": list(range(10)) * 4}
+        file = data / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    flags = [*TINY.split(), "--class_conditional", "--dataset_name", data, "--output_dir", run]
+    done = scripts.run("scripts/train.py", *flags, "--cache_dir", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {data.name, run.name, "cache"}
+    names = {path.name for path in run.rglob("*")}
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names), names
+    config = json.loads((run / "config.json").read_text())
+    assert list(config["prior_config"]["id2label"].values()) == NAMES
+    card = (run / "README.md").read_text("utf-8")
+    body = card.split("\n---\n", 1)[1]
+    for bad in ("<script", "{{", "{%", "\0", "\x1b", "\u202e", "\n# title", "\n# t "):
+        assert bad not in body, bad
+    assert VQVAEForImageGeneration.from_pretrained(run).sample(1).shape == (1, 1, 8, 8)

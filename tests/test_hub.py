@@ -504,6 +504,35 @@ def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
         push_folder(tmp_path / "none", "me/run")
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", b"[]"),
+        ("config.json", b'{"architectures": {"a": 1}}'),
+        ("config.json", b'{"architectures": 5}'),
+        ("config.json", b'{"architectures": [["x"]]}'),
+        ("config.json", b"\xff"),
+        ("config.json", b"[" * 100_000),
+        ("metrics.json", b"[1]"),
+        ("metrics.json", b"[" * 100_000),
+        ("run.json", b"null"),
+        ("arguments.json", b"[" * 100_000),
+        ("README.md", b"\xff\xfe"),
+        ("README.md", b"---\n!!python/object/apply:os.mkdir ['{mark}']\n---\n"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else repr(value[:12]),
+)
+def test_a_folder_with_damaged_or_hostile_records_is_refused_before_the_hub_is_asked(
+    tmp_path, monkeypatch, name, content
+):
+    folder = make_run(tmp_path / "run")
+    mark = tmp_path / "mark"
+    (folder / name).write_bytes(content.replace(b"{mark}", str(mark).encode()))
+    with pytest.raises(PushError, match=r"Cannot push .*(damaged|which is no model)"):
+        push_folder(folder, "me/x", license="mit")
+    assert not mark.exists()
+
+
 def test_the_command_repeats_the_options_and_survives_a_shell():
     command = push_command("my runs/a", "me/a", hub_create_pr=True, hub_commit_message="Don't ask")
     assert shlex.split(command)[2:] == [

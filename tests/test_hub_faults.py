@@ -12,12 +12,12 @@ import time
 
 import datasets
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import load, save
 
 from hf_vqvae.models.hub_commit import sign_card
 from hub_client import HubClient
-from hub_server import HubServer
+from hub_server import Blob, HubServer
 from test_hub import digest, make_run
 
 TOKEN = "hf_secretwritetoken"
@@ -70,8 +70,9 @@ class World:
     def start(self, old: bool) -> None:
         """Empties the Hub; `old` is whether the repo is there already, with an earlier model."""
         hub = self.hub
-        for kept in (hub.repos, hub.large_files, hub.failures, hub.tokens, hub.requests):
+        for kept in (hub.repos, hub.large_files, hub.failures, hub.tokens, hub.requests, hub.parts):
             kept.clear()
+        hub.part_size = None
         hub.add_token(TOKEN)
         self.count += 1
         if old:  # another card each time: the client's cache knows none of them
@@ -282,8 +283,9 @@ def test_a_commit_that_cannot_be_looked_up_is_not_made_twice(world, pull_request
     world.repair()
     again = world.run(*command)
     assert again.returncode == 0
-    if pull_request:  # that is what the message warned of
-        assert world.commits("refs/pr/1") == ["Upload tiny", *world.commits_before]
+    if pull_request:
+        assert f"{world.hub.url}/me/tiny/discussions/1" in again.stdout
+        assert set(world.hub.repo(NAME).refs) == {"main", "refs/pr/1"}
     else:
         world.check_done(again)
         assert world.requests("commit") == 1
@@ -297,6 +299,82 @@ def test_a_pull_request_whose_answer_was_lost_is_found(world):
     assert f"{world.hub.url}/me/tiny/discussions/1" in done.stdout
     assert set(world.hub.repo(NAME).refs) == {"main", "refs/pr/1"}
     assert world.commits() == world.commits_before
+
+
+def test_a_pull_request_is_found_again_as_long_as_it_proposes_the_same(world):
+    world.start(old=True)
+    for _ in range(2):
+        done = world.push("--hub_create_pr")
+        assert f"{world.hub.url}/me/tiny/discussions/1" in done.stdout, done.stderr
+    repo = world.hub.repo(NAME)
+    assert set(repo.refs) == {"main", "refs/pr/1"}
+    # The title alone does not make it the same: one file less, one changed, and an old one kept.
+    first = repo.find("refs/pr/1")
+    for number, change in enumerate(
+        [{"metrics.json": None}, {"config.json": b"{}"}, {"model-00001-of-00001.safetensors": b""}]
+    ):
+        files = first.files | {
+            name: Blob(data) for name, data in change.items() if data is not None
+        }
+        files = {name: blob for name, blob in files.items() if change.get(name, 0) is not None}
+        repo.refs["refs/pr/1"] = "none"
+        repo.add_commit("refs/pr/1", files, first.title, "", "me", first.parent)
+        done = world.push("--hub_create_pr")
+        assert f"/me/tiny/discussions/{number + 2}" in done.stdout, done.stderr
+        repo.refs.pop(f"refs/pr/{number + 2}")
+        repo.refs[f"refs/pr/{number + 2}"] = repo.refs["refs/pr/1"]  # looked at next time, too
+
+
+def test_a_new_repo_whose_creation_went_unanswered_is_not_left_empty(world):
+    world.fail("create", "lost_answer")
+    world.fail("commit", 403)
+    command = world.check_failed(world.push(), LASTING[403])
+    assert world.requests("create") == 2 and world.commits() == []
+    world.fail("create", "lost_answer", times=4)
+    world.fail("create", 503, times=9)
+    world.repair()
+    world.fail("create", "lost_answer", times=1)
+    world.fail("create", 403)
+    world.check_failed(world.push(), LASTING[403])
+    assert world.commits() == []
+    world.repair()
+    world.check_done(world.run(*command))
+
+
+def test_a_repo_that_somebody_else_has_just_created_is_not_deleted(world):
+    world.fail("create", 409)
+    world.hub.fail("POST", "/preupload/", status=403)
+    world.hub.fail("GET", "/api/models/me/tiny$", status=404, X_Error_Code="RepoNotFound")
+    world.hub.add_repo(NAME)
+    command = world.check_failed(world.push(), LASTING[403])
+    assert world.commits() == ["initial commit"]
+    world.repair()
+    world.commits_before = []
+    world.check_done(world.run(*command))
+
+
+PARTS = {"part": ("PUT", r"/part/2$"), "complete": ("POST", r"/large-files/.*/complete")}
+
+
+@pytest.mark.parametrize("stage", PARTS)
+@pytest.mark.parametrize("fault", ["cut", "lost_answer", "late_504", 429, 500, 503, 403, 404])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.long
+def test_a_large_file_in_parts_arrives_whole_or_not_at_all(world, stage, fault, old):
+    world.start(old)
+    world.hub.part_size = 5000
+    options = {"Retry_After": "0"} if fault in (429, 500, 503, "late_504") else {}
+    world.hub.fail(*PARTS[stage], status=fault, **options)
+    done = world.push()
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+    if fault in (403, 404):
+        message = rf"Error while uploading .* Its storage answered {fault}: push again"
+        command = world.check_failed(done, message)
+        assert world.commits() == world.commits_before
+        world.repair()
+        done = world.run(*command)
+    world.check_done(done)
+    assert len(world.hub.parts) > 2
 
 
 def test_a_login_page_in_place_of_the_hub_is_named(world):
@@ -457,7 +535,9 @@ def data(world, tmp_path):
     return name, script
 
 
-@pytest.mark.parametrize("fault", ["cut", "closed", "lost_answer", 401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize(
+    "fault", ["cut", "closed", "lost_answer", "page", "slow", 401, 403, 404, 429, 500, 503]
+)
 @pytest.mark.parametrize("place", ["lookup", "listing", "file"])
 @pytest.mark.long
 def test_data_whose_download_breaks_is_never_read_in_part(world, data, place, fault):
@@ -478,3 +558,110 @@ def test_data_whose_download_breaks_is_never_read_in_part(world, data, place, fa
     assert int(again.stdout.split()[-1]) == 10
     if place == "file":
         assert gets(world, "train-00000-of-00001.parquet") == fetched, "what is there is kept"
+
+
+STREAM_DATA = """
+import sys
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data import load_images
+from hf_vqvae.models.configuration_vqvae import VQVAEConfig
+try:
+    arguments = DataArguments(dataset_name=sys.argv[1], streaming=True)
+    images = load_images(arguments, VQVAEConfig(image_size=8, hidden_sizes=[4]))
+    print("opened")
+    shades = [round(255 * row["pixel_values"].mean().item() + 127.5) for row in images.train]
+    print(shades == [number % 251 for number in range(len(shades))], len(shades))
+except (ValueError, OSError) as error:  # as scripts/train.py does
+    sys.exit(f"Error: {error}")
+"""
+
+
+def large_parquet(rows: int, seed: int) -> bytes:
+    """Images of growing shades, in several groups of rows; the noise in them does not compress."""
+    noise = hashlib.shake_256(str(seed).encode()).digest(64 * 64)
+    images = []
+    for number in range(rows):
+        image = Image.new("L", (64, 64), number % 251)
+        text = PngImagePlugin.PngInfo()
+        text.add(b"noIs", noise + number.to_bytes(4, "big"))
+        stream = io.BytesIO()
+        image.save(stream, "PNG", pnginfo=text)
+        images.append({"bytes": stream.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image()})
+    file = io.BytesIO()
+    datasets.Dataset.from_dict({"image": images}, features).to_parquet(file, batch_size=50)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["cut", "closed", "lost_answer", "slow", 401, 403, 404, 429, 503])
+@pytest.mark.parametrize("after", [0, 2, 4], ids=["at_its_end", "when_measured", "in_training"])
+@pytest.mark.long
+def test_a_stream_that_breaks_goes_on_where_it_was_or_says_so(world, tmp_path, fault, after):
+    name = f"me/stream{world.count}"
+    train = "data/train-00000-of-00001.parquet"
+    files = {
+        train: large_parquet(300, world.count),
+        train.replace("train", "test"): large_parquet(5, -1),
+    }
+    world.hub.add_repo(name, files, kind="dataset")
+    script = tmp_path / "stream.py"
+    script.write_text(STREAM_DATA)
+    options = {"Retry_After": "0"} if fault in (429, 503) else {}
+    world.hub.fail("GET", f"/{name}/resolve/.*train", status=fault, after=after, **options)
+    done = world.run(script, name)
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+    if fault in (401, 403, 404):
+        assert re.search(f"^Error: .*{fault}.*{name}", done.stderr, re.MULTILINE | re.DOTALL)
+        assert done.returncode == 1 and "True" not in done.stdout
+        done = world.run(script, name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-3:] == ["opened", "True", "300"]
+
+
+PUSH_MODEL = """
+import sys
+from hf_vqvae import VQVAEForImageGeneration
+model = VQVAEForImageGeneration.from_pretrained(sys.argv[1])
+try:
+    print(model.push_to_hub("tiny", commit_message="Upload tiny").commit_url)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize("fault", ["cut", "lost_answer", 401, 429, 503])
+@pytest.mark.parametrize("stage", ["whoami", "create", "upload", "commit"])
+@pytest.mark.long
+def test_a_push_from_python_is_one_commit_or_none_too(world, tmp_path, stage, fault):
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_MODEL)
+    world.fail(stage, fault)
+    done = world.run(script, world.folder)
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
+    if fault == 401:
+        assert done.returncode == 1
+        assert re.search("401|user token|Error while uploading", done.stderr), done.stderr
+        assert world.commits() == []
+        done = world.run(script, world.folder)
+    world.check_done(done)
+
+
+@pytest.mark.parametrize("fault", ["cut", 503])
+@pytest.mark.parametrize("times", [1, 99], ids=["passes", "stays"])
+@pytest.mark.long
+def test_a_card_that_cannot_be_read_is_not_replaced_by_one_without_results(
+    world, tmp_path, fault, times
+):
+    """A model that comes from a repo of the Hub is pushed back there, with the card of its run."""
+    world.start(old=True)  # so that the client's cache does not know the commit
+    assert world.push().returncode == 0
+    card = world.hub.repo(NAME).find("main").files["README.md"].content
+    assert b"0.0042" in card
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_MODEL)
+    options = {"Retry_After": "0"} if fault == 503 else {}
+    path = r"^/me/tiny/resolve/.*metrics"
+    world.hub.fail("GET|HEAD", path, status=fault, times=times, **options)
+    done = world.run(script, NAME)
+    assert done.returncode == (0 if times == 1 else 1), done.stderr
+    assert world.hub.repo(NAME).find("main").files["README.md"].content == card

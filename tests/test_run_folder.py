@@ -1,53 +1,21 @@
-"""The folder of a run, and checkpoints that are whole or absent."""
+"""The folder of a run: unfinished, finished, and gone on with."""
 
-import json
-import os
 import re
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
 
-from hf_vqvae.run_folder import (
-    RunFolder,
-    discard_checkpoints,
-    list_checkpoints,
-    load_checkpoint,
-    read_json,
-    save_checkpoint,
-    write_json,
-)
+from hf_vqvae.files import write_json
+from hf_vqvae.run_folder import RunFolder
 
-IDENTITY = {"num_embeddings": 8, "steps_per_epoch": 4}
 FLAGS = {"seed": 0, "learning_rate": 0.1, "logging_steps": 5, "hidden_sizes": [4, 8]}
+MODEL_FLAGS = {"hidden_sizes"}
+DATA = {"name": "digits", "revision": None, "fingerprint": "a"}
 
 
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(tmp_path / "outputs" / "tiny")
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    accelerator = Accelerator(cpu=True)
-    torch.manual_seed(0)
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    accelerator.prepare(model, optimizer)
-    yield accelerator
-    accelerator.free_memory()
-
-
-def save(accelerator, folder, step, stage="vqvae", limit=10):
-    state = {"stage": stage, "step": step, "identity": IDENTITY}
-    return save_checkpoint(accelerator, folder.checkpoints, state, limit)
-
-
-def names(folder, stage=""):
-    return [path.name for path in list_checkpoints(folder.checkpoints, stage)]
 
 
 # Whether a run may be written
@@ -101,10 +69,13 @@ def test_a_name_that_a_finished_run_cannot_have_is_refused(name):
 def test_starting_anew_empties_the_unfinished_run_and_resuming_keeps_it(folder):
     folder.start(resume=False)
     (folder.partial / "history.json").write_text("{}")
+    run = folder.run_id
     folder.start(resume=True)
     assert (folder.partial / "history.json").exists()
+    assert folder.run_id == run
     folder.start(resume=False)
     assert not (folder.partial / "history.json").exists()
+    assert folder.run_id not in (None, run)
 
 
 def test_a_finished_run_replaces_the_old_one_and_leaves_out_what_only_resuming_needs(folder):
@@ -115,6 +86,8 @@ def test_a_finished_run_replaces_the_old_one_and_leaves_out_what_only_resuming_n
         path = folder.partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("new")
+    for name in ("data.json", "seconds.json"):
+        (folder.partial / name).write_text("{}")
     folder.finish()
     assert sorted(path.name for path in folder.output_dir.iterdir()) == ["codes", "metrics.json"]
     assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
@@ -132,6 +105,17 @@ def test_a_session_killed_while_it_finished_can_be_finished_by_the_next(folder):
     assert not aside.exists()
 
 
+def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_not_remove(folder):
+    for name in ("tiny/checkpoints/vqvae-1", "tiny/full", "tiny/codes", "tiny.replaced"):
+        (folder.output_dir.parent / name).mkdir(parents=True)
+    (folder.output_dir / "codes" / "eval.writing").mkdir()
+    for name in ("data.json", "run_id.json", "metrics.json", ".seen-by-all-0", "a.json.writing"):
+        (folder.output_dir / name).write_text("{}")
+    folder.tidy()
+    assert sorted(path.name for path in folder.output_dir.rglob("*")) == ["codes", "metrics.json"]
+    assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
+
+
 def test_what_a_killed_session_left_aside_does_not_stop_the_next_replacement(folder):
     for name in ("tiny", "tiny.replaced", "tiny.partial"):
         path = folder.output_dir.with_name(name)
@@ -142,151 +126,87 @@ def test_what_a_killed_session_left_aside_does_not_stop_the_next_replacement(fol
     assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
 
 
-# The flags of a run that is resumed
+# What is other when a run is resumed
 
 
 @pytest.fixture
 def unfinished(folder):
     folder.start(resume=False)
     write_json(folder.partial / "arguments.json", FLAGS)
+    write_json(folder.partial / "data.json", DATA)
     return folder
 
 
+def check(folder, flags, wanted="latest", with_changes=False):
+    return folder.check_same_run(wanted, flags, MODEL_FLAGS, with_changes=with_changes)
+
+
 def test_the_same_flags_go_on_without_a_word(unfinished):
-    assert unfinished.check_same_run("latest", dict(FLAGS)) == []
-    assert unfinished.check_same_run("latest", FLAGS | {"logging_steps": 1}) == []
+    assert check(unfinished, dict(FLAGS)) == []
+    assert check(unfinished, FLAGS | {"logging_steps": 1}) == []
 
 
-def test_a_flag_that_makes_another_run_is_refused_by_name(unfinished):
-    changed = FLAGS | {"seed": 1, "hidden_sizes": [4, 16]}
-    message = "other flags: --seed was 0, not 1, --hidden_sizes was 4 8, not 4 16. Give the same"
+def test_another_flag_is_refused_by_name_and_goes_on_when_told_to(unfinished):
+    changed = FLAGS | {"seed": 1, "learning_rate": 0.01}
+    message = (
+        r"other flags: --seed was 0, not 1, --learning_rate was 0.1, not 0.01\. .*_with_changes"
+    )
     with pytest.raises(ValueError, match=message):
-        unfinished.check_same_run("latest", changed)
+        check(unfinished, changed)
+    told = ["--seed was 0, not 1", "--learning_rate was 0.1, not 0.01"]
+    assert check(unfinished, changed, with_changes=True) == told
 
 
-def test_a_lower_learning_rate_is_allowed_and_told_until_its_stage_is_over(unfinished):
+@pytest.mark.parametrize("with_changes", [False, True])
+def test_a_flag_that_makes_another_model_is_refused_in_any_case(unfinished, with_changes):
+    changed = FLAGS | {"seed": 1, "hidden_sizes": [4, 16]}
+    with pytest.raises(
+        ValueError, match=r"other flags: --hidden_sizes was 4 8, not 4 16\. Give the"
+    ):
+        check(unfinished, changed, with_changes=with_changes)
+
+
+def test_flags_of_a_stage_that_is_over_stay_in_the_record(unfinished):
     lower = FLAGS | {"learning_rate": 0.01}
-    assert unfinished.check_same_run("latest", lower) == ["--learning_rate was 0.1, not 0.01"]
     (unfinished.partial / "vqvae").mkdir()
-    with pytest.raises(ValueError, match=re.escape("--learning_rate was 0.1, not 0.01")):
-        unfinished.check_same_run("latest", lower)
+    with pytest.raises(ValueError, match=re.escape("--learning_rate was 0.1, not 0.01. Give the")):
+        check(unfinished, lower, with_changes=True)
+
+
+def test_other_data_is_refused_and_told_and_the_same_may_come_another_way(unfinished):
+    assert unfinished.check_same_data(DATA | {"revision": "b"}, with_changes=False) == []
+    other = DATA | {"revision": "b", "fingerprint": "c"}
+    with pytest.raises(ValueError, match=r"revision was None, is b, fingerprint was a, is c\."):
+        unfinished.check_same_data(other, with_changes=False)
+    told = ["revision was None, is b", "fingerprint was a, is c"]
+    assert unfinished.check_same_data(other, with_changes=True) == told
 
 
 def test_a_run_stopped_before_its_record_was_written_may_go_on(folder):
     folder.start(resume=False)
-    assert folder.check_same_run("latest", FLAGS) == []
+    assert check(folder, FLAGS) == []
+    assert folder.check_same_data(DATA, with_changes=False) == []
 
 
-def test_a_checkpoint_of_elsewhere_is_refused_with_those_there_are(
-    unfinished, accelerator, tmp_path
-):
-    with pytest.raises(ValueError, match=r"no whole checkpoint of the run .*Use `latest`\.$"):
-        unfinished.check_same_run(str(tmp_path), FLAGS)
-    saved = save(accelerator, unfinished, 3)
+def test_a_checkpoint_of_elsewhere_is_refused_with_those_there_are(unfinished, tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint of the run .*Use `latest`\.$"):
+        check(unfinished, FLAGS, str(tmp_path))
+    saved = unfinished.checkpoints / "vqvae-3"
+    saved.mkdir(parents=True)
     with pytest.raises(ValueError, match=r"Use `latest`, or one of .*vqvae-3\."):
-        unfinished.check_same_run(str(tmp_path), FLAGS)
-    assert unfinished.check_same_run(str(saved), FLAGS) == []
-    assert unfinished.check_same_run(f"{saved}/../vqvae-3/", FLAGS) == []
+        check(unfinished, FLAGS, str(tmp_path))
+    assert check(unfinished, FLAGS, str(saved)) == []
+    assert check(unfinished, FLAGS, f"{saved}/../vqvae-3/") == []
 
 
-# Checkpoints
+def test_a_named_checkpoint_is_gone_on_from_or_else_one_before_it(unfinished):
+    for number, name in enumerate(("vqvae-3", "vqvae-6", "vqvae-9", "prior-3")):
+        (unfinished.checkpoints / name).mkdir(parents=True)
+        write_json(unfinished.checkpoints / name / "state.json", {"number": number})
 
+    def found(wanted, stage):
+        return [path.name for path in unfinished.checkpoints_to_resume(wanted, stage)]
 
-def test_checkpoints_come_in_the_order_of_saving_whatever_the_clock_says(folder, accelerator):
-    for step in (5, 20, 10):
-        save(accelerator, folder, step)
-    for path in list_checkpoints(folder.checkpoints):
-        os.utime(path / "state.json", (int(path.name[6:]),) * 2)
-    assert names(folder) == ["vqvae-5", "vqvae-20", "vqvae-10"]
-    assert folder.checkpoint_to_resume("latest", "vqvae").name == "vqvae-10"
-    assert folder.checkpoint_to_resume("latest", "prior") is None
-    named = folder.checkpoint_to_resume(str(folder.checkpoints / "vqvae-5"), "vqvae")
-    assert named.name == "vqvae-5"
-
-
-def test_only_so_many_checkpoints_are_kept_and_the_oldest_go_first(folder, accelerator):
-    for step in range(5):
-        save(accelerator, folder, step, limit=2)
-    assert names(folder) == ["vqvae-3", "vqvae-4"]
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["vqvae-3", "vqvae-4"]
-
-
-def test_saving_the_same_step_again_leaves_one_whole_checkpoint(folder, accelerator):
-    for _ in range(2):
-        save(accelerator, folder, 3, limit=1)
-    assert [path.name for path in folder.checkpoints.iterdir()] == ["vqvae-3"]
-    assert load_checkpoint(accelerator, folder.checkpoints / "vqvae-3", IDENTITY)["step"] == 3
-
-
-def test_half_a_checkpoint_is_never_taken(folder, accelerator):
-    saved = save(accelerator, folder, 1)
-    # What a kill may leave: a folder not yet renamed, one on its way out, files of the user's.
-    for name in (".writing-vqvae-2", ".discarded-vqvae-0", "my-notes"):
-        (folder.checkpoints / name).mkdir()
-    (folder.checkpoints / ".writing-vqvae-2" / "state.json").write_text("{}")
-    (folder.checkpoints / ".discarded-vqvae-0" / "state.json").write_text("{}")
-    assert list_checkpoints(folder.checkpoints) == [saved]
-    save(accelerator, folder, 2)
-    assert names(folder) == ["vqvae-1", "vqvae-2"]
-
-
-def test_checkpoints_from_a_step_on_can_be_discarded(folder, accelerator):
-    for step in (1, 2, 10):
-        save(accelerator, folder, step)
-    save(accelerator, folder, 10, stage="prior")
-    discard_checkpoints(folder.checkpoints, "vqvae", from_step=2)
-    assert names(folder) == ["vqvae-1", "prior-10"]
-    discard_checkpoints(folder.checkpoints, "vqvae")
-    assert names(folder) == ["prior-10"]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
-@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
-def test_every_damaged_file_of_a_checkpoint_is_an_error_that_names_it(
-    folder, accelerator, name, damage
-):
-    saved = save(accelerator, folder, 1)
-    file = saved / name
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(content if damage == "changed" else content[:-10])
-    message = rf"cannot resume from the checkpoint {saved}: {name} .*damaged.*Remove that folder"
-    with pytest.raises(ValueError, match=message):
-        load_checkpoint(accelerator, saved, IDENTITY)
-
-
-@pytest.mark.parametrize("content", ["", '{"stage": "vq', "[]", "{}"])
-def test_a_damaged_record_is_an_error_and_not_passed_over(folder, accelerator, content):
-    saved = save(accelerator, folder, 1)
-    save(accelerator, folder, 2)
-    (saved / "state.json").write_text(content)
-    assert folder.checkpoint_to_resume("latest", "vqvae") == saved
-    with pytest.raises(ValueError, match=f"cannot resume from the checkpoint {saved}: "):
-        load_checkpoint(accelerator, saved, IDENTITY)
-    save(accelerator, folder, 3)
-    assert read_json(folder.checkpoints / "vqvae-3" / "state.json")["number"] == 3
-
-
-def test_a_checkpoint_of_another_model_is_refused_and_changes_nothing(folder, accelerator):
-    saved = save(accelerator, folder, 1)
-    model = accelerator._models[0]
-    with torch.no_grad():
-        model.weight.fill_(7)
-    other = {"num_embeddings": 16, "steps_per_epoch": 4, "commitment_cost": 0.5}
-    message = "of another model or run .commitment_cost None there, 0.5 here, num_embeddings 8 there, 16 here"
-    with pytest.raises(ValueError, match=message):
-        load_checkpoint(accelerator, saved, other)
-    assert (model.weight == 7).all()
-    load_checkpoint(accelerator, saved, IDENTITY)
-    assert (model.weight != 7).all()
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "record.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1} == json.loads(path.read_text())
+    assert found("latest", "vqvae") == ["vqvae-3", "vqvae-6", "vqvae-9"]
+    assert found(str(unfinished.checkpoints / "vqvae-6"), "vqvae") == ["vqvae-3", "vqvae-6"]
+    assert found(str(unfinished.checkpoints / "vqvae-6"), "prior") == []

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.files import read_json
 from hf_vqvae.models import VQVAEModel
 from hf_vqvae.plotting_sweep import plot_sweep
-from hf_vqvae.run_folder import read_json
 from hf_vqvae.sweeping import SHARED, SweepArguments
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -321,30 +321,63 @@ def stopped(scripts, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_cannot_go_on_from_a_damaged_checkpoint_or_as_another_run(scripts, stopped):
-    checkpoint = Path(f"{stopped}.partial/checkpoints/vqvae-3")
-    before = digest(stopped.with_name("run.partial"))
+def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(
+    scripts, stopped, reference
+):
+    folder = stopped.with_name("run.partial")
+    checkpoint = folder / "checkpoints" / "vqvae-3"
+    before = digest(folder)
     go_on = [*TINY, "--output_dir", stopped]
     assert_refused(scripts.run(TRAIN, *go_on), "holds an unfinished run", *LATEST)
-    other = scripts.run(TRAIN, *go_on, *LATEST, "--embedding_dim", "4")
-    assert_refused(other, "--embedding_dim was 16, not 4")
+    changes = [*LATEST, "--resume_with_changes"]
+    for how in (LATEST, changes):
+        other = scripts.run(TRAIN, *go_on, *how, "--embedding_dim", "4")
+        assert_refused(other, "--embedding_dim was 16, not 4")
+    other = scripts.run(TRAIN, *go_on, *LATEST, "--learning_rate", "1e-4")
+    assert_refused(other, "--learning_rate was 0.016, not 0.0001", "--resume_with_changes")
+    other = scripts.run(TRAIN, *go_on, *LATEST, "--max_eval_samples", "33")
+    assert_refused(other, "--max_eval_samples was 32, not 33")
     nowhere = scripts.run(TRAIN, *go_on, "--resume_from_checkpoint", stopped)
     assert_refused(nowhere, f"--resume_from_checkpoint {stopped}", str(checkpoint))
-    assert digest(stopped.with_name("run.partial")) == before
+    assert digest(folder) == before
     # What the record of flags would have told is found from the checkpoint alone, too.
-    record = stopped.with_name("run.partial") / "arguments.json"
+    record = folder / "arguments.json"
     kept = record.read_bytes()
     record.unlink()
     other = scripts.run(TRAIN, *go_on, *LATEST, "--commitment_cost", "1")
     assert_refused(other, str(checkpoint), "commitment_cost 0.25 there, 1.0 here")
     record.write_bytes(kept)
-    file = checkpoint / "optimizer.bin"
+    # A second checkpoint, which is damaged then: the one before it is taken.
+    done = scripts.run(TRAIN, *go_on, *LATEST, signals=[(2, TERM)])
+    assert done.returncode == 128 + TERM
+    newer = checkpoint.with_name("vqvae-5")
+    file = newer / "optimizer.bin"
     file.write_bytes(file.read_bytes()[:-100])
-    damaged = scripts.run(TRAIN, *go_on, *LATEST)
-    assert_refused(damaged, str(checkpoint), "optimizer.bin", "Remove that folder")
-    shutil.rmtree(checkpoint)
-    assert scripts.run(TRAIN, *go_on, *LATEST, signals=[(1, TERM)]).returncode == 128 + TERM
-    assert (checkpoint.parent / "vqvae-1").is_dir()
+    done = scripts.run(TRAIN, *go_on, *LATEST)
+    assert done.returncode == 0, done.stderr
+    assert f"The checkpoint {newer} is passed over: optimizer.bin damaged" in done.stdout
+    assert f"Going on from {checkpoint}." in done.stdout
+    assert_same_run(stopped, reference)
+
+
+def test_a_run_goes_on_with_other_settings_when_told_to(scripts, stopped):
+    """Another batch, schedule, data and length; and an end that is that of the new settings."""
+    flags = [*TINY, *LATEST, "--resume_with_changes", "--output_dir", stopped]
+    flags += ["--train_batch_size", "8", "--num_train_epochs", "3", "--learning_rate", "1e-3"]
+    flags += ["--max_train_samples", "66"]
+    done = scripts.run(TRAIN, *flags, signals=[(4, TERM)])
+    assert "From here on: --max_train_samples was 70, not 66." in done.stdout
+    assert "From here on: --train_batch_size was 16, not 8." in done.stdout
+    assert "From here on, other data: train_count was 70, is 66" in done.stdout
+    # Three quarters of an epoch of 4 steps are 6 of 8.
+    assert "saved" in done.stderr and "checkpoints/vqvae-10" in done.stderr, done.stderr
+    done = scripts.run(TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    history = read(stopped, "history")
+    assert [row["step"] for row in history["vqvae"]] == [8, 16, 24]
+    assert 0 < history["vqvae"][-1]["learning_rate"] < 1e-4
+    assert len(load_from_disk(str(stopped / "codes" / "train"))) == 66
+    assert read(stopped, "arguments")["resume_with_changes"] is False
 
 
 def test_checkpoints_are_kept_up_to_the_limit(scripts, tmp_path):
@@ -369,7 +402,8 @@ def test_a_diverging_run_stops_and_goes_on_from_its_last_good_checkpoint(scripts
         "A lower --learning_rate",
     )
     assert not folder.exists()
-    done = scripts.run(TRAIN, *flags, *LATEST, "--learning_rate", "1e-3", signals=[(9, TERM)])
+    flags += [*LATEST, "--resume_with_changes"]
+    done = scripts.run(TRAIN, *flags, "--learning_rate", "1e-3", signals=[(9, TERM)])
     assert "From here on: --learning_rate was 1e+30, not 0.001." in done.stdout
     assert "saved" in done.stderr
     state = json.loads((tmp_path / "run.partial/checkpoints/vqvae-10/state.json").read_text())
@@ -408,17 +442,17 @@ def test_two_processes_train_as_one_with_the_same_batch(together, reference):
 def test_two_processes_stop_at_the_same_step_and_go_on_to_the_same_run(scripts, together, outputs):
     folder = outputs / "together-again"
     flags = [*TINY, "--output_dir", folder]
-    # They agree at checkpoints, at every tenth step and at the end of an epoch.
     stopped = scripts.run_together(TRAIN, *flags, signals=[(2, TERM)])
     assert [done.returncode for done in stopped] == [128 + TERM] * 2
     assert (
         "saved" in stopped[0].stderr and "accelerate launch --num_processes 2" in stopped[0].stderr
     )
+    assert "vqvae-2" in stopped[0].stderr
     assert "Go on" not in stopped[1].stderr
     alone = scripts.run(TRAIN, *flags, *LATEST)
-    assert_refused(alone, "num_processes 2 there, 1 here")
-    # They stopped at the checkpoint of step 3: 5 steps are left of stage 1; then one of stage 2.
-    stopped = scripts.run_together(TRAIN, *flags, *LATEST, signals=[(6, TERM)])
+    assert_refused(alone, "num_processes 2 there, 1 here", "--resume_with_changes")
+    # 6 steps are left of stage 1; then one of stage 2.
+    stopped = scripts.run_together(TRAIN, *flags, *LATEST, signals=[(7, TERM)])
     assert [done.returncode for done in stopped] == [128 + TERM] * 2
     weights = load_file(f"{folder}.partial/vqvae/model.safetensors")
     expected = load_file(together / "model.safetensors")

@@ -1,7 +1,8 @@
 """The parts of the training loop: order of rows, averages, signals, devices."""
 
-import os
 import signal
+import subprocess
+import sys
 
 import datasets
 import pytest
@@ -17,7 +18,6 @@ from hf_vqvae.batching import EpochShuffle, EpochStream, count_steps, make_loade
 from hf_vqvae.decoding import DecodedImages
 from hf_vqvae.encoding import CodesDataset
 from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.session import signals_caught
 from hf_vqvae.training import Stage, StageTrainer
 
 
@@ -126,29 +126,70 @@ def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
         if number < 4:
             first.add({"loss": value}, torch.tensor([number % 3]), 4)
     second = Averages(accelerator.device)
-    second.restore(first.gather(accelerator), process=0)
+    second.restore(first.gather(accelerator), accelerator)
     for number, value in enumerate(values[4:], start=4):
         second.add({"loss": value}, torch.tensor([number % 3]), 4)
     assert second.compute(accelerator) == whole.compute(accelerator)
-    second.restore(Averages(accelerator.device).gather(accelerator), process=0)
+    second.restore(Averages(accelerator.device).gather(accelerator), accelerator)
     assert second.steps == 0
 
 
 # Signals
 
 
-def test_the_first_signal_is_only_noted_and_the_second_acts_as_before():
-    before = signal.getsignal(signal.SIGTERM)
-    # A shell's background job, as a run of the tests may be, has SIGINT ignored.
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with pytest.raises(KeyboardInterrupt), signals_caught() as caught:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
-        os.kill(os.getpid(), signal.SIGINT)
-        assert caught == [signal.SIGTERM, signal.SIGINT]
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
-    signal.signal(signal.SIGINT, outside)
+DEAF = """
+import ctypes, sys, time
+from hf_vqvae.session import signals_caught
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+with signals_caught() as caught:
+    print("ready", flush=True)
+    while not caught:
+        time.sleep(0.01)
+    print(caught, flush=True)
+    lock(mutex)
+    if sys.argv[1] == "deaf":
+        lock(mutex)  # waits for ever, in C
+    time.sleep(2)
+print("left", flush=True)
+time.sleep(100)
+"""
+
+
+def start_deaf(*words):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")])
+def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(first, second):
+    first, second = (getattr(signal, f"SIG{name}") for name in (first, second))
+    process = start_deaf("deaf")
+    process.send_signal(first)
+    assert process.stdout.readline() == f"[{int(first)}]\n"
+    # What a launcher passes on comes at the same time.
+    process.send_signal(second)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.2)
+    process.send_signal(second)
+    assert process.wait(5) == 128 + second
+    told = process.stderr.read()
+    assert f"{first.name}: saving a checkpoint" in told
+    assert f"{second.name}: ended without a checkpoint" in told
+
+
+def test_signals_act_as_before_when_they_are_no_longer_caught():
+    process = start_deaf("")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == f"[{int(signal.SIGTERM)}]\n"
+    assert process.stdout.readline() == "left\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == -signal.SIGTERM
 
 
 # The learning rate
@@ -227,7 +268,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
     accelerator._custom_objects.clear()
 
     again, resumed = make(folder)
-    resumed.train(folder.checkpoint_to_resume(str(folder.checkpoints / "prior-6"), "prior"))
+    resumed.train(folder.checkpoints_to_resume(str(folder.checkpoints / "prior-6"), "prior"))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     accelerator.free_memory()

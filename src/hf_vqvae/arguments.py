@@ -93,6 +93,13 @@ class TrainingArguments:
         default=None,
         metadata={"help": "`latest`, or a checkpoint folder of this run: go on from there."},
     )
+    resume_with_changes: bool = field(
+        default=False,
+        metadata={
+            "help": "When resuming, go on although flags, data, processes or device are others than before; the run "
+            "then does not end as an uninterrupted one would have."
+        },
+    )
     vqvae_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -112,7 +119,17 @@ class TrainingArguments:
         default=256, metadata={"help": "Images that a process evaluates or encodes at a time."}
     )
     gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Parts that each batch is computed in, to save memory."}
+        default=1,
+        metadata={
+            "help": "Parts that each batch is computed in, to save memory. The codebook's moving averages take a step "
+            "with each part."
+        },
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the activations of each level or layer again for its gradient, to save memory."
+        },
     )
     learning_rate: float = field(default=1.6e-2, metadata={"help": "Adam, VQ-VAE."})
     prior_learning_rate: float | None = field(

@@ -51,14 +51,19 @@ class Averages:
             state["counts"] = accelerator.gather(self.counts[None]).tolist()
         return state
 
-    def restore(self, state: dict[str, Any], process: int) -> None:
-        """Takes up the sums of `process` out of [`gather`]'s state."""
+    def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
+        """Takes up this process's sums out of [`gather`]'s state; of other processes than then, everyone the mean."""
         self.reset()
-        if state["steps"]:
-            self.steps, self.names = state["steps"], state["names"]
-            self.sums = widen(torch.tensor(state["sums"][process], dtype=torch.double), self.device)
-            if "counts" in state:
-                self.counts = torch.tensor(state["counts"][process], device=self.device)
+        if not state["steps"]:
+            return
+        self.steps, self.names = state["steps"], state["names"]
+        process, sums = accelerator.process_index, torch.tensor(state["sums"], dtype=torch.double)
+        same = len(sums) == accelerator.num_processes
+        self.sums = widen(sums[process] if same else sums.mean(0), self.device)
+        if "counts" in state:
+            counts = torch.tensor(state["counts"])
+            share = counts[process] if same else counts.sum(0) * (process == 0)
+            self.counts = share.to(self.device)
 
 
 def widen(values: Tensor, device: torch.device | None = None) -> Tensor:

@@ -1,18 +1,21 @@
 """Batches of a training set, in an order that a resumed epoch finds again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
 
 from .arguments import TrainingArguments
+from .data import StreamedImages
 
-# Rows of a stream that are shuffled among each other; decoded, they take at most some hundred megabytes.
+# Rows of a stream that are shuffled among each other, as files: what is in memory does not grow with the dataset.
 SHUFFLED_ROWS = 1_000
+# A worker's task: enough rows to hide the cost of handing them over, few enough to wait for.
+DECODED_TOGETHER = 64
 
 
 class EpochShuffle(Sampler[int]):
@@ -38,17 +41,23 @@ class EpochShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.num_rows, generator=generator)[: len(self)]
-        return iter(order[self.first_batch * self.batch_size :].tolist())
+        # One by one: as Python's numbers, all together would take five times the memory.
+        return map(int, order[self.first_batch * self.batch_size :].numpy())
 
 
 class EpochStream(IterableDataset):
     """Rows of a stream, shuffled over a short distance, by seed and epoch alone; as many as whole batches take.
 
+    Rows are read, shuffled and skipped by this process as they are, and only then decoded, by the workers. So neither
+    the number of workers nor the dataset's files change the order, and an epoch is resumed without decoding what was
+    seen before.
+
     Args:
         rows: single examples, read anew in each epoch.
         steps_per_epoch: batches of an epoch; rows beyond them are left out.
         batch_size, seed: as of [`EpochShuffle`].
-        num_workers: processes that read and decode.
+        num_workers: processes that decode; with 0, this one does.
+        decode: makes of a row what the model takes; None if it is that.
     """
 
     def __init__(
@@ -58,10 +67,11 @@ class EpochStream(IterableDataset):
         batch_size: int,
         seed: int,
         num_workers: int,
+        decode: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ):
         self.rows = rows.shuffle(seed=seed, buffer_size=SHUFFLED_ROWS)
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.decoding = num_workers, _Decoding(decode)
         self.epoch, self.first_batch = 0, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
@@ -70,12 +80,29 @@ class EpochStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.rows.set_epoch(self.epoch)
-        # Row by row, not in batches: each worker would drop the rest of its own last batch.
-        loader = DataLoader(
-            self.rows, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
-        )
         first = self.first_batch * self.batch_size
-        return islice(loader, first, self.steps_per_epoch * self.batch_size)
+        rows = islice(self.rows, first, self.steps_per_epoch * self.batch_size)
+        # What a loader hands to its workers are not numbers of rows here but the rows.
+        loader = DataLoader(
+            self.decoding,
+            batch_size=DECODED_TOGETHER,
+            sampler=rows,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),
+        )
+        for part in loader:
+            for values in zip(*part.values(), strict=True):
+                yield dict(zip(part, values, strict=True))
+
+
+class _Decoding(Dataset):
+    """Gives for each row what `decode` makes of it."""
+
+    def __init__(self, decode: Callable[[dict[str, Any]], dict[str, Any]] | None):
+        self.decode = decode
+
+    def __getitem__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row if self.decode is None else self.decode(row)
 
 
 def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
@@ -103,16 +130,21 @@ def make_loader(
     """Batches of `train_batch_size / gradient_accumulation_steps` rows over all processes, and what orders them.
 
     Args:
-        dataset: a map-style dataset whose `__getitems__` returns a whole batch, or a stream of single rows.
+        dataset: a map-style dataset whose `__getitems__` returns a whole batch, or a stream of images.
         steps_per_epoch: batches that a stream is to give, at least one.
-        num_workers: processes that read a stream.
+        num_workers: processes that decode a stream.
     """
     part = arguments.train_batch_size // arguments.gradient_accumulation_steps
     # A generator of its own: a loader draws from the global one at each epoch, and again where an epoch is resumed.
     shared = {"generator": torch.Generator()}
-    if isinstance(dataset, datasets.IterableDataset):
+    if isinstance(dataset, StreamedImages):
         stream = EpochStream(
-            dataset, steps_per_epoch, arguments.train_batch_size, arguments.seed, num_workers
+            dataset.rows,
+            steps_per_epoch,
+            arguments.train_batch_size,
+            arguments.seed,
+            num_workers,
+            dataset.decode,
         )
         return DataLoader(stream, batch_size=part, drop_last=True, **shared), stream
     sampler = EpochShuffle(len(dataset), arguments.train_batch_size, arguments.seed)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -19,6 +20,28 @@ VARIANCE_ROWS = 10_000
 # its own names for splits, these, were the classes.
 SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
 SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
+ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
+
+
+class StreamedImages(torch.utils.data.IterableDataset):
+    """Images that are decoded as they stream: `pixel_values` float32 (C, H, W), and `labels` if any.
+
+    In the order of the rows; to be shuffled or skipped, `rows` need not be decoded.
+
+    Args:
+        rows: as the dataset has them, with their number in the column `ROW_NUMBER`.
+        decoder: of the split.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, decoder: RowDecoder):
+        self.rows, self.decoder = rows, decoder
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.decode, self.rows)
+
+    def decode(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The image of one of `rows`."""
+        return self.decoder.decode_streamed(row, row[ROW_NUMBER])
 
 
 @dataclass
@@ -26,8 +49,7 @@ class ImageSplits:
     """What a run trains and is evaluated on.
 
     Args:
-        train: images in memory, or a stream of `{"pixel_values": float32 (C, H, W), "labels": int}`
-            in the order of its rows.
+        train: images in memory, or a stream of them.
         eval: images in memory.
         info: where they come from, as it stands in `run.json` and on the card; `train_count` is
             `None` for a stream of unknown length. `fingerprint` is another for other pixels or
@@ -36,7 +58,7 @@ class ImageSplits:
             of its first 10,000 rows.
     """
 
-    train: DecodedImages | datasets.IterableDataset
+    train: DecodedImages | StreamedImages
     eval: DecodedImages
     info: dict[str, Any]
     data_variance: float
@@ -69,11 +91,9 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
         check_memory(train.count, train.decoder, "decode images as they are read (`--streaming`)")
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
-        train_images = train.rows.map(
-            train.decoder.decode_streamed, with_indices=True, remove_columns=train.rows.column_names
-        )
+        train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
         # 8-bit values come back exactly, so that both kinds of training set are measured alike.
-        first = train_images.take(VARIANCE_ROWS)
+        first = islice(train_images, VARIANCE_ROWS)
         pixels = (((row["pixel_values"] + 0.5) * 255).round().byte() for row in first)
     else:
         train_images = decode_rows(train.rows, train.count, train.decoder)
@@ -166,7 +186,8 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
         classes = [
             name
             for name, kind in features.items()
-            if isinstance(kind, datasets.ClassLabel) and not SPLIT_FOLDERS.issuperset(kind.names)
+            if isinstance(kind, datasets.ClassLabel)
+            and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
         ]
         return image_column, _only(classes, "label", features) if classes else None
     kind = features[label_column]
@@ -203,6 +224,10 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
         "label_names": decoder.label_names,
         "load_command": source.load_command,
     }
+
+
+def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
+    return {ROW_NUMBER: number}
 
 
 def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:

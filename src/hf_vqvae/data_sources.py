@@ -1,5 +1,6 @@
 """Where rows of images come from: the Hub, a folder, or the digits that scikit-learn ships."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -23,10 +24,22 @@ from .digits import load_digits
 from .models.hub_requests import ask_again
 
 DIGITS = "digits"
+# What `datasets` raises of files that are damaged, or say of themselves what cannot be.
+BROKEN = (DatasetsError, OSError, ValueError, TypeError, LookupError, RuntimeError)
+BROKEN += (AttributeError, httpx.HTTPError)
+_IN_ARCHIVE = re.compile(r"(zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::")
 
 
 class DataError(ValueError):
     """Something is wrong with the data; the message names it, the rule and the way out."""
+
+
+def is_own_file(path: str | None, files: tuple[str, ...]) -> bool:
+    """Whether a path or address, maybe within an archive, begins with one of `files`."""
+    place = _IN_ARCHIVE.sub("", path or "", count=1)
+    if "://" not in place:
+        place = os.path.abspath(place)
+    return place.startswith(files or "\0") and ".." not in place.split("/")
 
 
 @dataclass
@@ -42,6 +55,9 @@ class Source:
         rows: the builder that reads the splits, or the splits themselves.
         files: beginnings of the paths and addresses of the dataset's own files; a row that names
             any other, of this machine or of the network, is not followed.
+
+    Raises:
+        DataError: if the dataset has files that begin otherwise.
     """
 
     name: str
@@ -50,6 +66,17 @@ class Source:
     load_command: str
     rows: datasets.DatasetBuilder | datasets.DatasetDict
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, datasets.DatasetDict):
+            return
+        for paths in (self.rows.config.data_files or {}).values():
+            for path in paths:
+                if not is_own_file(path, self.files):
+                    raise DataError(
+                        f"Dataset {self.name!r} says that {path!r} is one of its files, which is not within it: put "
+                        "the file there, and correct `data_files` in its README.md."
+                    )
 
     @property
     def splits(self) -> list[str]:
@@ -90,11 +117,8 @@ class Source:
                 count = self.rows.info.splits[name].num_examples
                 # `datasets` cannot open a split without rows.
                 rows = self.rows.as_dataset(split=name) if count else None
-            except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
-                raise DataError(
-                    f"Dataset {self.name!r} was found but cannot be read: "
-                    f"{error.__cause__ or error}"
-                ) from error
+            except BROKEN as error:
+                raise self._unreadable(error) from error
         if name != split:
             window = self._window(split, name, count)
             rows, count = rows.select(window) if window else None, len(window)
@@ -112,7 +136,10 @@ class Source:
             )
         if isinstance(self.rows, datasets.DatasetDict):
             return self.rows[name].to_iterable_dataset()
-        return self.rows.as_streaming_dataset(split=name)
+        try:
+            return self.rows.as_streaming_dataset(split=name)
+        except BROKEN as error:
+            raise self._unreadable(error) from error
 
     def count(self, split: str) -> int | None:
         """Rows of a whole split where the dataset tells before it is read, else `None`."""
@@ -120,6 +147,11 @@ class Source:
             return len(self.rows[split])
         known = (self.rows.info.splits or {}).get(split)
         return known.num_examples if known else None
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"Dataset {self.name!r} was found but cannot be read: {error.__cause__ or error}"
+        )
 
     @staticmethod
     def _split_name(split: str) -> str:
@@ -149,6 +181,8 @@ def open_source(arguments: DataArguments) -> Source:
         DataError: if there is no such dataset, configuration or revision, or no way to get at it.
     """
     name = arguments.dataset_name
+    if not isinstance(name, str):
+        raise DataError(f"`--dataset_name` must be a text, got a {type(name).__name__}.")
     path = Path(name or "no name").expanduser()  # an empty path would be the current folder
     if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
         raise DataError(
@@ -217,6 +251,8 @@ def _find_commit(arguments: DataArguments) -> str | None:
         return HfApi(endpoint=hub).dataset_info(name, revision=revision, timeout=30).sha
     except (httpx.TransportError, ConnectionError):  # HF_HUB_OFFLINE=1 gives a ConnectionError
         return None
+    except (json.JSONDecodeError, LookupError, TypeError):  # the login page of a network
+        return None
     except HFValidationError as error:
         reason = f"there is no such folder, and it is no name for the Hub either ({error})"
     except GatedRepoError:
@@ -248,7 +284,7 @@ def _find_builder(path: str, arguments: DataArguments, **options) -> datasets.Da
             cache_dir=arguments.cache_dir,
             **options,
         )
-    except (DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+    except BROKEN as error:
         # The message of `datasets` lists the configurations there are, for a missing name too.
         if isinstance(error, ValueError) and re.match("BuilderConfig|Config name", str(error)):
             what = f"`--dataset_config_name {config_name}` of"

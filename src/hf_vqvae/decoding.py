@@ -15,14 +15,15 @@ from datasets.utils import tqdm
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .data_sources import DataError
+from .data_sources import DataError, is_own_file
+from .models.configuration_strict import shown
 from .models.configuration_vqvae import VQVAEConfig, as_pair
 from .models.image_processing_vqvae import VQVAEImageProcessorPil
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
 UNKNOWN_LABEL = -1
+MAX_NAME = 1000  # characters of the name of a class
 ROWS_PER_BATCH = 1024
-_IN_ARCHIVE = re.compile(r"(zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::")
 ROWS_PER_TASK = 64  # a thread's share: few enough to spread large images, enough to hide the cost
 
 
@@ -36,6 +37,9 @@ class RowDecoder:
         label_names: names of the classes, or `None` where the dataset has none.
         config: its `image_size` and `num_channels` are what images are made to.
         files: beginnings of the paths that a row without the bytes of its image may name.
+
+    Raises:
+        DataError: if `label_names` are not what a config, a card and a figure can have as names.
     """
 
     split: str
@@ -44,6 +48,24 @@ class RowDecoder:
     label_names: list[str] | None
     config: VQVAEConfig
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = self.label_names or []
+        for name in [names] if isinstance(names, str) else names:
+            # What is no text, or no Unicode, could not be written down at the end of training.
+            is_text = isinstance(names, list) and isinstance(name, str)
+            if not is_text or len(name) > MAX_NAME or re.search("[\ud800-\udfff]", name):
+                raise DataError(
+                    f"Column {self.label_column!r} has the class name {shown(name)}: names must be "
+                    f"texts of at most {MAX_NAME} characters. Rename the classes, or cast the column "
+                    "to whole numbers."
+                )
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(
+                f"Column {self.label_column!r} has two classes named {shown(twice)}, and names must "
+                "be different. Rename one, or cast the column to whole numbers."
+            )
 
     def decode(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, int]:
         """Pixels uint8 (C, H, W) and the label of a row; an error names the row by `number`."""
@@ -73,10 +95,7 @@ class RowDecoder:
 
     def _check_is_own(self, path: str | None) -> None:
         """Refuses a row that would have a file of this machine or of the network read as its image."""
-        place = _IN_ARCHIVE.sub("", path or "", count=1)
-        if "://" not in place:
-            place = os.path.abspath(place)
-        if not place.startswith(self.files or "\0"):
+        if not is_own_file(path, self.files):
             raise DataError(
                 f"is only named in the row, as {path!r}, which is no file of the dataset: put the "
                 "images themselves into the rows, or the files into the folder of the dataset."

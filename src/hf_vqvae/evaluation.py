@@ -79,13 +79,13 @@ def evaluate_model(
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
-    To be called by every process of `accelerator`: each takes every n-th image, and only the sums
-    behind the metrics travel, so that no image counts twice or is dropped, whatever the number of
-    processes and the batch size. Runs in eval mode and leaves every module in the mode it was in.
+    To be called by every process of `accelerator`: each takes every n-th batch, and only the sums
+    behind the metrics travel, so that no image counts twice or is dropped, and the numbers are to
+    the bit those of one process. Runs in eval mode and leaves every module in the mode it was in.
 
     Args:
         model: on the device to use; may come out of `accelerator.prepare`.
-        batch_size: images a process handles at a time; it does not change the result.
+        batch_size: images a process handles at a time; it changes at most the last digits.
         split: name of the split that `images` are, for the record.
 
     A class-conditional prior is given the labels of the images, as far as they have any, and is

@@ -4,11 +4,18 @@ What can go wrong is found out before training, and nothing is lost when it goes
 """
 
 import json
+import os
 import re
 import shlex
+import signal
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import HfApi, ModelCard
 
 from . import models
@@ -26,8 +33,17 @@ from .models.hub_commit import (
 from .models.hub_requests import answers_within
 from .models.publishing import add_code, copy_files, copy_run_files
 
-__all__ = ["PushError", "check_can_push", "check_repo_id", "push_command", "push_folder"]
+__all__ = [
+    "PushError",
+    "check_can_push",
+    "check_repo_id",
+    "push_command",
+    "push_folder",
+    "push_stopped_by_signals",
+]
 
+# What reading JSON and cards raises where they are not what a run writes.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 REQUIRED_FILES = (
     "config.json",
     "README.md",
@@ -122,6 +138,47 @@ def push_command(folder: str | Path, repo_id: str, **flags: str | bool | None) -
     return shlex.join(words)
 
 
+@contextmanager
+def push_stopped_by_signals(command: str) -> Iterator[None]:
+    """Ends the process in good order where SIGINT or SIGTERM stops the push within, with the command that tries again.
+
+    A repo that the push created is deleted first, which has to wait for the uploads under way; after a second signal
+    nothing is waited for. The exit status is 128 and the number of the signal.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def tell(number: int) -> None:
+        name = signal.Signals(number).name
+        # Not by `print`, which a signal may have interrupted.
+        os.write(
+            2, f"\nThe push was stopped by {name}. This tries again:\n\n    {command}\n\n".encode()
+        )
+
+    def stop(number: int, _frame: Any) -> None:
+        for one in before:
+            signal.signal(one, leave)
+        os.write(
+            2, b"\nStopping when the uploads under way are through; once more stops at once.\n"
+        )
+        raise KeyboardInterrupt(number)
+
+    def leave(number: int, _frame: Any) -> None:
+        tell(number)
+        os._exit(128 + number)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        tell(number)
+        sys.exit(128 + number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _check_finished(folder: Path) -> None:
     going = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
     if going.is_dir() and (going == folder or not folder.is_dir()):
@@ -134,7 +191,7 @@ def _check_finished(folder: Path) -> None:
         pixels = _model_class(folder).main_input_name == "pixel_values"
         needed += ["preprocessor_config.json"] if pixels else []
     if (folder / "README.md").is_file():
-        text = (folder / "README.md").read_text("utf-8")
+        text = (folder / "README.md").read_text("utf-8", errors="replace")
         needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+", text))
     missing = [name for name in needed if not (folder / name).is_file()]
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
@@ -150,9 +207,9 @@ def _check_finished(folder: Path) -> None:
 def _model_class(folder: Path) -> type:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
+        name = (config.get("architectures") or ["model without a name"])[0]
+    except DAMAGED as error:
         raise PushError(f"Cannot push {folder}: its config.json is damaged ({error}).") from error
-    name = (config.get("architectures") or ["model without a name"])[0]
     if name not in models.__all__:
         raise PushError(f"Cannot push {folder}: it holds a {name}, which is no model of hf_vqvae.")
     return getattr(models, name)
@@ -162,7 +219,7 @@ def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> No
     """Copies what is to be pushed, with the code and a card that names `repo_id`."""
     try:
         _write_staged(folder, staging, repo_id, license)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise PushError(
             f"Cannot push {folder}: its JSON files or its README.md are damaged, no card can be made of them "
             f"({type(error).__name__}: {error})."

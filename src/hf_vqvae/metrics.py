@@ -115,11 +115,11 @@ class ReconstructionQuality(SummingMetric):
         for predicted, true in zip(predictions.split(chunk), references.split(chunk), strict=True):
             if len(true):
                 error = predicted.double() - true.double()
-                self._sums["squared_error"] += error.square().sum().item()
+                self._add("squared_error", error.square().sum().item())
                 similarity = structural_similarity(predicted, true)
-                self._sums["similarity"] += similarity.double().sum().item()
-        self._sums["values"] += references.numel()
-        self._sums["rows"] += len(references)
+                self._add("similarity", similarity.double().sum().item())
+        self._add("values", references.numel())
+        self._add("rows", len(references))
 
     def _compute(self) -> dict[str, float]:
         mse = float(self._sums["squared_error"] / self._sums["values"])
@@ -151,8 +151,8 @@ class CodebookUsage(SummingMetric):
     def _update(self, predictions: Any) -> None:
         codes = as_codes("predictions", predictions, self.num_embeddings)
         counts = torch.bincount(codes.flatten(), minlength=self.num_embeddings)
-        self._sums["counts"] += counts.cpu().numpy()
-        self._sums["rows"] += len(codes)
+        self._add("counts", counts.cpu().numpy())
+        self._add("rows", len(codes))
 
     def _compute(self) -> dict[str, Any]:
         counts = self._sums["counts"]
@@ -200,10 +200,10 @@ class CodeLikelihood(SummingMetric):
                 f"`negative_log_likelihoods` must not be negative, got {nats.min().item():g}: no "
                 "probability exceeds 1. Change the sign if these are log-likelihoods."
             )
-        self._sums["nats"] += nats.double().sum().item()
-        self._sums["correct"] += (predictions == references.to(predictions.device)).sum().item()
-        self._sums["codes"] += references.numel()
-        self._sums["rows"] += len(references)
+        self._add("nats", nats.double().sum().item())
+        self._add("correct", (predictions == references.to(predictions.device)).sum().item())
+        self._add("codes", references.numel())
+        self._add("rows", len(references))
 
     def _compute(self) -> dict[str, float]:
         nats_per_code = float(self._sums["nats"] / self._sums["codes"])
@@ -276,10 +276,10 @@ class FrechetDistance(SummingMetric):
         tables = {side: as_table(side, value, self.num_features) for side, value in inputs.items()}
         for side, table in tables.items():
             features = table.double()
-            self._sums["rows"] += len(features)
-            self._sums[f"{side}_rows"] += len(features)
-            self._sums[f"{side}_sum"] += features.sum(0).cpu().numpy()
-            self._sums[f"{side}_products"] += (features.T @ features).cpu().numpy()
+            self._add("rows", len(features))
+            self._add(f"{side}_rows", len(features))
+            self._add(f"{side}_sum", features.sum(0).cpu().numpy())
+            self._add(f"{side}_products", (features.T @ features).cpu().numpy())
 
     def _compute(self) -> dict[str, float]:
         first, second = (self._gaussian(side) for side in self._features)
@@ -332,11 +332,11 @@ class ClassifiedImages(SummingMetric):
         check_same_shape(predictions=probabilities[:, 0], references=references)
         confidences, classes = probabilities.max(1)
         counts = torch.bincount(classes, minlength=self.num_classes)
-        self._sums["counts"] += counts.cpu().numpy()
-        self._sums["sure"] += (confidences >= SURE).sum().item()
-        self._sums["correct"] += (classes == references.to(classes.device)).sum().item()
-        self._sums["referenced"] += (references >= 0).sum().item()
-        self._sums["rows"] += len(classes)
+        self._add("counts", counts.cpu().numpy())
+        self._add("sure", (confidences >= SURE).sum().item())
+        self._add("correct", (classes == references.to(classes.device)).sum().item())
+        self._add("referenced", (references >= 0).sum().item())
+        self._add("rows", len(classes))
 
     def _compute(self) -> dict[str, Any]:
         counts, rows, referenced = (self._sums[name] for name in ("counts", "rows", "referenced"))

@@ -16,10 +16,11 @@ from .card import write_card, write_figures
 from .card_figures import to_8_bits
 from .data import DecodedImages, ImageSplits
 from .evaluation import evaluate_model, load_model
+from .files import read_json, write_json
 from .models import VQVAEForImageGeneration, VQVAEModel
 from .models.publishing import add_code, image_processor_for
 from .plotting import color_codes, image_grid
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder
 from .sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 
 PACKAGES = (

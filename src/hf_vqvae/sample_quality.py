@@ -284,8 +284,9 @@ class _Bench:
             yield _to_8_bits(images), _mapped(wanted, classes)
 
     def _own(self, rows: Tensor) -> Iterator[Tensor]:
-        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        yield from self._bar(own.split(self.batch_size) if len(own) else (), "Classify")
+        batches = rows.split(self.batch_size)
+        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        yield from self._bar(own, "Classify")
 
     def _bar(self, parts: Any, description: str) -> Iterable:
         hidden = not self.accelerator.is_main_process

@@ -1,6 +1,7 @@
 """The two stages of a run: the VQ-VAE on images, the prior on their codes."""
 
-import os
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,11 @@ from transformers.utils import logging
 from .arguments import TrainingArguments, VQVAEArguments
 from .averages import widen
 from .batching import count_steps
+from .checkpoints import discard_checkpoints
 from .data import ImageSplits
 from .encoding import encode_split, own_batches
 from .evaluation import load_model
+from .files import put_in_place, read_json, write_json, writing_errors
 from .hub_download import fetch_model
 from .models import (
     PixelCNNConfig,
@@ -27,7 +30,7 @@ from .models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from .run_folder import RunFolder, discard_checkpoints, read_json, write_json
+from .run_folder import RunFolder
 from .training import Stage, StageTrainer
 
 PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
@@ -84,17 +87,17 @@ def start_full_config(
 
 
 def class_names(
-    label_names: list[str] | None, train_labels: Tensor | None, eval_labels: Tensor | None
+    label_names: list[str] | None, train_largest: int | None, eval_largest: int | None
 ) -> list[str] | None:
-    """Names of the classes to condition on: the dataset's, or the numbers up to the largest label.
+    """Names of the classes to condition on: the dataset's, or the numbers up to the largest label of either split.
 
     None where no training row has a label.
     """
-    if train_labels is None or int(train_labels.max()) < 0:
+    if train_largest is None or train_largest < 0:
         return None
     if label_names is not None:
         return label_names
-    largest = max(int(labels.max()) for labels in (train_labels, eval_labels) if labels is not None)
+    largest = max(train_largest, -1 if eval_largest is None else eval_largest)
     return [str(number) for number in range(largest + 1)]
 
 
@@ -124,6 +127,8 @@ def train_vqvae(
         return done
     set_seed(arguments.seed)
     model = VQVAEModel(config)
+    if arguments.gradient_checkpointing:
+        model.activation_checkpointing_enable()
 
     def measure(output, batch) -> dict[str, Tensor]:
         return {
@@ -180,12 +185,16 @@ def train_prior(
     )
     names = None
     if arguments.class_conditional:
-        names = class_names(images.info["label_names"], train_codes.labels, eval_codes.labels)
+        names = class_names(
+            images.info["label_names"], train_codes.largest_label, eval_codes.largest_label
+        )
     config = start_full_config(vqvae.config, prior_settings, names)
     with _quiet_loading():  # that the prior is not there yet is no news
         full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
     full.vqvae.to(accelerator.device)
     prior, batch_size = full.prior, arguments.eval_batch_size
+    if arguments.gradient_checkpointing:
+        prior.activation_checkpointing_enable()
 
     def measure(output, batch) -> dict[str, Tensor]:
         hits = output.logits.detach().argmax(1) == batch["codes"]
@@ -225,10 +234,10 @@ def train_prior(
 
 def _train_and_save(trainer, model, done, folder, accelerator, arguments) -> None:
     """Trains (or goes on), and writes model and history; called by all processes."""
-    stage, resume_from = trainer.stage.name, None
+    stage, saved = trainer.stage.name, []
     if arguments.resume_from_checkpoint:
-        resume_from = folder.checkpoint_to_resume(arguments.resume_from_checkpoint, stage)
-    records = {"history": trainer.train(resume_from), "seconds": round(trainer.seconds, 1)}
+        saved = folder.checkpoints_to_resume(arguments.resume_from_checkpoint, stage)
+    records = {"history": trainer.train(saved), "seconds": round(trainer.seconds, 1)}
     if accelerator.is_main_process:
         for name, value in records.items():
             path = folder.partial / f"{name}.json"
@@ -253,8 +262,11 @@ def _quiet_loading() -> Iterator[None]:
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
     """Complete or not at all."""
     writing = folder.with_name(f"{folder.name}.writing")
-    model.save_pretrained(writing)
-    os.rename(writing, folder)
+    shutil.rmtree(writing, ignore_errors=True)
+    way_out = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
+    with writing_errors(folder, way_out):
+        model.save_pretrained(writing)
+        put_in_place(writing, folder)
 
 
 @torch.inference_mode()
@@ -267,20 +279,22 @@ def mean_over_split(
 ) -> dict[str, float]:
     """Means over all rows of `dataset`, split over the processes, of what `measure` says of each row of a batch.
 
-    The model is put into eval mode meanwhile.
+    The same bits, whatever the number of processes. The model is put into eval mode meanwhile.
     """
     training = model.training
     model.eval()
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, list[Tensor]] = {}
     with accelerator.autocast():
         for batch in own_batches(dataset, accelerator, batch_size, "evaluate"):
             for name, values in measure(batch).items():
-                sums[name] = sums.get(name, 0) + widen(values).sum()
+                sums.setdefault(name, []).append(widen(values).sum())
     model.train(training)
     # The first process has rows if any has; of few rows, the last may have none.
     (names,) = broadcast_object_list([list(sums)])
-    zero = widen(torch.zeros((), device=accelerator.device))
-    return {
-        name: (accelerator.reduce(sums.get(name, zero), "sum") / len(dataset)).item()
-        for name in names
-    }
+    means = {}
+    for name in names:
+        own = torch.stack(sums.get(name, [widen(torch.zeros((), device=accelerator.device))]))
+        # Padded with zeros, which change no sum; `fsum` is exact, whichever process has which batch.
+        parts = accelerator.gather(accelerator.pad_across_processes(own))
+        means[name] = math.fsum(parts.tolist()) / len(dataset)
+    return means

@@ -26,10 +26,11 @@ from .card import choose_images
 from .card_figures import to_8_bits
 from .data import ImageSplits
 from .evaluation import load_model
+from .files import read_json, write_json
 from .models import VQVAEConfig
 from .plotting_sweep import plot_sweep
 from .reporting import report
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder
 from .stages import start_config, train_vqvae
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone

@@ -1,7 +1,7 @@
 """One training loop for both stages, by Accelerate."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, get_scheduler
 from .arguments import TrainingArguments
 from .averages import Averages
 from .batching import make_loader
-from .run_folder import (
-    RunFolder,
+from .checkpoints import (
+    choose_checkpoint,
     discard_checkpoints,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
+from .run_folder import RunFolder
 from .session import Interrupted, signals_caught
 
 
@@ -92,8 +93,13 @@ class StageTrainer:
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
         self.identity = model.config.to_dict() | {
+            "run": folder.run_id,
             "steps_per_epoch": steps_per_epoch,
             "num_processes": accelerator.num_processes,
+            "device": accelerator.device.type,
+            # Sums of floating-point numbers depend on these two.
+            "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
+            "torch": torch.__version__,
         }
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -124,17 +130,25 @@ class StageTrainer:
         """Time spent on this stage, by earlier sessions of the run too."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def train(self, resume_from: Path | None = None) -> list[dict[str, float]]:
+    def train(self, saved: Sequence[Path] = ()) -> list[dict[str, float]]:
         """Trains to the end and leaves the model with its averaged weights; returns the history, one row an epoch.
+
+        Args:
+            saved: checkpoints, of which the last one that is whole is gone on from.
 
         Raises:
             Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
             TrainingFailed: if the loss is NaN or infinite.
-            ValueError: if `resume_from` is damaged or of another model, or a stream ends too early.
+            ValueError: if the checkpoints are of another run, or a stream ends too early.
+            OSError: if a checkpoint cannot be written.
         """
         with signals_caught() as caught:
-            if resume_from is not None:
-                self._load(resume_from)
+            with_changes = self.arguments.resume_with_changes
+            chosen = choose_checkpoint(
+                self.accelerator, list(saved), self.identity, with_changes=with_changes
+            )
+            if chosen is not None:
+                self._load(chosen)
             batch_size = self.arguments.train_batch_size
             bar = tqdm(
                 total=self.total_steps * batch_size,
@@ -161,15 +175,25 @@ class StageTrainer:
             one.data, other.data = other.data, one.data
 
     def _load(self, checkpoint: Path) -> None:
-        state = load_checkpoint(self.accelerator, checkpoint, self.identity)
+        state = load_checkpoint(self.accelerator, checkpoint)
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
         self.seconds_before = state["seconds"]
-        self.averages.restore(state["averages"], self.accelerator.process_index)
+        self.averages.restore(state["averages"], self.accelerator)
+        if self.arguments.resume_with_changes:
+            self._take_up_changes(state["identity"]["steps_per_epoch"])
+
+    def _take_up_changes(self, steps_before: int) -> None:
+        """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
+        if steps_before != self.steps_per_epoch:
+            done = self.step - self.epoch * steps_before
+            done = done * self.steps_per_epoch // steps_before
+            self.step = self.epoch * self.steps_per_epoch + done
         scheduler = self.scheduler.scheduler
-        if scheduler.base_lrs[0] != self.stage.learning_rate:
-            # The checkpoint brought its own: a run that diverged may go on with a lower one.
-            scheduler.base_lrs = [self.stage.learning_rate]
-            self.optimizer.param_groups[0]["lr"] = self._learning_rate(self.step + 1)
+        scheduler.base_lrs = [self.stage.learning_rate]
+        scheduler.last_epoch = self.step
+        group = self.optimizer.param_groups[0]
+        group["lr"] = self._learning_rate(self.step + 1)
+        group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
 
     def _learning_rate(self, step: int) -> float:
         """That of the `step`-th step, counted from 1."""
@@ -216,9 +240,8 @@ class StageTrainer:
         arguments, accelerator = self.arguments, self.accelerator
         logs = self.step % arguments.logging_steps == 0
         saves = arguments.checkpointing_steps and self.step % arguments.checkpointing_steps == 0
-        # Several processes have to agree, and a GPU to be waited for: not at every step.
-        alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-        if alone or logs or saves or self.step % 10 == 0:
+        # A GPU would have to be waited for: not at every step.
+        if accelerator.device.type == "cpu" or logs or saves or self.step % 10 == 0:
             self._check_loss()
             self._stop_if_signalled(caught)
         if logs:
@@ -244,7 +267,7 @@ class StageTrainer:
         kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
         start = "--overwrite_output_dir to start anew"
         if saved:
-            start = f"--resume_from_checkpoint latest to go on from there, or {start}"
+            start = f"--resume_from_checkpoint latest --resume_with_changes to go on from there, or {start}"
         return TrainingFailed(
             f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
             f"{self._learning_rate(step):.3g}). {kept}. A lower {flag} (it was {self.stage.learning_rate:g}), "

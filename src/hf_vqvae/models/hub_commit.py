@@ -11,12 +11,15 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
+from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
 
 from .hub_requests import answers_within, ask_again, may_have_worked
 
 logger = logging.get_logger(__name__)
 
+# Seconds to wait for an answer of the Hub.
+TIMEOUT = 120.0
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
 _SIGNATURE = re.compile(r"\n*<!-- hf_vqvae: this card was generated, sha256 ([0-9a-f]{64}) -->\s*$")
@@ -42,12 +45,13 @@ def commit_folder(
     create_pr: bool = False,
     edited_card: str = "refuse",
     tags: list[str] | None = None,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
 ) -> CommitInfo:
     """Uploads every file of `folder` in one commit; repo and branch are created where they are missing.
 
     Requests that fail for a reason that may pass are repeated; a commit whose answer was lost is looked up first, so
-    that it is never made twice. A repo that was created for this commit is deleted when there is none in the end.
+    that it is never made twice. A repo that was created for this commit is deleted when there is none in the end. An
+    open pull request of the same title with the same files is found, and no second one opened.
 
     Args:
         edited_card: what to do where the repo has a README.md that no push of this package wrote: `"refuse"` raises
@@ -122,23 +126,41 @@ def _digest(text: str) -> str:
 
 def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
     """Creates the repo where it is missing, and says whether it did."""
+    created = False
     try:
         is_private = ask_again(api.repo_info, repo_id).private
     except RepositoryNotFoundError:
-        try:
-            ask_again(api.create_repo, repo_id, private=private)
-            return True
-        except HfHubHTTPError as error:
-            # It is there all the same: an answer was lost, or somebody was quicker.
-            if error.response.status_code != 409:
-                raise
-        is_private = ask_again(api.repo_info, repo_id).private
+        created = _create_repo(api, repo_id, private)
+        is_private = bool(private) if created else ask_again(api.repo_info, repo_id).private
     if private and not is_private:
         raise ValueError(
             f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed. Make it private "
             "in its settings, or choose another name."
         )
-    return False
+    return created
+
+
+def _create_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
+    """Creates a repo; False where somebody else was quicker."""
+    unsure = False
+
+    def attempt() -> None:
+        nonlocal unsure
+        try:
+            api.create_repo(repo_id, private=private)
+        except Exception as error:
+            unsure = unsure or may_have_worked(error)
+            raise
+
+    try:
+        ask_again(attempt)
+    except BaseException as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
+            return unsure  # it is there: from here, where an answer was lost before
+        if unsure or not isinstance(error, Exception):
+            _delete_empty_repo(api, repo_id)
+        raise
+    return True
 
 
 def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
@@ -150,6 +172,8 @@ def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
         if len(heads) == 1 and files <= {".gitattributes"}:  # nothing but the Hub's own commit
             api.delete_repo(repo_id)
             return
+    except RepositoryNotFoundError:
+        return  # it was not created after all
     except Exception as error:
         logger.info(f"Could not delete {repo_id}: {error}")
     logger.warning(f"{repo_id} was created for this push and is left there without the model.")
@@ -202,6 +226,10 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
     additions = [one for one in operations if isinstance(one, CommitOperationAdd)]
     # Large files before, so that no repetition of the commit uploads them again; the client repeats these requests.
     api.preupload_lfs_files(repo_id, additions=additions, free_memory=False, **target)
+    if options["create_pr"]:
+        found = _find_request(api, repo_id, operations, options["commit_message"])
+        if found is not None:
+            return found
     unsure = False
 
     def attempt() -> CommitInfo:
@@ -218,6 +246,35 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
             return found
 
     return ask_again(attempt)
+
+
+def _find_request(
+    api: HfApi, repo_id: str, operations: list, commit_message: str
+) -> CommitInfo | None:
+    """An open pull request that proposes the same: an earlier push's whose answer was lost."""
+    filters = {"discussion_type": "pull_request", "discussion_status": "open"}
+    requests = ask_again(lambda: list(api.get_repo_discussions(repo_id, **filters)))
+    for request in requests:
+        if request.title != commit_message.splitlines()[0]:
+            continue
+        head = ask_again(
+            api.repo_info, repo_id, revision=request.git_reference, files_metadata=True
+        )
+        files = {file.rfilename: file for file in head.siblings}
+        if all(_is_in(files.get(one.path_in_repo), one) for one in operations):
+            url = f"{api.endpoint}/{repo_id}/commit/{head.sha}"
+            return CommitInfo(url, commit_message, "", head.sha, api.endpoint, request.url)
+    return None
+
+
+def _is_in(file, operation: CommitOperationAdd | CommitOperationDelete) -> bool:
+    """Whether `file`, of the Hub's list or None, is as an operation would leave it."""
+    if file is None or isinstance(operation, CommitOperationDelete):
+        return (file is None) == isinstance(operation, CommitOperationDelete)
+    if file.lfs is not None:
+        return file.lfs.sha256 == operation.upload_info.sha256.hex()
+    with operation.as_file() as stream:
+        return file.blob_id == git_hash(stream.read())
 
 
 def _find_commit(

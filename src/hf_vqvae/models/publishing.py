@@ -14,12 +14,23 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import httpx, validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .configuration_vqvae import as_pair
-from .hub_commit import WEIGHTS, add_tags, commit_folder, is_as_signed, sign_card, unsigned
+from .hub_commit import (
+    TIMEOUT,
+    WEIGHTS,
+    add_tags,
+    commit_folder,
+    full_name,
+    is_as_signed,
+    sign_card,
+    unsigned,
+)
+from .hub_requests import answers_within, ask_again, may_have_worked
 from .loading import LoadMixin
 
 logger = logging.get_logger(__name__)
@@ -103,11 +114,12 @@ class PublishMixin(LoadMixin):
         A README.md of the repo that was written or edited by hand is kept (a warning says so) and only gets `tags`.
 
         Raises:
-            ValueError: if `private` is asked of a repo that is public, or `create_pr` together with `revision`.
+            ValueError: if `repo_id` is no name for the Hub, `private` is asked of a repo that is public, or `create_pr`
+                together with `revision`.
         """
-        if "/" not in repo_id:
-            repo_id = f"{HfApi(token=token).whoami()['name']}/{repo_id}"
-        with tempfile.TemporaryDirectory() as folder:
+        validate_repo_id(repo_id)
+        with answers_within(TIMEOUT), tempfile.TemporaryDirectory() as folder:
+            repo_id = full_name(HfApi(token=token), repo_id)
             self.save_for_hub(
                 folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token
             )
@@ -211,8 +223,11 @@ def _find_source(model, token) -> Path | None:
         return Path(name) if name else None
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
-        return Path(snapshot_download(name, allow_patterns=patterns, token=token))
+        return Path(ask_again(snapshot_download, name, allow_patterns=patterns, token=token))
     except Exception as error:
+        reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if may_have_worked(reason) and not isinstance(reason, httpx.ConnectError):
+            raise  # to go on would put a card without results over the one with them
         logger.warning(
             f"The card of {name}, which this model comes from, could not be read: {error}"
         )

@@ -1,0 +1,216 @@
+"""Checkpoints are whole or absent; damaged, foreign and changed ones are recognised."""
+
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hf_vqvae.checkpoints import (
+    choose_checkpoint,
+    discard_checkpoints,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from hf_vqvae.files import read_json
+
+IDENTITY = {"num_embeddings": 8, "steps_per_epoch": 4, "run": "a"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    accelerator.prepare(model, optimizer)
+    yield accelerator
+    accelerator.free_memory()
+
+
+def save(accelerator, folder, step, stage="vqvae", limit=10, identity=IDENTITY):
+    state = {"stage": stage, "step": step, "identity": identity}
+    return save_checkpoint(accelerator, folder, state, limit)
+
+
+def choose(accelerator, folder, identity=IDENTITY, with_changes=False):
+    saved = list_checkpoints(folder, "vqvae")
+    return choose_checkpoint(accelerator, saved, identity, with_changes=with_changes)
+
+
+def names(folder, stage=""):
+    return [path.name for path in list_checkpoints(folder, stage)]
+
+
+# Saving
+
+
+def test_checkpoints_come_in_the_order_of_saving_whatever_the_clock_says(folder, accelerator):
+    for step in (5, 20, 10):
+        save(accelerator, folder, step)
+    for path in list_checkpoints(folder):
+        os.utime(path / "state.json", (int(path.name[6:]),) * 2)
+    assert names(folder) == ["vqvae-5", "vqvae-20", "vqvae-10"]
+    assert names(folder, "prior") == []
+    assert choose(accelerator, folder).name == "vqvae-10"
+
+
+def test_only_so_many_checkpoints_are_kept_and_the_oldest_go_first(folder, accelerator):
+    for step in range(5):
+        save(accelerator, folder, step, limit=2)
+    assert names(folder) == ["vqvae-3", "vqvae-4"]
+    assert sorted(path.name for path in folder.iterdir()) == ["vqvae-3", "vqvae-4"]
+
+
+def test_saving_the_same_step_again_leaves_one_whole_checkpoint(folder, accelerator):
+    for _ in range(2):
+        save(accelerator, folder, 3, limit=1)
+    assert [path.name for path in folder.iterdir()] == ["vqvae-3"]
+    assert load_checkpoint(accelerator, folder / "vqvae-3")["step"] == 3
+
+
+def test_half_a_checkpoint_is_never_taken(folder, accelerator):
+    saved = save(accelerator, folder, 1)
+    # What a kill may leave: a folder not yet renamed, one on its way out, files of the user's.
+    for name in (".writing-vqvae-2", ".discarded-vqvae-0", "my-notes"):
+        (folder / name).mkdir()
+    (folder / ".writing-vqvae-2" / "state.json").write_text("{}")
+    (folder / ".discarded-vqvae-0" / "state.json").write_text("{}")
+    assert list_checkpoints(folder) == [saved]
+    save(accelerator, folder, 2)
+    assert names(folder) == ["vqvae-1", "vqvae-2"]
+
+
+def test_checkpoints_from_a_step_on_can_be_discarded(folder, accelerator):
+    for step in (1, 2, 10):
+        save(accelerator, folder, step)
+    save(accelerator, folder, 10, stage="prior")
+    discard_checkpoints(folder, "vqvae", from_step=2)
+    assert names(folder) == ["vqvae-1", "prior-10"]
+    discard_checkpoints(folder, "vqvae")
+    assert names(folder) == ["prior-10"]
+
+
+def test_a_disk_without_room_leaves_the_last_good_checkpoint_and_nothing_half(folder, accelerator):
+    saved = save(accelerator, folder, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save(accelerator, folder, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = str(caught.value)
+    assert message.startswith(f"cannot write {folder / 'vqvae-2'}: ")
+    assert "MiB are free there" in message
+    assert f"The last checkpoint is {saved}. Make room, and go on with --resume_from" in message
+    assert [path.name for path in folder.iterdir()] == ["vqvae-1"]
+    assert choose(accelerator, folder) == saved
+    assert save(accelerator, folder, 2).name == "vqvae-2"
+
+
+# Recognising
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "another's"])
+def test_a_damaged_checkpoint_is_named_and_passed_over_for_the_one_before_it(
+    folder, accelerator, name, damage, capsys
+):
+    first, saved = save(accelerator, folder, 1), save(accelerator, folder, 2)
+    file = saved / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if damage == "missing":
+        file.unlink()
+    elif damage == "another's":
+        shutil.copy(first / "state.json", file)
+    else:
+        file.write_bytes(content if damage == "changed" else content[:-10])
+    assert choose(accelerator, folder) == first
+    told = capsys.readouterr().out
+    assert f"The checkpoint {saved} is passed over: {name} damaged or missing." in told
+    assert f"Going on from {first}." in told
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"stage": "vq', b"[]", b"{}", b"\xff", b'{"identity": 1}', b"null"]
+)
+def test_a_checkpoint_with_a_damaged_record_is_passed_over_and_takes_no_other_s_place(
+    folder, accelerator, content, capsys
+):
+    saved = save(accelerator, folder, 1)
+    kept = save(accelerator, folder, 2)
+    (saved / "state.json").write_bytes(content)
+    assert choose(accelerator, folder) == kept
+    assert f"{saved} is passed over: its state.json cannot be read" in capsys.readouterr().out
+    save(accelerator, folder, 3, limit=2)
+    assert set(names(folder)) == {"vqvae-1", "vqvae-2", "vqvae-3"}
+    assert read_json(folder / "vqvae-3" / "state.json")["number"] == 3
+
+
+def test_one_without_its_record_is_damaged_too(folder, accelerator, capsys):
+    save(accelerator, folder, 1)
+    os.remove(save(accelerator, folder, 2) / "state.json")
+    assert choose(accelerator, folder).name == "vqvae-1"
+    assert "vqvae-2 is passed over" in capsys.readouterr().out
+
+
+def test_where_all_are_damaged_the_stage_starts_anew(folder, accelerator, capsys):
+    (save(accelerator, folder, 1) / "optimizer.bin").unlink()
+    assert choose(accelerator, folder) is None
+    assert "There is no other: the stage starts anew." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("with_changes", [False, True])
+def test_one_of_another_run_or_model_is_passed_over_but_not_for_nothing(
+    folder, accelerator, with_changes, capsys
+):
+    other = IDENTITY | {"run": "b", "commitment_cost": 0.5}
+    foreign = save(accelerator, folder, 1, identity=other)
+    message = "vqvae-1: it is of another model or run .commitment_cost 0.5 there, None here, run b"
+    with pytest.raises(ValueError, match=message):
+        choose(accelerator, folder, with_changes=with_changes)
+    own = save(accelerator, folder, 2)
+    foreign.rename(folder / "vqvae-9")
+    (folder / "vqvae-9" / "state.json").write_text(
+        (folder / "vqvae-9" / "state.json").read_text().replace('"number": 1', '"number": 9')
+    )
+    assert choose(accelerator, folder, with_changes=with_changes) == own
+    assert "vqvae-9 is passed over: it is of another model or run" in capsys.readouterr().out
+
+
+def test_one_of_other_processes_goes_on_only_when_told_to(folder, accelerator):
+    saved = save(accelerator, folder, 1, identity=IDENTITY | {"num_processes": 2})
+    here = IDENTITY | {"num_processes": 1}
+    message = r"others \(num_processes 2 there, 1 here\), .*--resume_with_changes goes on"
+    with pytest.raises(ValueError, match=message):
+        choose(accelerator, folder, here)
+    assert choose(accelerator, folder, here, with_changes=True) == saved
+
+
+def test_what_is_loaded_is_what_was_saved(folder, accelerator):
+    saved = save(accelerator, folder, 1)
+    (model,) = accelerator._models
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight.fill_(7)
+    assert load_checkpoint(accelerator, saved)["step"] == 1
+    assert torch.equal(model.weight, before)
+
+
+def test_a_whole_checkpoint_that_does_not_fit_is_an_error_that_names_it(folder, accelerator):
+    saved = save(accelerator, folder, 1)
+    shutil.copy(saved / "random_states_0.pkl", saved / "optimizer.bin")
+    with pytest.raises(ValueError, match=f"cannot resume from the checkpoint {saved}: .*Remove"):
+        load_checkpoint(accelerator, saved)

@@ -1,0 +1,205 @@
+"""Images encoded to codes: by one process and by several, from memory and from a stream, and read again."""
+
+from functools import cache
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_vqvae import VQVAEConfig, VQVAEModel
+from hf_vqvae.arguments import DataArguments, TrainingArguments
+from hf_vqvae.data import StreamedImages, load_images
+from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.encoding import CodesDataset, encode_split
+from hf_vqvae.run_folder import RunFolder
+
+COUNTS = (1, 2, 9, 12, 17)  # in batches of 4: fewer rows than processes, whole rounds, uneven ones
+WORKER = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from hf_vqvae import VQVAEModel
+sys.path.insert(0, sys.argv[1])
+from test_encoding import COUNTS, encode
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == int(sys.argv[4])
+vqvae = VQVAEModel.from_pretrained(sys.argv[2])
+for count in COUNTS:
+    for streaming in (False, True):
+        assert len(encode(vqvae, count, streaming, accelerator, Path(sys.argv[3]))) == count
+accelerator.end_training()
+"""
+
+
+@cache
+def load_all(streaming):
+    data = DataArguments("digits", max_train_samples=20, max_eval_samples=1, streaming=streaming)
+    return load_images(data, VQVAEConfig()).train
+
+
+def load(count, streaming):
+    images = load_all(streaming)
+    if streaming:
+        return StreamedImages(images.rows.take(count), images.decoder)
+    return DecodedImages(images.images[:count], images.labels[:count])
+
+
+def encode(vqvae, count, streaming, accelerator, output):
+    """Into OUTPUT/<count>-<streaming>.partial/codes/train."""
+    folder = RunFolder(output / f"{count}-{streaming}")
+    if accelerator.is_main_process:
+        folder.partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    arguments = TrainingArguments(eval_batch_size=4)
+    return encode_split(vqvae, load(count, streaming), "train", arguments, accelerator, folder)
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="module")
+def vqvae():
+    torch.manual_seed(0)
+    vqvae = VQVAEModel(VQVAEConfig(hidden_sizes=(4, 8), embedding_dim=4, num_embeddings=16)).eval()
+    with torch.no_grad():
+        vqvae.quantizer.embedding.weight.normal_(0, 0.05)
+    return vqvae
+
+
+@pytest.fixture(scope="module")
+def one_process(vqvae, accelerator, tmp_path_factory):
+    """What one process writes of the images in memory."""
+    output = tmp_path_factory.mktemp("one")
+    for count in COUNTS:
+        encode(vqvae, count, False, accelerator, output)
+    return output
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_codes_on_disk_are_those_of_the_model_with_the_features_they_always_had(
+    vqvae, one_process
+):
+    folder = one_process / "17-False.partial" / "codes" / "train"
+    table = datasets.load_from_disk(str(folder))
+    grid = datasets.Array2D((7, 7), "int32")
+    assert table.features == datasets.Features(codes=grid, label=datasets.Value("int64"))
+    images = load(17, False)
+    with torch.no_grad():
+        expected = vqvae.encode(images.__getitems__(list(range(17)))["pixel_values"]).codes
+    codes = torch.tensor(table["codes"][:])
+    assert torch.equal(codes, expected) and len(codes.unique()) > 4
+    assert table["label"][:] == images.labels.tolist()
+    assert [path.name for path in folder.parent.iterdir()] == ["train"]
+
+
+def test_a_stream_is_encoded_to_the_same_files(vqvae, accelerator, one_process, tmp_path):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for count in COUNTS:
+        encode(vqvae, count, True, accelerator, tmp_path)
+        streamed = tmp_path / f"{count}-True.partial" / "codes" / "train"
+        expected = one_process / f"{count}-False.partial" / "codes" / "train"
+        assert contents(streamed) == contents(expected)
+    # A resumed run finds the codes, and must find the same random numbers after them.
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_several_processes_write_the_files_of_one(
+    vqvae, one_process, scripts, tmp_path, request, processes
+):
+    """In order, complete and to the byte, also where a process has no row."""
+    vqvae.save_pretrained(tmp_path / "model")
+    (tmp_path / "worker.py").write_text(WORKER)
+    for done in scripts.run_together(
+        *(tmp_path / "worker.py", request.path.parent, tmp_path / "model", tmp_path, processes),
+        processes=processes,
+    ):
+        assert done.returncode == 0, done.stderr
+    for count in COUNTS:
+        expected = contents(one_process / f"{count}-False.partial" / "codes" / "train")
+        for streaming in (False, True):
+            folder = tmp_path / f"{count}-{streaming}.partial" / "codes"
+            assert contents(folder / "train") == expected, (count, streaming)
+            assert [path.name for path in folder.iterdir()] == ["train"]
+
+
+def test_images_without_labels_have_codes_alone(vqvae, accelerator, tmp_path):
+    images = load(5, False)
+    images.labels = None
+    folder = RunFolder(tmp_path / "run")
+    folder.partial.mkdir()
+    codes = encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder)
+    assert set(codes.__getitems__([4, 0])) == {"codes"} and codes.largest_label is None
+
+
+def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelerator, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    codes = folder.partial / "codes"
+    (codes / "train.writing").mkdir(parents=True)
+    (codes / "train.writing" / "data-00000-of-00001.arrow").write_bytes(b"half")
+    (codes / "train.arrow.writing").write_bytes(b"half")
+    images = load(5, False)
+    assert len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder)) == 5
+    assert [path.name for path in codes.iterdir()] == ["train"]
+
+
+def test_a_row_that_cannot_be_encoded_leaves_no_codes(accelerator, vqvae, tmp_path):
+    images = load(9, True)
+    images.rows = images.rows.map(break_row_7, with_indices=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.partial.mkdir()
+    with pytest.raises(ValueError, match="row 7 of split 'train'"):
+        encode_split(
+            vqvae, images, "train", TrainingArguments(eval_batch_size=4), accelerator, folder
+        )
+    assert not (folder.partial / "codes" / "train").exists()
+
+
+def break_row_7(row, number):
+    return {"image": {"bytes": b"no image", "path": None}} if number == 7 else {}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    parts=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    labelled=st.booleans(),
+    data=st.data(),
+)
+def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, parts, labelled, data):
+    """Against the same rows in memory: repeated, backwards, over the borders of the parts."""
+    random = np.random.default_rng(0)
+    total = sum(parts)
+    codes = random.integers(0, 9, (total, 2, 3))
+    labels = random.integers(-1, 4, total)
+    columns, features = {"codes": codes}, {"codes": datasets.Array2D((2, 3), "int32")}
+    if labelled:
+        columns["label"], features["label"] = labels, datasets.Value("int64")
+    ends = np.cumsum(parts)
+    tables = [
+        datasets.Dataset.from_dict(
+            {name: values[end - size : end] for name, values in columns.items()},
+            features=datasets.Features(features),
+        )
+        for size, end in zip(parts, ends, strict=True)
+    ]
+    folder = tmp_path_factory.mktemp("codes") / "train"
+    datasets.concatenate_datasets(tables).save_to_disk(str(folder), num_shards=len(parts))
+    opened = CodesDataset.load(folder)
+    inside = CodesDataset(torch.from_numpy(codes), torch.from_numpy(labels) if labelled else None)
+    rows = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=9))
+    here, there = opened.__getitems__(rows), inside.__getitems__(rows)
+    assert len(opened) == len(inside) == total and set(here) == set(there)
+    for name, values in here.items():
+        assert values.dtype == torch.int64 and torch.equal(values, there[name])
+    assert torch.equal(here["codes"], torch.from_numpy(codes[rows]))
+    assert opened.largest_label == (labels.max() if labelled else None)

@@ -1,0 +1,41 @@
+"""Files that are whole or absent."""
+
+import json
+
+import pytest
+from safetensors import SafetensorError
+
+from hf_vqvae.files import put_in_place, read_json, write_json, writing_errors
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1} == json.loads(path.read_text())
+
+
+def test_a_folder_takes_its_place_with_all_that_is_in_it_and_replaces_none(tmp_path):
+    writing, place = tmp_path / "a.writing", tmp_path / "a"
+    (writing / "deep").mkdir(parents=True)
+    (writing / "deep" / "file").write_text("1")
+    put_in_place(writing, place)
+    assert (place / "deep" / "file").read_text() == "1" and not writing.exists()
+    writing.mkdir()
+    with pytest.raises(OSError):
+        put_in_place(writing, place)
+    assert (place / "deep" / "file").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("file write failed."), SafetensorError()],
+)
+def test_whatever_a_library_raises_a_file_that_cannot_be_written_is_one_kind_of_error(
+    tmp_path, error
+):
+    path = tmp_path / "not" / "there" / "model"
+    message = f"cannot write {path}: .*MiB are free there. All is safe.$"
+    with pytest.raises(OSError, match=message), writing_errors(path, "All is safe."):
+        raise error

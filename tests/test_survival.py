@@ -1,0 +1,255 @@
+"""Runs that are killed at any moment, and end as if they had not been."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+from transformers import AutoModel
+
+import hf_vqvae  # noqa: F401  (its classes are those of AutoModel)
+from script_server import ScriptServer
+from test_train import (
+    DATA,
+    KILL,
+    LATEST,
+    MODEL,
+    STEPS,
+    TRAIN,
+    assert_refused,
+    assert_same_run,
+)
+
+# Everything that a run can have: dead codes replaced, labels, dropout, averaged weights, and measured samples.
+FLAGS = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]
+FLAGS += ["--num_eval_samples", "8"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("survival")
+
+
+@pytest.fixture(scope="module")
+def whole(scripts, outputs):
+    """A run that nobody stopped, and how long it took."""
+    folder = outputs / "whole"
+    started = time.monotonic()
+    done = scripts.run(TRAIN, *FLAGS, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(scripts, outputs):
+    """The same on two processes."""
+    folder = outputs / "whole-of-two"
+    for done in scripts.run_together(TRAIN, *FLAGS, "--output_dir", folder):
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def go_on(folder):
+    """What a user adds to the command after a kill: nothing if nothing was begun."""
+    return LATEST if Path(f"{folder}.partial").exists() or folder.exists() else []
+
+
+def assert_whole_or_absent(folder):
+    """Every checkpoint in sight, every model and every table of codes is complete."""
+    partial = Path(f"{folder}.partial")
+    for checkpoint in partial.glob("checkpoints/[a-z]*"):
+        state = json.loads((checkpoint / "state.json").read_text())
+        files = {name: (checkpoint / name).read_bytes() for name in state["files"]}
+        assert {n: hashlib.sha256(c).hexdigest() for n, c in files.items()} == state["files"]
+    for name in ("vqvae", "full"):
+        if (partial / name).exists():
+            AutoModel.from_pretrained(partial / name)
+    for name in ("train", "eval"):
+        if (partial / "codes" / name).exists():
+            assert (
+                len(load_from_disk(str(partial / "codes" / name)))
+                == {"train": 70, "eval": 32}[name]
+            )
+
+
+def assert_ends_the_same(folder, whole):
+    """Bit for bit, with all files and nothing left beside them."""
+    assert_same_run(folder, whole)
+    trees = [{path.relative_to(f) for path in f.rglob("*")} for f in (folder, whole)]
+    assert trees[0] == trees[1]
+    for path in sorted((whole / "figures").glob("*.png")):
+        assert (folder / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+    for name in ("train", "eval"):
+        codes = [load_from_disk(str(f / "codes" / name)).to_dict() for f in (folder, whole)]
+        assert codes[0] == codes[1]
+    assert [path.name for path in folder.parent.glob(f"{folder.name}*")] == [folder.name]
+
+
+PLACES = [
+    ("{run}.partial/run_id.json", 1),  # nothing but the folder is there
+    ("{run}.partial/arguments.json", 1),
+    ("{run}.partial/checkpoints", 2),  # as the first checkpoint begins
+    ("{run}.partial/checkpoints/.writing-vqvae-6/optimizer", 1),
+    (
+        "{run}.partial/checkpoints/.writing-vqvae-6/state.json",
+        2,
+    ),  # its record is written, not renamed
+    ("{run}.partial/checkpoints/vqvae-3", 1),  # as the oldest is removed
+    ("{run}.partial/history.json", 1),  # trained, and nothing of it saved
+    ("{run}.partial/vqvae.writing", 2),  # in the middle of the model
+    ("{run}.partial/checkpoints/vqvae-6", 1),  # between the stages
+    ("{run}.partial/codes/train", 3),
+    ("{run}.partial/codes/eval", 2),
+    ("{run}.partial/checkpoints/.writing-prior-3/", 4),
+    ("{run}.partial/full.writing", 1),
+    ("{run}.partial/metrics.json", 1),
+    ("{run}.partial/figures", 2),  # in the middle of the figures
+    ("{run}.partial/README.md", 1),  # as the card is written
+    ("{run}/", 1),  # the run has its name, and is not tidied up
+]
+
+
+@pytest.mark.long
+def test_a_run_killed_in_every_kind_of_place_ends_the_same(scripts, whole, outputs):
+    folder = outputs / "places"
+    for place, number in PLACES:
+        dies_at = (place.format(run=folder), number)
+        done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder, dies_at=dies_at)
+        assert done.returncode == -KILL, (place, done.stderr[-2000:])
+        assert_whole_or_absent(folder)
+    done = scripts.run(TRAIN, *FLAGS, *LATEST, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert "is finished: there is nothing to resume" in done.stdout
+    assert_ends_the_same(folder, whole[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_a_dozen_times_at_changes_of_the_disk_ends_the_same(
+    scripts, whole, outputs, seed
+):
+    folder, draw = outputs / f"changes-{seed}", random.Random(seed)
+    killed = 0
+    while killed < 12:
+        dies_at = (folder, draw.randint(1, 60))
+        done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder, dies_at=dies_at)
+        if done.returncode == 0:  # before the dozen was full: again
+            shutil.rmtree(folder)
+            continue
+        assert done.returncode == -KILL, done.stderr
+        assert_whole_or_absent(folder)
+        killed += 1
+    done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert_ends_the_same(folder, whole[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_a_dozen_times_at_random_moments_ends_the_same(scripts, whole, outputs, seed):
+    folder, draw = outputs / f"moments-{seed}", random.Random(seed)
+    killed = 0
+    while killed < 12:
+        seconds = draw.uniform(0, 0.7 * whole[1])
+        done = scripts.run_for(seconds, TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder)
+        if done.returncode == 0:
+            shutil.rmtree(folder)
+            continue
+        assert done.returncode == -KILL, done.stderr
+        assert_whole_or_absent(folder)
+        killed += 1
+    done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert_ends_the_same(folder, whole[0])
+
+
+@pytest.mark.long
+def test_two_processes_of_which_one_is_killed_end_the_same(scripts, whole_of_two, outputs):
+    folder = outputs / "one-of-two"
+    # Of this process, after this many steps of this session: in stage 1, then in stage 2.
+    for process, step in ((1, 5), (0, 2), (1, 4), (0, 7)):
+        signals = {process: [(step, KILL)]}
+        ended = scripts.run_together(
+            TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder, signals=signals, timeout=60
+        )
+        assert ended[process].returncode == -KILL
+        # The other does not wait for it: a time-out of this test would have killed it.
+        assert ended[1 - process].returncode not in (0, -KILL)
+        assert_whole_or_absent(folder)
+    for done in scripts.run_together(TRAIN, *FLAGS, *LATEST, "--output_dir", folder):
+        assert done.returncode == 0, done.stderr
+    assert_ends_the_same(folder, whole_of_two)
+
+
+@pytest.mark.long
+def test_a_second_signal_ends_a_process_that_waits_for_one_that_hangs(scripts, outputs):
+    folder = outputs / "second-signal"
+    flags = [*FLAGS, "--num_train_epochs", "100000", "--checkpointing_steps", "100000"]
+    jobs = scripts.start_together(TRAIN, *flags, "--output_dir", folder)
+    (waiting, output), (hanging, _) = jobs
+    until = time.monotonic() + 60
+    while "images/s" not in (output / "stderr").read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(hanging, signal.SIGSTOP)
+    time.sleep(0.5)
+    os.kill(waiting, signal.SIGTERM)
+    time.sleep(2)
+    os.kill(waiting, signal.SIGTERM)
+    done = scripts.wait(jobs[0], 5)
+    os.kill(hanging, signal.SIGCONT)
+    other = scripts.wait(jobs[1], 30)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: saving a checkpoint after this step. A second signal ends" in done.stderr
+    assert "SIGTERM: ended without a checkpoint." in done.stderr
+    assert other.returncode not in (0, -KILL)
+    assert not list(Path(f"{folder}.partial").glob("checkpoints/*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 40 MiB: a server of scripts that has it, its place there, and its place as seen from here."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"]).returncode:
+        pytest.skip("this system lets no user mount a disk of his own")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = 'mount -t tmpfs -o size=40m none "$0" && exec "$@"'
+    with ScriptServer(tmp_path, ["unshare", "-rm", "sh", "-c", mount, str(disk)]) as server:
+        server.run("scripts/train.py", "--help")  # the disk is there
+        yield server, disk, Path(f"/proc/{server.server.pid}/root{disk}")
+
+
+@pytest.mark.long
+def test_a_full_disk_is_a_clear_error_at_every_point_and_loses_nothing(small_disk, scripts, whole):
+    """The disk has room for ever more of the run; each session goes on where the last ended for want of room."""
+    server, disk, seen = small_disk
+    # The classifier, which is kept elsewhere, was trained for the whole run.
+    cache = {"HF_HOME": str(scripts.home / "home")}
+    room, ended = 1, []
+    while not ended or ended[-1].returncode:
+        assert len(ended) < 60
+        filler = seen / "filler"
+        filler.unlink(missing_ok=True)
+        free = shutil.disk_usage(seen).free - room * 2**10
+        filler.write_bytes(bytes(free))
+        run = seen / "run"
+        flags = [*FLAGS, *go_on(run), "--output_dir", disk / "run"]
+        ended.append(server.run(TRAIN, *flags, environment=cache))
+        if ended[-1].returncode:
+            assert_refused(ended[-1], "ake room, and go on with --resume_from_checkpoint latest")
+            assert_whole_or_absent(run)
+        room += 48
+    lines = [done.stderr.strip().splitlines()[-1] for done in ended[:-1]]
+    places = {
+        re.sub(r".*?(\w[\w.-]*)['.:]* .*", r"\1", line.split("run.partial")[-1]) for line in lines
+    }
+    assert len(places) >= 5, "\n".join(lines)
+    filler.unlink()
+    assert_ends_the_same(run, whole[0])
