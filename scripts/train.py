@@ -22,7 +22,13 @@ from hf_vqvae.arguments import (
 from hf_vqvae.batching import count_steps
 from hf_vqvae.data import load_images
 from hf_vqvae.files import write_json
-from hf_vqvae.hub import PushError, check_can_push, push_command, push_folder
+from hf_vqvae.hub import (
+    PushError,
+    check_can_push,
+    push_command,
+    push_folder,
+    push_stopped_by_signals,
+)
 from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import (
@@ -150,13 +156,8 @@ def print_what_to_look_at(folder: Path) -> None:
 
 def push(folder: Path, hub: HubArguments) -> None:
     options = {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
-    try:
+    with push_stopped_by_signals(command_that_pushes(folder, hub)):
         url = push_folder(folder, hub.hub_model_id, **target_of(hub), **options)
-    except KeyboardInterrupt:
-        sys.exit(
-            f"\nThe push was stopped. The run is complete in {folder}; this pushes it:\n"
-            f"  {command_that_pushes(folder, hub)}"
-        )
     print(f"Pushed: {url}")
 
 

@@ -229,7 +229,9 @@ def test_checkpointing_bf16_and_parts_go_together_with_processes(scripts, tmp_pa
 @pytest.mark.parametrize("stage", ["vqvae", "prior"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_all_kinds_of_arithmetic_go_together_with_processes(scripts, tmp_path, stage, parts):
-    cases = kinds_of(stage, KINDS, parts)
+    # Inductor takes minutes to compile the VQ-VAE for a CPU; eager and aot_eager trace it.
+    kinds = [kind for kind in KINDS if (stage, kind) != ("vqvae", "inductor")]
+    cases = kinds_of(stage, kinds, parts)
     records = train(scripts, cases, tmp_path, 1, 2)
     assert_kinds(records, cases)
     assert_same_training(records, exact(cases))

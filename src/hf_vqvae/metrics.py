@@ -50,7 +50,7 @@ def ssim_window(height: int, width: int) -> int:
     return side - (side + 1) % 2
 
 
-def structural_similarity(predictions: Tensor, references: Tensor) -> Tensor:
+def _structural_similarity(predictions: Tensor, references: Tensor) -> Tensor:
     """SSIM of each pair of images on the [0, 1] scale, (N, C, H, W) twice -> (N,).
 
     torchmetrics' definition: a Gaussian window of side `ssim_window(H, W)` whose standard deviation
@@ -116,7 +116,7 @@ class ReconstructionQuality(SummingMetric):
             if len(true):
                 error = predicted.double() - true.double()
                 self._add("squared_error", error.square().sum().item())
-                similarity = structural_similarity(predicted, true)
+                similarity = _structural_similarity(predicted, true)
                 self._add("similarity", similarity.double().sum().item())
         self._add("values", references.numel())
         self._add("rows", len(references))
