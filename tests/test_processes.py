@@ -245,7 +245,7 @@ SMALL = ["--image_size", "8", "--hidden_sizes", "4", "6", "--num_embeddings", "8
 SMALL += ["--hidden_size", "8", "--num_gated_layers", "1", "--train_batch_size", "12"]
 SMALL += ["--num_eval_samples", "0", "--prior_num_train_epochs", "1"]
 ONE = [*SMALL, "--num_train_epochs", "1", "--no_train_prior"]
-LOST = "" if torch.cuda.is_available() else "Check the logs of the remote worker"  # gloo's words
+LOST = "Error: another process of this run has ended; its own output says why."
 # Runs a script as one of several processes, each after some lines of its own.
 EACH = """
 import os, runpy, sys, time

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object
@@ -210,7 +211,8 @@ def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
 def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
     """Ends the process in good order where SIGINT or SIGTERM stops what is done within, with a line on how to go on.
 
-    So it does, by an `OSError`, where a disk is full. The exit status after a signal is 128 and its number.
+    What it does where a disk is full or another process is gone is an `OSError` that says so. The exit status after a
+    signal is 128 and its number.
 
     Args:
         written: what exists once there is something to go on with.
@@ -240,6 +242,15 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
             raise
         raise OSError(
             f"{error}. What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
+        ) from error
+    except RuntimeError as error:
+        # NCCL has a class for it; gloo names its own source file.
+        if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in str(
+            error
+        ):
+            raise
+        raise ConnectionError(
+            "another process of this run has ended; its own output says why."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
