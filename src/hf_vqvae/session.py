@@ -245,12 +245,11 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         # NCCL has a class for it; gloo names its own source file.
-        if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in str(
-            error
-        ):
+        of_gloo = "gloo/transport" in str(error)
+        if not of_gloo and not isinstance(error, torch.distributed.DistError):
             raise
         raise ConnectionError(
-            "another process of this run has ended; its own output says why."
+            f"another process of this run has ended or does not answer; its own output says why. ({error})"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)

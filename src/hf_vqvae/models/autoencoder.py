@@ -81,7 +81,7 @@ class UpsamplingConv2d(nn.ConvTranspose2d):
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
         # Without a gradient the result of an image is to be the same, to the last digit, in any batch.
-        if hidden.device.type == "cpu" and torch.is_grad_enabled():
+        if _is_eager_on_cpu(hidden) and torch.is_grad_enabled():
             return _Upsample.apply(*_autocast(hidden, self.weight, self.bias))
         kernel = nn.functional.pad(self.weight, (1, 0, 1, 0))
         return nn.functional.conv_transpose2d(hidden, kernel, self.bias, stride=2, padding=1)
@@ -126,9 +126,14 @@ class ToPixelsConv2d(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H, W)
-        if hidden.device.type == "cpu" and self.out_channels <= 4:
+        if _is_eager_on_cpu(hidden) and self.out_channels <= 4:
             return _SumShifted.apply(*_autocast(hidden, self.weight, self.bias))
         return super().forward(hidden)
+
+
+def _is_eager_on_cpu(hidden: Tensor) -> bool:
+    """Whether the functions here are to be used: a compiler makes its own, and took over four minutes with these."""
+    return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -21,7 +21,14 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .codes import check_codes, check_labels
 from .configuration_pixelcnn import PixelCNNConfig
-from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock
+from .pixelcnn_layers import (
+    CodeConv2d,
+    CodeLookup,
+    GatedPixelCNNLayer,
+    PixelCNNResidualBlock,
+    draw_kept,
+    drop,
+)
 from .publishing import PublishMixin
 from .sampling_pixelcnn import (
     ClassLabels,
@@ -183,7 +190,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         hidden = nn.functional.relu(hidden)
         for block in self.blocks:
             hidden = block(hidden)
-        return nn.functional.dropout(hidden, self.config.dropout, self.training)
+        return drop(hidden, self.config.dropout) if self.training else hidden
 
     def _gated(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         vertical = self.conv_in(codes)
@@ -205,8 +212,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             return torch.full((batch,), number, device=codes.device)
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
-            share = torch.rand(batch, device=codes.device)
-            unknown = unknown | (share < self.config.label_dropout)
+            unknown = unknown | (draw_kept(unknown, self.config.label_dropout) == 0)
         return class_labels.long().masked_fill(unknown, number)
 
     @torch.no_grad()

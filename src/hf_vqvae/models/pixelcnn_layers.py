@@ -6,6 +6,7 @@ Shapes: B batch, K codes, h x w grid, C channels, k side of a kernel, r = k // 2
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -176,7 +177,8 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         above = gate(above + vertical_bias)
         before = self.horizontal(nn.functional.pad(horizontal, (reach, 0, 0, 0)))
         gated = gate(before + self.link(above) + horizontal_bias)
-        gated = nn.functional.dropout(gated, self.dropout, self.training)
+        if self.training:
+            gated = drop(gated, self.dropout)
         if self.residual is not None:
             horizontal = horizontal + self.residual(gated)
         return horizontal, vertical + above, gated
@@ -188,11 +190,34 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         return self.class_embedding(labels)[:, :, None, None].to(dtype).chunk(2, 1)
 
 
+def drop(features: Tensor, share: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014) of `features` (B, ...), the same on several processes as on one."""
+    if share == 0:
+        return features
+    return features * draw_kept(features, share).div_(1 - share)
+
+
+def draw_kept(like: Tensor, share: float) -> Tensor:
+    """A mask like `like` (B, ...): 0 with probability `share`, else 1.
+
+    It is drawn for the batches of all processes and cut to that of this one. So processes that share a seed, as those
+    of `scripts/train.py` do, drop together what a single one would, and not each the same places of its own rows.
+    """
+    batch, *others = like.shape
+    rank, processes = 0, 1
+    if dist.is_available() and dist.is_initialized():
+        rank, processes = dist.get_rank(), dist.get_world_size()
+    kept = like.new_empty(processes * batch, *others, requires_grad=False).bernoulli_(1 - share)
+    return kept[rank * batch : (rank + 1) * batch]
+
+
 __all__ = [
     "CodeConv2d",
     "CodeLookup",
     "GatedPixelCNNLayer",
     "MaskedConv2d",
     "PixelCNNResidualBlock",
+    "draw_kept",
+    "drop",
     "gate",
 ]
