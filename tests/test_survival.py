@@ -250,11 +250,12 @@ def test_a_full_disk_is_a_clear_error_at_every_point_and_loses_nothing(small_dis
         if ended[-1].returncode:
             assert_refused(ended[-1], "ake room, and go on with --resume_from_checkpoint latest")
             assert_whole_or_absent(run)
-        room += 48
+        room += 16
     lines = [done.stderr.strip().splitlines()[-1] for done in ended[:-1]]
     places = {
         re.sub(r".*?(\w[\w.-]*)['.:]* .*", r"\1", line.split("run.partial")[-1]) for line in lines
     }
     assert len(places) >= 5, "\n".join(lines)
+    assert len(ended) > 20
     filler.unlink()
     assert_ends_the_same(run, whole[0])

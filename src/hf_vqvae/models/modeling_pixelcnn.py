@@ -212,7 +212,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             return torch.full((batch,), number, device=codes.device)
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
-            unknown = unknown | (draw_kept(unknown, self.config.label_dropout) == 0)
+            unknown = unknown | ~draw_kept((batch,), self.config.label_dropout, codes.device)
         return class_labels.long().masked_fill(unknown, number)
 
     @torch.no_grad()

@@ -194,20 +194,22 @@ def drop(features: Tensor, share: float) -> Tensor:
     """Dropout (Srivastava et al. 2014) of `features` (B, ...), the same on several processes as on one."""
     if share == 0:
         return features
-    return features * draw_kept(features, share).div_(1 - share)
+    kept = draw_kept(features.shape, share, features.device)
+    return features * (kept.to(features.dtype) / (1 - share))
 
 
-def draw_kept(like: Tensor, share: float) -> Tensor:
-    """A mask like `like` (B, ...): 0 with probability `share`, else 1.
+def draw_kept(shape: tuple[int, ...], share: float, device: torch.device) -> Tensor:
+    """A mask (B, ...), bool, that is False with probability `share`.
 
     It is drawn for the batches of all processes and cut to that of this one. So processes that share a seed, as those
     of `scripts/train.py` do, drop together what a single one would, and not each the same places of its own rows.
     """
-    batch, *others = like.shape
+    batch, *others = shape
     rank, processes = 0, 1
     if dist.is_available() and dist.is_initialized():
         rank, processes = dist.get_rank(), dist.get_world_size()
-    kept = like.new_empty(processes * batch, *others, requires_grad=False).bernoulli_(1 - share)
+    # `bernoulli_` gave NaN where it was compiled (torch 2.13, inductor for CPUs).
+    kept = torch.rand(processes * batch, *others, device=device) >= share
     return kept[rank * batch : (rank + 1) * batch]
 
 
