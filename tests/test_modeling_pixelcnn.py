@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.models.pixelcnn_layers import CodeConv2d, CodeLookup, MaskedConv2d
+from hf_vqvae.models.pixelcnn_layers import CodeConv2d, CodeLookup, MaskedConv2d, drop
 
 
 def make_prior(**settings):
@@ -476,6 +476,23 @@ def test_dropout_acts_in_training_only(architecture):
     assert torch.equal(prior(codes).logits, prior(codes).logits)
     prior.train()
     assert not torch.equal(prior(codes).logits, prior(codes).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    features = torch.ones(64, 8, 7, 9, dtype=dtype, requires_grad=True)
+    dropped = drop(features, 0.3)
+    assert dropped.dtype == dtype
+    kept = dropped != 0
+    share = 1 - kept.double().mean().item()
+    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / kept.numel()) ** 0.5
+    torch.testing.assert_close(
+        dropped[kept].float().unique(), torch.tensor([1 / 0.7]), rtol=5e-3, atol=0
+    )
+    dropped.sum().backward()
+    assert torch.equal(features.grad, dropped)
+    assert drop(features, 0.0) is features
 
 
 def make_two_classes(count=32):

@@ -80,6 +80,7 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
             raise ValueError(
                 f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
             )
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     accelerator = Accelerator(
         # "no" leaves the choice to `accelerate launch`, whose own default is "no".
         mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
@@ -90,6 +91,8 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
         project_dir=str(folder.partial / "trackers"),
         kwargs_handlers=[InitProcessGroupKwargs(backend=None, timeout=LONGEST_WAIT)],
     )
+    # With `--dynamo_backend` Accelerate allows TF32, in which the nearest code may be another one.
+    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     _check_launch(accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
