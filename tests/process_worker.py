@@ -130,7 +130,8 @@ def train(case, images, arguments, accelerator: Accelerator, folder: RunFolder) 
 
 
 def main() -> None:
-    # Without it torch 2.13 now and then dies as it pickles what it compiled (5 of 10 times with k-means).
+    torch.backends.cudnn.allow_tf32 = False
+    # With it torch 2.13 now and then dies as it pickles what it compiled (5 of 10 times with k-means).
     torch._functorch.config.enable_autograd_cache = False
     torch._inductor.config.fallback_random = True  # compiled code draws the numbers of plain code
     cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])

@@ -45,15 +45,17 @@ class ScriptServer:
     Args:
         home: folder for caches and outputs of the scripts.
         prefix: words before the command that starts the server.
+        cpu: whether the scripts see no GPU.
     """
 
-    def __init__(self, home: Path, prefix: Sequence[str] = ()):
+    def __init__(self, home: Path, prefix: Sequence[str] = (), *, cpu: bool = True):
         self.home = home
         environment = {key: value for key, value in os.environ.items() if key[:3] != "HF_"}
         environment |= {
             "HF_HOME": str(home / "home"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": str(cpu).lower(),
         }
         self.server = subprocess.Popen(
             [*prefix, sys.executable, __file__],
@@ -61,7 +63,7 @@ class ScriptServer:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=environment | {"ACCELERATE_USE_CPU": "true"},
+            env=environment,
         )
 
     def __enter__(self) -> "ScriptServer":
