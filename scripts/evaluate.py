@@ -6,8 +6,6 @@ and how good its samples are.
         --eval_split test --output_file metrics.json
 """
 
-import json
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from hf_vqvae.classifier import ImageClassifier
 from hf_vqvae.classifier_training import NoLabelsError
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
+from hf_vqvae.files import write_json
 from hf_vqvae.sample_quality import (
     SampleQualityArguments,
     check_arguments,
@@ -75,7 +74,7 @@ def main() -> None:
         print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
         print(format_table(metrics))
         if evaluation.output_file:
-            write_json(metrics, Path(evaluation.output_file))
+            write_metrics(metrics, Path(evaluation.output_file))
     accelerator.end_training()
 
 
@@ -149,13 +148,10 @@ def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def write_json(metrics: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write beside the file and rename, so that it is never half written."""
-    partial = path.with_name(f"{path.name}.partial")
+def write_metrics(metrics: dict[str, dict[str, Any]], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, metrics)
     except OSError as error:
         sys.exit(f"Error: cannot write `--output_file` {path}: {error}")
 

@@ -1,7 +1,6 @@
 """The model card of a run, made from nothing but the files in the run's folder."""
 
 import logging
-import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +20,7 @@ from .card_sections import (
     setting_tables,
 )
 from .card_text import as_string, clean
+from .files import put_in_place
 from .models import VQVAEConfig, VQVAEForImageGenerationConfig
 from .models.hub_commit import is_as_signed, sign_card
 from .models.publishing import TASK
@@ -113,7 +113,7 @@ def write_card(
         )
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, "utf-8", newline="\n")
-    os.replace(partial, path)
+    put_in_place(partial, path)
     return path
 
 
