@@ -115,15 +115,17 @@ SETTINGS = ("size", "rescale_factor", "image_mean", "image_std", "resample")
 ENTRIES = {
     "VQVAEModel": lambda value: VQVAEModel(value),
     "VQVAEModel()": lambda value: model().vqvae(value),
+    "VQVAEModel()(return_loss)": lambda value: model().vqvae(PIXELS, return_loss=value),
     "VQVAEModel.encode": lambda value: model().vqvae.encode(value),
     "VQVAEModel.decode": lambda value: model().vqvae.decode(value),
-    "VQVAEModel.from_pretrained": lambda value: VQVAEModel.from_pretrained(value),
     "PixelCNNModel": lambda value: PixelCNNModel(value),
     "PixelCNNModel()": lambda value: model().prior(value),
+    "PixelCNNModel()(return_loss)": lambda value: model().prior(CODES, return_loss=value),
     "PixelCNNModel(labels)": lambda value: model().prior(CODES, class_labels=value),
     "PixelCNNModel.sample": lambda value: model().prior.sample(value),
     "VQVAEForImageGeneration": lambda value: VQVAEForImageGeneration(value),
     "VQVAEForImageGeneration()": lambda value: model()(value),
+    "VQVAEForImageGeneration()(return_loss)": lambda value: model()(PIXELS, return_loss=value),
     "VQVAEForImageGeneration.sample": lambda value: model().sample(value),
     "VQVAEForImageGeneration.save_for_hub": lambda value: model().save_for_hub(
         "/dev/null/x", value
@@ -175,6 +177,13 @@ ENTRIES |= {
     for config_class in (VQVAEConfig, PixelCNNConfig, VQVAEForImageGenerationConfig)
     for field in own_fields(config_class)
 }
+ENTRIES |= {
+    f"{kind.__name__}.from_pretrained": lambda value, kind=kind: kind.from_pretrained(value)
+    for kind in (
+        *(VQVAEConfig, PixelCNNConfig, VQVAEForImageGenerationConfig),
+        *(VQVAEModel, PixelCNNModel, VQVAEForImageGeneration, VQVAEImageProcessorPil),
+    )
+}
 SAMPLING = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "codes", "mask")
 SAMPLING += ("generator", "seeds", "batch_size")
 ENTRIES |= {
@@ -197,7 +206,6 @@ ENTRIES |= {
     "PixelCNNModel.sample(completion)": lambda value: model().prior.sample(codes=CODES, mask=value),
     "PixelCNNModel(conditional)(labels)": lambda value: conditional()(CODES, class_labels=value),
     "VQVAEForImageGeneration(labels)": lambda value: model()(PIXELS, class_labels=value),
-    "PixelCNNModel.from_pretrained": lambda value: PixelCNNModel.from_pretrained(value),
     "PixelCNNConfig.from_dict": lambda value: PixelCNNConfig.from_dict(value),
     "frechet_distance": lambda value: frechet_distance(TABLE, value),
     "decode_image": lambda value: decode_image(

@@ -5,6 +5,8 @@
 import torch
 from torch import Tensor
 
+from .configuration_strict import shown
+
 
 def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) -> None:
     """Checks that codes are integers of shape (B, h, w) in [0, K).
@@ -58,6 +60,12 @@ def check_integers(name: str, values: Tensor) -> None:
         raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
 
 
+def check_return_loss(return_loss: bool | None) -> None:
+    """TypeError unless `return_loss` is True, False or None."""
+    if not isinstance(return_loss, bool | None):
+        raise TypeError(f"`return_loss` must be True, False or None, got {shown(return_loss)}.")
+
+
 def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
     """ValueError, with name and value, unless all values are in [low, high).
 
@@ -71,4 +79,4 @@ def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) ->
         raise ValueError(f"`{name}` must be in [{low}, {high}), {meaning}, got {wrong}.")
 
 
-__all__ = ["check_codes", "check_integers", "check_labels", "check_range"]
+__all__ = ["check_codes", "check_integers", "check_labels", "check_range", "check_return_loss"]

@@ -3,6 +3,7 @@
 """A configuration that refuses what it does not know."""
 
 import difflib
+import os
 import reprlib
 from dataclasses import field, fields
 
@@ -59,6 +60,14 @@ def shown(value) -> str:
         return reprlib.repr(value)
     except Exception:  # a `repr` that fails, or a whole number of more digits than Python prints
         return f"a value of type {type(value).__name__}"
+
+
+def check_source(value) -> None:
+    """Raises `TypeError` unless `value` can be the first argument of a `from_pretrained`."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(
+            f"`pretrained_model_name_or_path` must be a folder or owner/name on the Hub, got {shown(value)}."
+        )
 
 
 def strict(config_class):
@@ -161,6 +170,12 @@ class StrictConfig(PreTrainedConfig):
         }
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As `PreTrainedConfig.from_pretrained`; `TypeError` if the first argument is neither a name nor a path."""
+        check_source(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As `PreTrainedConfig.from_dict`; unknown keys are dropped with a warning.
 
@@ -207,6 +222,7 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_SIZE",
     "StrictConfig",
+    "check_source",
     "own_fields",
     "setting",
     "shown",

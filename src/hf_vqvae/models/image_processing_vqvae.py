@@ -10,7 +10,7 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling, SizeDict
 
-from .configuration_strict import MAX_SIZE, shown
+from .configuration_strict import MAX_SIZE, check_source, shown
 
 # PIL's modes whose values are brightnesses; others are converted to RGB (a palette's values are numbers of colours).
 _MODES = ("1", "L", "LA", "I", "I;16", "F", "RGB", "RGBA")
@@ -53,6 +53,12 @@ class VQVAEImageProcessorPil(PilBackend):
                 raise ValueError(f"an image processor has no setting {shown(name)}: remove it.")
         _check_settings(kwargs)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As of any image processor; `TypeError` if the first argument is neither a name nor a path."""
+        check_source(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def preprocess(self, images, *args, **kwargs):
         """`pixel_values` of images; any setting of the processor can be given for this call."""

@@ -7,7 +7,7 @@ import os
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from .configuration_strict import shown
+from .configuration_strict import check_source
 
 # What a file may leave out and have drawn at random: room for any prior that starts anew.
 MAX_NEW_VALUES = 2**30
@@ -28,12 +28,8 @@ class LoadMixin:
             OSError: if there is no config, or no file of weights.
             TypeError: if the first argument is neither a name nor a path.
         """
-        nothing = pretrained_model_name_or_path is None and kwargs.get("state_dict") is None
-        if nothing or not isinstance(pretrained_model_name_or_path, str | os.PathLike | None):
-            raise TypeError(
-                "`pretrained_model_name_or_path` must be a folder or owner/name on the Hub, got "
-                f"{shown(pretrained_model_name_or_path)}."
-            )
+        if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
+            check_source(pretrained_model_name_or_path)
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError(
                 "`use_safetensors` must be True, got False: a pickle can run code. Save the model with "

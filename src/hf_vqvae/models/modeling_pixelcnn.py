@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .codes import check_codes, check_labels
+from .codes import check_codes, check_labels, check_return_loss
 from .configuration_pixelcnn import PixelCNNConfig
 from .pixelcnn_layers import (
     CodeConv2d,
@@ -167,9 +167,10 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            TypeError: if `codes` or `class_labels` are no integers.
+            TypeError: if `codes` or `class_labels` are no integers, or `return_loss` no bool.
             ValueError: if a shape does not fit, a code or label is out of range, or there are labels for a prior without.
         """
+        check_return_loss(return_loss)
         check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
         hidden = self._plain(codes, labels) if self._is_plain else self._gated(codes, labels)

@@ -17,7 +17,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
-from .codes import check_codes
+from .codes import check_codes, check_return_loss
 from .configuration_vqvae import VQVAEConfig, as_pair
 from .publishing import PublishMixin
 from .quantization import VectorQuantizer
@@ -148,8 +148,10 @@ class VQVAEModel(VQVAEPreTrainedModel):
             return_loss: whether to compute `loss`.
 
         Raises:
+            TypeError: if `pixel_values` is no tensor or `return_loss` no bool.
             ValueError: if shape or dtype of `pixel_values` do not fit the config.
         """
+        check_return_loss(return_loss)
         pixels = self._checked_pixels(pixel_values)
         latents = self.encoder(pixels)
         quantized = self.quantizer(latents)
