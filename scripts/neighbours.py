@@ -21,12 +21,13 @@ from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.card_figures import draw_neighbours, to_8_bits
 from hf_vqvae.data import DecodedImages, load_split
+from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
 from hf_vqvae.evaluation import load_model
 from hf_vqvae.neighbours import nearest_images
 
 
 @dataclass
-class NeighbourArguments:
+class NeighbourArguments(DrawArguments):
     """What to draw, to measure and to write."""
 
     model_revision: str | None = field(
@@ -46,7 +47,6 @@ class NeighbourArguments:
             "model that needs one all classes in turn)."
         },
     )
-    temperature: float = field(default=1.0, metadata={"help": "Of the samples; see sample.py."})
     batch_size: int = field(default=256, metadata={"help": "Images drawn at a time."})
     seed: int = field(default=0, metadata={"help": "Sample i is that of seed + i."})
     output_file: str = field(default="neighbours.png", metadata={"help": "PNG to write."})
@@ -119,8 +119,7 @@ def check(arguments: NeighbourArguments) -> None:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(arguments, name)}.")
     if arguments.num_images > 100:
         raise ValueError(f"--num_images must be at most 100, got {arguments.num_images}.")
-    if not 0 <= arguments.temperature < float("inf"):
-        raise ValueError(f"--temperature must be at least 0, got {arguments.temperature}.")
+    check_guidance(arguments.guidance_scale, arguments.class_labels)
     output = Path(arguments.output_file)
     if output.suffix.lower() != ".png" or output.is_dir():
         raise ValueError(f"--output_file must be a file that ends in .png, got {output}.")
@@ -131,16 +130,14 @@ def draw(model: VQVAEForImageGeneration, arguments: NeighbourArguments) -> Tenso
     """uint8 (N, C, H, W), as many as are shown or measured."""
     number = max(arguments.num_images, arguments.num_measured)
     config = model.config.prior_config
-    labels: list[int | str] | None = arguments.class_labels
-    if labels is not None:
-        names = config.label2id or {}
-        labels = [int(one) if one.isdigit() and one not in names else one for one in labels]
-    elif config.num_classes is not None and config.label_dropout == 0:
+    labels = [find_label(name, model) for name in arguments.class_labels or []]
+    if not labels and config.num_classes is not None and config.label_dropout == 0:
         labels = list(range(config.num_classes))
     samples = model.sample(
         number,
-        class_labels=labels and [labels[index % len(labels)] for index in range(number)],
-        temperature=arguments.temperature,
+        class_labels=[labels[index % len(labels)] for index in range(number)] if labels else None,
+        guidance_scale=arguments.guidance_scale,
+        **arguments.controls,
         seeds=range(arguments.seed, arguments.seed + number),
         batch_size=arguments.batch_size,
     )

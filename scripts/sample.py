@@ -19,14 +19,14 @@ from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.completion import HALVES, box_mask, half_mask, open_image, to_pixel_values
+from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
 from hf_vqvae.evaluation import load_model
-from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 from hf_vqvae.plotting import image_grid
 from hf_vqvae.plotting_tables import hide_unknown
 
 
 @dataclass
-class SampleArguments:
+class SampleArguments(DrawArguments):
     """What to draw and where to write it."""
 
     model_revision: str | None = field(
@@ -43,22 +43,6 @@ class SampleArguments:
         metadata={
             "help": "Names or numbers of classes, where the model has any; a name comes before a "
             "number. Several make a row each."
-        },
-    )
-    guidance_scale: float = field(
-        default=1.0, metadata={"help": "Above 1 more typical of the class asked for; 1 is none."}
-    )
-    temperature: float = field(
-        default=1.0,
-        metadata={"help": "Below 1 likelier and more alike, above 1 more varied; 0 the likeliest."},
-    )
-    top_k: int | None = field(
-        default=None, metadata={"help": "Draw each code among so many likeliest (default: all)."}
-    )
-    top_p: float | None = field(
-        default=None,
-        metadata={
-            "help": "Draw each code among the likeliest that hold this probability (default: all)."
         },
     )
     image: str | None = field(
@@ -141,12 +125,7 @@ def check(arguments: SampleArguments, output: Path) -> None:
             raise ValueError(f"--{name} must be at least {least}, got {value}.")
     if arguments.seed >= 2**62:
         raise ValueError(f"--seed must be below 2**62, got {arguments.seed}.")
-    DrawSettings(arguments.temperature, arguments.top_k, arguments.top_p, arguments.guidance_scale)
-    if arguments.guidance_scale != 1 and not arguments.class_labels:
-        raise ValueError(
-            f"--guidance_scale {arguments.guidance_scale:g} needs --class_labels: it moves images "
-            "towards a label."
-        )
+    check_guidance(arguments.guidance_scale, arguments.class_labels)
     if (arguments.image is None) != (arguments.keep is None):
         raise ValueError("--image and --keep go together: the image, and which part is known.")
     if arguments.keep is not None and arguments.keep[0] not in HALVES:
@@ -185,33 +164,25 @@ def draw(
     known: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> np.ndarray:
     """uint8 (L, N, H, W, C): N images of each of the L labels, or of one row without labels."""
-    names = arguments.class_labels or [None]
+    names = arguments.class_labels or []
+    rows = max(1, len(names))
     # With the image and its known part 14 make a square.
-    number = arguments.num_images or (8 if len(names) > 1 else 14 if known else 16)
+    number = arguments.num_images or (8 if rows > 1 else 14 if known else 16)
     labels = [find_label(name, model) for name in names for _ in range(number)]
     pixel_values, pixel_mask = (None, None) if known is None else known
     images = model.sample(
-        len(labels),
-        class_labels=labels if arguments.class_labels else None,
+        rows * number,
+        class_labels=labels or None,
         guidance_scale=arguments.guidance_scale,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
+        **arguments.controls,
         pixel_values=pixel_values,
         pixel_mask=pixel_mask,
-        seeds=[arguments.seed + index for _ in names for index in range(number)],
+        seeds=[arguments.seed + index for _ in range(rows) for index in range(number)],
         batch_size=arguments.batch_size,
         output_type="np",
     )
     images = np.rint(images * 255).astype(np.uint8)
-    return images.reshape(len(names), number, *images.shape[1:])
-
-
-def find_label(name: str | None, model: VQVAEForImageGeneration) -> int | str | None:
-    """What `sample` takes: the name of a class, or else a number."""
-    names = model.config.prior_config.label2id or {}
-    number = name is not None and name.isascii() and name.isdigit() and name not in names
-    return int(name) if number else name
+    return images.reshape(rows, number, *images.shape[1:])
 
 
 def show_known_part(pixel_values: torch.Tensor, mask: torch.Tensor, rows: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
 from hf_vqvae.models.pixelcnn_cache import make_cache
-from hf_vqvae.models.sampling_pixelcnn import DrawSettings, draw_noise
+from hf_vqvae.models.sampling_inputs import draw_noise
+from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 
 ARCHITECTURES = ["plain", "gated"]
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1

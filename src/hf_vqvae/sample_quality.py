@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from .classifier import ImageClassifier, load_classifier
 from .classifier_training import kept_classifier
+from .drawing import DrawArguments
 from .evaluation import Model, eval_mode
 from .metrics import ClassifiedImages, FrechetDistance
 from .models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
@@ -28,7 +29,7 @@ FLOOR_DRAWS = 10
 
 
 @dataclass
-class SampleQualityArguments:
+class SampleQualityArguments(DrawArguments):
     """How samples are drawn to be measured, and by which classifier."""
 
     num_samples: int = field(
@@ -52,44 +53,16 @@ class SampleQualityArguments:
             "cache of the Hub clients)."
         },
     )
-    temperature: float = field(
-        default=1.0,
-        metadata={"help": "Below 1 likelier and more alike, above 1 more varied; 0 the likeliest."},
-    )
-    top_k: int | None = field(
-        default=None, metadata={"help": "Draw each code among so many likeliest (default: all)."}
-    )
-    top_p: float | None = field(
-        default=None,
-        metadata={
-            "help": "Draw each code among the likeliest that hold this probability (default: all)."
-        },
-    )
-    guidance_scale: float = field(
-        default=1.0,
-        metadata={"help": "Classifier-free guidance of samples with labels; 1 is none."},
-    )
     seed: int = field(default=0, metadata={"help": "The same seed draws the same samples."})
 
     def __post_init__(self):
+        super().__post_init__()
         self._check("num_samples", self.num_samples == 0 or self.num_samples >= 2, "0 or above 1")
-        self._check("temperature", 0 <= self.temperature < float("inf"), "at least 0 and finite")
-        self._check("top_k", self.top_k is None or self.top_k >= 1, "at least 1")
-        self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1")
-        finite = 0 <= self.guidance_scale < float("inf")
-        self._check("guidance_scale", finite, "at least 0 and finite")
         self._check("seed", 0 <= self.seed < 2**32, "at least 0 and below 2**32")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ValueError(f"--{name} must be {rule}, got {getattr(self, name)}.")
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The arguments of `sample` that are not at their defaults."""
-        given = {"top_k": self.top_k, "top_p": self.top_p}
-        given = {name: value for name, value in given.items() if value is not None}
-        return {"temperature": self.temperature, **given}
 
 
 def choose_classifier(

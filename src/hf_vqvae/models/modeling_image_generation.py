@@ -18,7 +18,7 @@ from .image_processing_vqvae import VQVAEImageProcessorPil
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 from .publishing import PublishMixin
-from .sampling_pixelcnn import ClassLabels, count_grids, count_known, count_labels, count_seeds
+from .sampling_inputs import ClassLabels, count_grids, count_known, count_labels, count_seeds
 
 
 @dataclass

@@ -30,9 +30,8 @@ from .pixelcnn_layers import (
     drop,
 )
 from .publishing import PublishMixin
-from .sampling_pixelcnn import (
+from .sampling_inputs import (
     ClassLabels,
-    DrawSettings,
     count_grids,
     count_known,
     count_labels,
@@ -40,8 +39,8 @@ from .sampling_pixelcnn import (
     draw_noise,
     known_codes,
     label_rows,
-    sample_codes,
 )
+from .sampling_pixelcnn import DrawSettings, sample_codes
 
 
 @dataclass

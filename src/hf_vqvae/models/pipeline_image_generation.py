@@ -4,7 +4,7 @@
 
 from transformers import Pipeline
 
-from .sampling_pixelcnn import count_grids, count_labels
+from .sampling_inputs import count_grids, count_labels
 
 _ARGUMENTS = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "seed")
 
