@@ -132,35 +132,21 @@ def test_a_run_killed_in_every_kind_of_place_ends_the_same(scripts, whole, outpu
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["changes of the disk", "moments"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_killed_a_dozen_times_at_changes_of_the_disk_ends_the_same(
-    scripts, whole, outputs, seed
-):
-    folder, draw = outputs / f"changes-{seed}", random.Random(seed)
+def test_a_run_killed_a_dozen_times_at_random_ends_the_same(scripts, whole, outputs, kind, seed):
+    folder, draw = outputs / f"{kind[:7]}-{seed}", random.Random(seed)
+
+    def session():
+        words = [TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder]
+        if kind == "moments":
+            return scripts.run_for(draw.uniform(0, 0.7 * whole[1]), *words)
+        return scripts.run(*words, dies_at=(folder, draw.randint(1, 60)))
+
     killed = 0
     while killed < 12:
-        dies_at = (folder, draw.randint(1, 60))
-        done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder, dies_at=dies_at)
+        done = session()
         if done.returncode == 0:  # before the dozen was full: again
-            shutil.rmtree(folder)
-            continue
-        assert done.returncode == -KILL, done.stderr
-        assert_whole_or_absent(folder)
-        killed += 1
-    done = scripts.run(TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
-    assert_ends_the_same(folder, whole[0])
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_killed_a_dozen_times_at_random_moments_ends_the_same(scripts, whole, outputs, seed):
-    folder, draw = outputs / f"moments-{seed}", random.Random(seed)
-    killed = 0
-    while killed < 12:
-        seconds = draw.uniform(0, 0.7 * whole[1])
-        done = scripts.run_for(seconds, TRAIN, *FLAGS, *go_on(folder), "--output_dir", folder)
-        if done.returncode == 0:
             shutil.rmtree(folder)
             continue
         assert done.returncode == -KILL, done.stderr
