@@ -1,9 +1,13 @@
 """Checkpoints are whole or absent; damaged, foreign and changed ones are recognised."""
 
+import hashlib
+import json
 import os
+import random
 import resource
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -79,6 +83,47 @@ def test_saving_the_same_step_again_leaves_one_whole_checkpoint(folder, accelera
     assert load_checkpoint(accelerator, folder / "vqvae-3")["step"] == 3
 
 
+def test_at_no_moment_of_saving_the_same_step_again_is_there_none(folder, accelerator, monkeypatch):
+    def watched(change):
+        def watch(*arguments, **options):
+            seen.append(choose(accelerator, folder))
+            done = change(*arguments, **options)
+            seen.append(choose(accelerator, folder))
+            return done
+
+        return watch
+
+    seen = []
+    save(accelerator, folder, 3)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    save(accelerator, folder, 3)
+    assert {path.name for path in seen} == {"vqvae-3", "vqvae-3+"}
+
+
+def test_one_that_a_killed_run_left_half_replaced_is_gone_on_from(folder, accelerator):
+    """The new one is in sight, the old one not yet gone, or gone and the new one not yet renamed."""
+    save(accelerator, folder, 3)
+    shutil.copytree(save(accelerator, folder.with_name("new"), 3), folder / "vqvae-3+")
+    assert choose(accelerator, folder) in (folder / "vqvae-3", folder / "vqvae-3+")
+    save(accelerator, folder, 3)
+    assert names(folder) == ["vqvae-3"]
+    (folder / "vqvae-3").rename(folder / "vqvae-3+")
+    assert choose(accelerator, folder).name == "vqvae-3+"
+    save(accelerator, folder, 4, limit=1)
+    assert [path.name for path in folder.iterdir()] == ["vqvae-4"]
+
+
+def test_what_is_no_folder_is_no_obstacle(folder, accelerator, tmp_path):
+    folder.mkdir()
+    (folder / "vqvae-3").write_text("notes")
+    (folder / "vqvae-4").symlink_to(tmp_path)
+    for step in (3, 4):
+        save(accelerator, folder, step)
+    assert choose(accelerator, folder).name == "vqvae-4"
+    assert tmp_path.is_dir() and not (folder / "vqvae-4").is_symlink()
+
+
 def test_half_a_checkpoint_is_never_taken(folder, accelerator):
     saved = save(accelerator, folder, 1)
     # What a kill may leave: a folder not yet renamed, one on its way out, files of the user's.
@@ -144,7 +189,11 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_for_the_one_before_it(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"stage": "vq', b"[]", b"{}", b"\xff", b'{"identity": 1}', b"null"]
+    "content",
+    [
+        *(b"", b'{"stage": "vq', b"[]", b"{}", b"\xff", b'{"identity": 1}', b"null"),
+        b'{"digest": "", "identity": {}, "files": {}, "number": 1e999}',
+    ],
 )
 def test_a_checkpoint_with_a_damaged_record_is_passed_over_and_takes_no_other_s_place(
     folder, accelerator, content, capsys
@@ -166,6 +215,32 @@ def test_one_without_its_record_is_damaged_too(folder, accelerator, capsys):
     assert "vqvae-2 is passed over" in capsys.readouterr().out
 
 
+def test_one_whose_record_says_something_else_is_damaged_too(folder, accelerator, capsys):
+    save(accelerator, folder, 1)
+    record = save(accelerator, folder, 2) / "state.json"
+    record.write_text(record.read_text().replace('"step": 2', '"step": 3'))
+    assert choose(accelerator, folder).name == "vqvae-1"
+    assert "vqvae-2 is passed over: its state.json is damaged" in capsys.readouterr().out
+
+
+def test_one_with_a_file_that_was_not_saved_with_it_is_passed_over(folder, accelerator, capsys):
+    """Accelerate would count it among what it has to load."""
+    save(accelerator, folder, 1)
+    (save(accelerator, folder, 2) / "custom_checkpoint_0.pkl").write_bytes(b"cos\nabort\n(tR.")
+    assert choose(accelerator, folder).name == "vqvae-1"
+    assert "passed over: custom_checkpoint_0.pkl not saved with it" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that fails when read")
+def test_one_with_a_file_that_cannot_be_read_is_passed_over(folder, accelerator, capsys):
+    save(accelerator, folder, 1)
+    file = save(accelerator, folder, 2) / "optimizer.bin"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    assert choose(accelerator, folder).name == "vqvae-1"
+    assert "vqvae-2 is passed over: its files cannot be read" in capsys.readouterr().out
+
+
 def test_where_all_are_damaged_the_stage_starts_anew(folder, accelerator, capsys):
     (save(accelerator, folder, 1) / "optimizer.bin").unlink()
     assert choose(accelerator, folder) is None
@@ -177,15 +252,12 @@ def test_one_of_another_run_or_model_is_passed_over_but_not_for_nothing(
     folder, accelerator, with_changes, capsys
 ):
     other = IDENTITY | {"run": "b", "commitment_cost": 0.5}
-    foreign = save(accelerator, folder, 1, identity=other)
+    save(accelerator, folder, 1, identity=other)
     message = "vqvae-1: it is of another model or run .commitment_cost 0.5 there, None here, run b"
     with pytest.raises(ValueError, match=message):
         choose(accelerator, folder, with_changes=with_changes)
     own = save(accelerator, folder, 2)
-    foreign.rename(folder / "vqvae-9")
-    (folder / "vqvae-9" / "state.json").write_text(
-        (folder / "vqvae-9" / "state.json").read_text().replace('"number": 1', '"number": 9')
-    )
+    save(accelerator, folder, 9, identity=other)
     assert choose(accelerator, folder, with_changes=with_changes) == own
     assert "vqvae-9 is passed over: it is of another model or run" in capsys.readouterr().out
 
@@ -214,3 +286,54 @@ def test_a_whole_checkpoint_that_does_not_fit_is_an_error_that_names_it(folder, 
     shutil.copy(saved / "random_states_0.pkl", saved / "optimizer.bin")
     with pytest.raises(ValueError, match=f"cannot resume from the checkpoint {saved}: .*Remove"):
         load_checkpoint(accelerator, saved)
+
+
+def test_the_average_and_all_random_numbers_are_loaded_too(folder, accelerator):
+    average = torch.optim.swa_utils.AveragedModel(accelerator._models[0])
+    average.update_parameters(accelerator._models[0])
+    expected = {name: value.clone() for name, value in average.state_dict().items()}
+    state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}
+    saved = save_checkpoint(accelerator, folder, state, 10, average)
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    drawn = draw()
+    for value in average.state_dict().values():
+        value.zero_()
+    assert choose(accelerator, folder) == saved
+    load_checkpoint(accelerator, saved, average)
+    assert draw() == drawn
+    assert all(torch.equal(value, expected[name]) for name, value in average.state_dict().items())
+
+
+class Hostile:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl", "average.safetensors"]
+)
+def test_pickles_of_others_are_not_run_whatever_their_record_says(
+    folder, accelerator, name, tmp_path
+):
+    average = torch.nn.Linear(1, 1)
+    accelerator.prepare(torch.optim.lr_scheduler.ConstantLR(accelerator._optimizers[0]))
+    state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}
+    saved = save_checkpoint(accelerator, folder, state, 10, average)
+    torch.save(Hostile(tmp_path / "mark"), saved / name)
+    record = read_json(saved / "state.json")
+    del record["digest"]
+    record["files"][name] = hashlib.sha256((saved / name).read_bytes()).hexdigest()
+    record["digest"] = hashlib.sha256(json.dumps(record).encode()).hexdigest()
+    (saved / "state.json").write_text(json.dumps(record))
+    assert choose(accelerator, folder) == saved
+    with pytest.raises(ValueError, match=f"cannot resume from the checkpoint {saved}: .*Remove"):
+        load_checkpoint(accelerator, saved, average)
+    assert not (tmp_path / "mark").exists()

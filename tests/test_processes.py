@@ -32,9 +32,7 @@ GPUS = torch.cuda.device_count() >= 2
 # NCCL takes a GPU for each process.
 TOGETHER = (2,) if torch.cuda.device_count() == 2 else (2, 3)
 SIZES = {"image_size": 8, "hidden_sizes": [4, 6], "num_embeddings": 8, "embedding_dim": 4}
-# 53 rows are 4 batches of 12 and 5 rows more; 12 is shared by 2 and by 3 processes, also in 2 parts. 12 steps are
-# enough for one of warm-up, at a learning rate of 0, as real runs have: after k-means the gradient of a codebook is
-# zero but for rounding, and Adam would make steps of full size of that.
+# 53 rows are 4 batches of 12 and 5 rows more; 12 is shared by 2 and by 3 processes, also in 2 parts.
 TRAINING = {"num_train_epochs": 3, "prior_num_train_epochs": 3, "train_batch_size": 12}
 TRAINING |= {"eval_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 3, "seed": 1}
 STEPS = 12
@@ -63,6 +61,9 @@ def stage_2(architecture, parts=1, **training):
 QUICK = {
     "ema-kmeans-dead-parts": stage_1("ema", "kmeans", dead=DEAD, parts=2),
     "gradient-kmeans-dead-parts": stage_1("gradient", "kmeans", dead=DEAD, parts=2),
+    "gradient-kmeans-at-once": stage_1(
+        "gradient", "kmeans", lr_scheduler_type="constant", warmup_steps=0
+    ),
     "gradient-uniform": stage_1("gradient", "uniform"),
     "plain": stage_2("plain"),
     "gated-parts": stage_2("gated", parts=2),

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from test_train import (
     LATEST,
     MODEL,
     STEPS,
+    TINY,
     TRAIN,
     assert_refused,
     assert_same_run,
@@ -202,6 +204,122 @@ def ended_by_two_signals(scripts, job):
     time.sleep(2)
     os.kill(job[0], signal.SIGTERM)
     return scripts.wait(job, 5)
+
+
+# Going on from other places, and in other ways
+
+
+def stop(scripts, folder, *flags, signals=(), environment=None):
+    """A session of training that ends by the last of `signals`."""
+    words = [TRAIN, *TINY, "--no_train_prior", *flags, "--output_dir", folder]
+    done = scripts.run(*words, signals=signals, environment=environment)
+    number = signals[-1][1]
+    assert done.returncode == (-KILL if number == KILL else 128 + number), done.stderr
+    return words
+
+
+STREAM = ["--streaming", "--dead_code_threshold", "1", "--checkpointing_steps", "4"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_goes_on_anywhere_in_an_epoch_and_at_its_end(scripts, tmp_path, workers):
+    flags = [*STREAM, "--dataloader_num_workers", workers]
+    whole = tmp_path / "whole"
+    done = scripts.run(TRAIN, *TINY, "--no_train_prior", *flags, "--output_dir", whole)
+    assert done.returncode == 0, done.stderr
+    for step in (1, 4):  # of 4 an epoch
+        folder = tmp_path / f"step-{step}"
+        words = stop(scripts, folder, *flags, signals=[(step, signal.SIGTERM)])
+        done = scripts.run(*words, *LATEST)
+        assert done.returncode == 0, done.stderr
+        assert_same_run(folder, whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_stream_saves_a_checkpoint(scripts, tmp_path, number):
+    """The workers get it too, as from many a launcher and from Ctrl-C."""
+    flags = [*TINY, *STREAM, "--dataloader_num_workers", "2", "--num_train_epochs", "10000"]
+    run = subprocess.Popen(
+        [sys.executable, TRAIN, *flags, "--output_dir", str(tmp_path / "run")],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        line = ""
+        while "images/s" not in line:
+            line = run.stderr.read(200)
+            assert line
+        os.killpg(run.pid, number)
+        _, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 128 + number, errors
+    assert "Traceback" not in errors and "saved" in errors
+    assert list((tmp_path / "run.partial" / "checkpoints").glob("vqvae-*"))
+
+
+def test_a_change_is_not_forgotten_where_a_kill_came_before_its_first_checkpoint(scripts, tmp_path):
+    folder = tmp_path / "run"
+    stop(scripts, folder, signals=[(3, signal.SIGTERM)])
+    changed = [*LATEST, "--learning_rate", "1e-3"]
+    words = stop(scripts, folder, *changed, "--resume_with_changes", signals=[(1, KILL)])
+    words.remove("--resume_with_changes")
+    done = scripts.run(*words)
+    assert_refused(done, "vqvae-3", "learning_rate 0.016 there, 0.001 here", "resume_with_changes")
+    done = scripts.run(*words, "--resume_with_changes")
+    assert done.returncode == 0, done.stderr
+    history = json.loads((folder / "history.json").read_text())["vqvae"]
+    assert all(row["learning_rate"] <= 1e-3 for row in history)
+
+
+def test_what_the_launcher_said_is_not_forgotten_either(scripts, tmp_path):
+    low = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    signals = [(3, signal.SIGTERM)]
+    words = stop(scripts, tmp_path / "run", signals=signals, environment=low)
+    assert_refused(scripts.run(*words, *LATEST), "mixed_precision bf16 there, no here")
+    done = scripts.run(*words, *LATEST, environment=low)
+    assert done.returncode == 0, done.stderr
+
+
+def test_fewer_epochs_than_are_done_are_refused(scripts, tmp_path):
+    words = stop(scripts, tmp_path / "run", signals=[(6, signal.SIGTERM)])
+    done = scripts.run(*words, *LATEST, "--resume_with_changes", "--num_train_epochs", "1")
+    assert_refused(done, "6 steps into stage vqvae, which is to have 4", "more epochs")
+
+
+# Runs a script that gets a signal as it calls a function.
+SIGNALLED = """
+import os, runpy, signal, sys
+import {module} as module
+call = module.{name}
+def signalled(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return call(*arguments, **options)
+module.{name} = signalled
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_between_the_steps_of_a_stage_stops_the_run_too(scripts, tmp_path):
+    """While the last epoch is evaluated, and while that checkpoint, which has nothing left to train, is loaded."""
+    folder, script = tmp_path / "run", tmp_path / "signalled.py"
+    words = [TRAIN, *TINY, "--no_train_prior", "--num_train_epochs", "1", "--output_dir", folder]
+    for resume, module, name in (
+        ([], "hf_vqvae.stages", "mean_over_split"),
+        (LATEST, "hf_vqvae.training", "load_checkpoint"),
+    ):
+        script.write_text(SIGNALLED.format(module=module, name=name))
+        done = scripts.run(script, *words, *resume)
+        assert done.returncode == 128 + signal.SIGTERM, done.stderr
+        assert_whole_or_absent(folder)
+        assert Path(f"{folder}.partial/checkpoints/vqvae-4").exists()
+    done = scripts.run(*words, *LATEST)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Batches of a training set, in an order that a resumed epoch finds again."""
 
+import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -7,7 +8,14 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    default_collate,
+)
 
 from .arguments import TrainingArguments
 from .data import StreamedImages
@@ -89,20 +97,46 @@ class EpochStream(IterableDataset):
             sampler=rows,
             num_workers=self.num_workers,
             generator=torch.Generator(),
+            collate_fn=_rows_or_error,
+            worker_init_fn=_leave_signals_to_parent,
         )
         for part in loader:
+            if isinstance(part, ValueError):
+                raise part
             for values in zip(*part.values(), strict=True):
+                first += 1
                 yield dict(zip(part, values, strict=True))
+        if first < self.steps_per_epoch * self.batch_size:
+            raise ValueError(
+                f"the training rows ended after {first} of {self.steps_per_epoch * self.batch_size}: the dataset has "
+                "fewer than it says, or than --max_train_samples does; make that smaller."
+            )
 
 
 class _Decoding(Dataset):
-    """Gives for each row what `decode` makes of it."""
+    """Gives for each row what `decode` makes of it, or the error that names the row: see [`_rows_or_error`]."""
 
     def __init__(self, decode: Callable[[dict[str, Any]], dict[str, Any]] | None):
         self.decode = decode
 
     def __getitem__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return row if self.decode is None else self.decode(row)
+        try:
+            return row if self.decode is None else self.decode(row)
+        except ValueError as error:
+            return error
+
+
+def _rows_or_error(rows: list[dict[str, Any] | ValueError]) -> dict[str, Any] | ValueError:
+    """Rows as columns, or the first error among them: what a worker raises arrives as pages of its traceback."""
+    errors = [row for row in rows if isinstance(row, ValueError)]
+    return errors[0] if errors else default_collate(rows)
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    """A signal to all processes of a run would end a worker, and with it the run before it could save."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:

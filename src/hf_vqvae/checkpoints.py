@@ -2,26 +2,41 @@
 
 import hashlib
 import json
+import random
 import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, load
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from .files import put_in_place, read_json, write_json, writing_errors
 
-# With others of these a run can go on, though not to the same bits.
-CHANGEABLE = ("steps_per_epoch", "num_processes", "device", "threads", "torch", "data_variance")
+# With others of these a run can go on, though not to the same bits: what it runs on,
+CHANGEABLE = {"num_processes", "device", "threads", "torch", "mixed_precision", "dynamo_backend"}
+# its data,
+CHANGEABLE |= {"data", "data_variance", "steps_per_epoch"}
+# and how it learns.
+CHANGEABLE |= {"num_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "betas"}
+CHANGEABLE |= {"weight_decay", "average_decay", "max_grad_norm", "train_batch_size", "seed"}
+CHANGEABLE |= {"gradient_accumulation_steps"}
+AVERAGE = "average.safetensors"
 NO_MATTER = ("transformers_version", "_name_or_path")
 
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
-    """Checkpoints in `folder`, of `stage` or of any, in the order of saving. Their names are `stage-step`."""
+    """Checkpoints in `folder`, of `stage` or of any, in the order of saving.
+
+    Their names are `stage-step`, or `stage-step+` of one that was to replace another when the run was killed.
+    """
     # What is not whole has a dot before its name.
-    name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+")
+    name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+\+?")
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((path for path in found if name.fullmatch(path.name)), key=_order)
 
@@ -34,31 +49,45 @@ def discard_checkpoints(folder: Path, stage: str, from_step: int = 0) -> None:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, state: dict[str, Any], limit: int
+    accelerator: Accelerator,
+    folder: Path,
+    state: dict[str, Any],
+    limit: int,
+    average: nn.Module | None = None,
 ) -> Path:
-    """Writes what `accelerator` has prepared and registered, and `state`, as `folder/stage-step`; keeps `limit`.
+    """Writes what `accelerator` has prepared, `state` and `average` as `folder/stage-step`; keeps `limit`.
 
     Called by all processes. The folder is written under another name and renamed when the disk has it.
+
+    Args:
+        average: the moving average of the weights, if there is one.
 
     Raises:
         OSError: on all processes, if one of them cannot write; the checkpoints before it stay.
     """
     name = f"{state['stage']}-{state['step']}"
-    writing = folder / f".writing-{name}"
+    writing, place = folder / f".writing-{name}", folder / name
 
     def make_folder() -> None:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
 
     def complete() -> None:
+        if average is not None:
+            # Not by Accelerate, which would read it back as any pickle.
+            save_model(average, str(writing / AVERAGE))
         numbers = [_number(path) for path in list_checkpoints(folder)]
         state["number"] = 1 + max((n for n in numbers if n is not None), default=0)
         state["files"] = _digests(writing)
-        write_json(writing / "state.json", state)
-        replaced = _hide(folder / name) if (folder / name).exists() else None
-        put_in_place(writing, folder / name)
-        if replaced:
-            shutil.rmtree(replaced, ignore_errors=True)
+        write_json(writing / "state.json", state | {"digest": _digest_of(state)})
+        if place.exists():  # which goes when the new one is in sight
+            beside = place.with_name(f"{name}+")
+            _discard(beside)
+            put_in_place(writing, beside)
+            _discard(place)
+            beside.rename(place)
+        else:
+            put_in_place(writing, place)
         # One that cannot be read takes no other's place.
         readable = [path for path in list_checkpoints(folder) if _number(path) is not None]
         for old in readable[:-limit]:
@@ -66,14 +95,14 @@ def save_checkpoint(
 
     main = accelerator.is_main_process
     try:
-        _do_together(accelerator, folder / name, make_folder if main else None)
-        _do_together(accelerator, folder / name, lambda: accelerator.save_state(str(writing)))
-        _do_together(accelerator, folder / name, complete if main else None)
+        _do_together(accelerator, place, make_folder if main else None)
+        _do_together(accelerator, place, lambda: accelerator.save_state(str(writing)))
+        _do_together(accelerator, place, complete if main else None)
     except OSError:
         if main:
             shutil.rmtree(writing, ignore_errors=True)  # it takes room that may be what lacks
         raise
-    return folder / name
+    return place
 
 
 def _do_together(accelerator: Accelerator, place: Path, action: Any) -> None:
@@ -134,14 +163,19 @@ def choose_checkpoint(
     return chosen
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Loads a whole checkpoint into what `accelerator` has prepared and registered; returns its `state`.
+def load_checkpoint(
+    accelerator: Accelerator, folder: Path, average: nn.Module | None = None
+) -> dict[str, Any]:
+    """Loads a whole checkpoint into what `accelerator` has prepared and into `average`; returns its `state`.
 
     Raises:
         ValueError: if something in it does not fit.
     """
     try:
         accelerator.load_state(str(folder))
+        _load_random_state(folder, accelerator.process_index)
+        if average is not None:
+            load_model(average, str(folder / AVERAGE))
     except Exception as error:  # whatever its readers raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -151,30 +185,48 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     return read_json(folder / "state.json")
 
 
+def _load_random_state(folder: Path, process: int) -> None:
+    """Accelerate has done so, but goes on without a word where it could not."""
+    own = folder / f"random_states_{process}.pkl"
+    # All processes draw the same numbers: one that was not there goes on as the first.
+    states = load(own if own.exists() else folder / "random_states_0.pkl")
+    random.setstate(states["random_state"])
+    np.random.set_state(states["numpy_random_seed"])
+    torch.set_rng_state(states["torch_manual_seed"])
+
+
 def _examine(
     checkpoint: Path, identity: dict[str, Any], with_changes: bool
 ) -> tuple[str | None, bool]:
     """Why it cannot be gone on from, if so, and whether it is whole."""
     try:
         state = read_json(checkpoint / "state.json")
+        digest = state.pop("digest")
         there, files, _ = dict(state["identity"]), dict(state["files"]), int(state["number"])
     except Exception as error:  # any content that is not what was saved
         return f"its state.json cannot be read ({type(error).__name__})", False
-    digests = _digests(checkpoint)
-    damaged = [name for name in files if digests.get(name) != files[name]]
+    if digest != _digest_of(state):
+        return "its state.json is damaged", False
+    try:
+        found = _digests(checkpoint)
+    except OSError as error:
+        return f"its files cannot be read ({error})", False
+    damaged = [name for name in files if found.get(name) != files[name]]
     if damaged:
         return f"{', '.join(damaged)} damaged or missing", False
+    if foreign := sorted(found.keys() - files.keys()):
+        return f"{', '.join(foreign)} not saved with it", False
     here = json.loads(json.dumps(identity))
     other = [
         key
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key) and key not in NO_MATTER
     ]
-    foreign = [key for key in other if key not in CHANGEABLE]
-    if not other or (with_changes and not foreign):
+    fixed = [key for key in other if key not in CHANGEABLE]
+    if not other or (with_changes and not fixed):
         return None, True
     listed = ", ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in other)
-    if foreign:
+    if fixed:
         return f"it is of another model or run ({listed})", True
     return (
         f"it was made with others ({listed}), so that the run would not end with the same bits; "
@@ -184,12 +236,12 @@ def _examine(
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    return int(checkpoint.name.rpartition("-")[2].rstrip("+"))
 
 
 def _number(checkpoint: Path) -> int | None:
     """How many were saved before it; None if its record cannot be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         return int(read_json(checkpoint / "state.json")["number"])
     return None
 
@@ -201,14 +253,18 @@ def _order(checkpoint: Path) -> tuple[float, int]:
 
 
 def _discard(checkpoint: Path) -> None:
-    """Deletes a checkpoint in such a way that it is never seen in part."""
-    shutil.rmtree(_hide(checkpoint), ignore_errors=True)
-
-
-def _hide(checkpoint: Path) -> Path:
+    """Deletes a checkpoint, or what has its name, in such a way that it is never seen in part."""
+    if not checkpoint.is_dir() or checkpoint.is_symlink():
+        checkpoint.unlink(missing_ok=True)
+        return
     hidden = checkpoint.with_name(f".discarded-{checkpoint.name}")
     shutil.rmtree(hidden, ignore_errors=True)
-    return checkpoint.rename(hidden)
+    shutil.rmtree(checkpoint.rename(hidden), ignore_errors=True)
+
+
+def _digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 of a checkpoint's record."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -155,6 +155,7 @@ def train_vqvae(
         num_codes=config.num_embeddings,
         show=lambda: show(model),
         max_grad_norm=arguments.max_grad_norm,
+        data=images.info["fingerprint"],
     )
     steps = count_steps(images.info["train_count"], arguments)
     trainer = StageTrainer(
@@ -225,6 +226,7 @@ def train_prior(
         weight_decay=arguments.prior_weight_decay,
         average_decay=arguments.prior_average_decay or None,
         max_grad_norm=arguments.max_grad_norm or 1.0,
+        data=images.info["fingerprint"],
     )
     steps = count_steps(len(train_codes), arguments)
     trainer = StageTrainer(prior, stage, train_codes, steps, arguments, accelerator, folder)

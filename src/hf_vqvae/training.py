@@ -1,5 +1,6 @@
 """One training loop for both stages, by Accelerate."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Stage:
         betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
         average_decay: of the moving average of the weights, which is what is evaluated and kept; None for none.
         max_grad_norm: to clip the gradient to; None for never.
+        data: fingerprint of the dataset.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Stage:
     weight_decay: float = 0.0
     average_decay: float | None = None
     max_grad_norm: float | None = None
+    data: str = ""
 
 
 class StageTrainer:
@@ -92,15 +95,7 @@ class StageTrainer:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
-        self.identity = model.config.to_dict() | {
-            "run": folder.run_id,
-            "steps_per_epoch": steps_per_epoch,
-            "num_processes": accelerator.num_processes,
-            "device": accelerator.device.type,
-            # Sums of floating-point numbers depend on these two.
-            "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
-            "torch": torch.__version__,
-        }
+        self.identity = model.config.to_dict() | self._settings() | {"run": folder.run_id}
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -113,17 +108,40 @@ class StageTrainer:
         self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
             model, optimizer, scheduler, loader
         )
+        # Accelerate loses that of a stream's loader, which would draw from the global one at each start.
+        self.loader.base_dataloader.generator = torch.Generator()
         self.weight_average = None
         if stage.average_decay is not None:
             # A copy of what is prepared: on its device, but without the wrappers of several processes.
             self.weight_average = AveragedModel(
                 accelerator.unwrap_model(self.model), multi_avg_fn=partial(_average, stage)
             )
-            accelerator.register_for_checkpointing(self.weight_average)
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
         self.seconds_before, self.started = 0.0, time.monotonic()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the numbers of training depend on, besides the model's config."""
+        accelerator, arguments, stage = self.accelerator, self.arguments, self.stage
+        on_cpu = accelerator.device.type == "cpu"
+        settings = {
+            "num_processes": accelerator.num_processes,
+            "device": accelerator.device.type,
+            # Sums of floating-point numbers depend on these two.
+            "threads": torch.get_num_threads() if on_cpu else None,
+            "torch": torch.__version__,
+            # As the launcher may have said.
+            "mixed_precision": accelerator.mixed_precision,
+            "dynamo_backend": accelerator.state.dynamo_plugin.backend.value,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        names = ("lr_scheduler_type", "warmup_steps", "train_batch_size", "seed")
+        settings |= {name: getattr(arguments, name) for name in names}
+        settings["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
+        names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
+        settings |= {name: getattr(stage, name) for name in names}
+        return settings | {"max_grad_norm": stage.max_grad_norm, "data": stage.data}
 
     @property
     def seconds(self) -> float:
@@ -159,10 +177,13 @@ class StageTrainer:
                 disable=not self.accelerator.is_main_process,
             )
             with bar:
+                self._stop_if_signalled(caught)
                 while self.epoch < self.stage.num_epochs:
                     self._train_epoch(bar, caught)
                     self._end_epoch(bar)
                     self._stop_if_signalled(caught)
+        if caught:  # after the last look: whoever is next to look for signals is to find it
+            os.kill(os.getpid(), caught[0])
         self._swap_weights_()
         return self.history
 
@@ -175,12 +196,18 @@ class StageTrainer:
             one.data, other.data = other.data, one.data
 
     def _load(self, checkpoint: Path) -> None:
-        state = load_checkpoint(self.accelerator, checkpoint)
+        state = load_checkpoint(self.accelerator, checkpoint, self.weight_average)
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
         self.seconds_before = state["seconds"]
         self.averages.restore(state["averages"], self.accelerator)
         if self.arguments.resume_with_changes:
             self._take_up_changes(state["identity"]["steps_per_epoch"])
+        if self.step > self.total_steps:
+            raise ValueError(
+                f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
+                f"{self.total_steps} ({self.stage.num_epochs} epochs of {self.steps_per_epoch}): ask for more epochs, "
+                "or go on from an earlier checkpoint."
+            )
 
     def _take_up_changes(self, steps_before: int) -> None:
         """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
@@ -201,17 +228,14 @@ class StageTrainer:
 
     def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
         self.model.train()
-        self.order.start_at(self.epoch, self.step - self.epoch * self.steps_per_epoch)
+        done = self.step - self.epoch * self.steps_per_epoch
+        if done == self.steps_per_epoch:  # Accelerate's loader of a stream cannot give nothing
+            return
+        self.order.start_at(self.epoch, done)
         for batch in self.loader:
             if self._train_on(batch):
                 bar.update(self.arguments.train_batch_size)
                 self._after_step(bar, caught)
-        steps = self.step - self.epoch * self.steps_per_epoch
-        if steps != self.steps_per_epoch:
-            raise ValueError(
-                f"the training rows ended after {steps} of {self.steps_per_epoch} batches: the dataset has fewer than "
-                "it says, or than --max_train_samples does; make that smaller."
-            )
 
     def _train_on(self, batch: dict[str, Tensor]) -> bool:
         """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
@@ -315,7 +339,8 @@ class StageTrainer:
         state |= {"history": self.history, "identity": self.identity}
         state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
-        return save_checkpoint(self.accelerator, self.folder.checkpoints, state, limit)
+        checkpoints = self.folder.checkpoints
+        return save_checkpoint(self.accelerator, checkpoints, state, limit, self.weight_average)
 
 
 @torch.no_grad()

@@ -124,7 +124,8 @@ class VectorQuantizer(nn.Module):
         self._check_latents(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             rows = _rows(latents).float()
-            if self.training and self._starts_from_data:
+            starts = self.training and self._starts_from_data
+            if starts:
                 self._initialize_once_(rows.detach())
             codebook = self._read_codebook(latents.device)
             codes = nearest_rows(rows.detach(), codebook.detach())
@@ -133,6 +134,9 @@ class VectorQuantizer(nn.Module):
             codebook_loss = None
             if not self.learns_by_ema:
                 codebook_loss = nn.functional.mse_loss(quantized, rows.detach())
+                if starts:
+                    # Every code is the mean of its latents: the gradient is rounding, of which Adam makes whole steps.
+                    codebook_loss = codebook_loss.detach() + 0 * quantized.sum()
             if self.training:
                 self._update_(rows.detach(), codes)
             # The codes to the last digit (the bracket is 0), with the gradient of the latents.
