@@ -39,6 +39,7 @@ from hf_vqvae.session import (
     stopped_by_signals,
 )
 from hf_vqvae.stages import (
+    check_number_of_classes,
     hand_in_vqvae,
     start_config,
     start_full_config,
@@ -95,6 +96,10 @@ def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolde
         images = load_images(data, config)
     accelerator.wait_for_everyone()  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
+    if training.train_prior and training.class_conditional:
+        check_number_of_classes(
+            len(images.info["label_names"] or ())
+        )  # and so are too many classes
     changes = []
     if training.resume_from_checkpoint is not None:
         told = training.resume_with_changes

@@ -214,6 +214,7 @@ def write_columns(folder):
 
     def write_both(**kinds):
         samples = {"Image": Image.new("L", (8, 8), 9), "ClassLabel": 1, "Value": 1}
+        samples |= {"Array2D": [[1, 2]], "List": [1, 2]}
         columns = {name: [samples[type(kind).__name__]] * 3 for name, kind in kinds.items()}
         for split in ("train", "test"):
             write(folder, split, columns, datasets.Features(kinds))
@@ -239,6 +240,16 @@ CLASSES = datasets.ClassLabel(names=["a", "b", "c"])
         ({"n": WHOLE}, {}, r"No column has images; .*'n': Value\('int32'\).*cast_column"),
         ({"x": IMAGE, "n": WHOLE}, {"image_column": "n"}, r"'n' has no images but .*\['x'\]"),
         ({"x": IMAGE}, {"label_column": "x"}, r"'x' has no class labels but Image"),
+        (
+            {"x": IMAGE, "n": datasets.Array2D((1, 2), "int64")},
+            {"label_column": "n"},
+            r"'n' has no class labels but Array2D",
+        ),
+        (
+            {"x": IMAGE, "n": datasets.List(datasets.Value("int64"))},
+            {"label_column": "n"},
+            r"'n' has no class labels but List",
+        ),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])

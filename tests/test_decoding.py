@@ -293,18 +293,24 @@ def test_hidden_and_empty_labels_are_minus_one():
     assert decoded.labels.tolist() == [1, -1, -1] and decoded.labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("label", [2**63, 2**64 - 1])
-def test_a_label_too_large_for_a_whole_number_is_named(label):
+@pytest.mark.parametrize(
+    "label", [2**16, 1_700_000_000, 2**63, 2**64 - 1, 1.5, float("inf"), float("nan"), True, "1"]
+)
+def test_a_label_that_can_be_no_number_of_a_class_is_named(label):
     decoder = decoder_of(label_column="label")
     row = {"image": file_of(Image.new("L", (8, 8))), "label": label}
-    with pytest.raises(DataError, match=f"label in row 7 .*is {label}: .*must have 0 to any"):
+    message = f"label in row 7 .*is {label!r}: column 'label' .*, 0 to 65535, .*or leave it out"
+    with pytest.raises(DataError, match=message):
         decoder.decode(row, 7)
+    assert decoder.decode(row | {"label": 2**16 - 1}, 7)[1] == 2**16 - 1
 
 
-@pytest.mark.parametrize("label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to any")])
+@pytest.mark.parametrize(
+    "label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to 65535")]
+)
 def test_a_label_outside_the_classes_is_named(label, names, rule):
     rows = rows_of([file_of(Image.new("L", (8, 8)))] * 2, labels=[0, label])
-    with pytest.raises(DataError, match=f"label in row 1 .*is {label}: .*'label' must have {rule}"):
+    with pytest.raises(DataError, match=f"label in row 1 .*is {label}: .*'label' .*, {rule}, or"):
         decode_rows(rows, 2, decoder_of(label_column="label", label_names=names))
 
 

@@ -510,3 +510,64 @@ def test_a_whole_run_on_classes_and_columns_with_hostile_names(scripts, tmp_path
     for bad in ("<script", "{{", "{%", "\0", "\x1b", "\u202e", "\n# title", "\n# t "):
         assert bad not in body, bad
     assert VQVAEForImageGeneration.from_pretrained(run).sample(1).shape == (1, 1, 8, 8)
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Flags of a run on few images with a column of labels of a kind, the largest of which is given."""
+
+    def make(kind, largest):
+        folder = tmp_path / "numbered"
+        folder.mkdir(exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+        features = datasets.Features({"image": datasets.Image(), "who": kind})
+        rows = {"image": [Image.fromarray(pixels) for pixels in noise], "who": [0, 1, 2, largest]}
+        table = datasets.Dataset.from_dict(rows, features=features)
+        for split in ("train", "test"):
+            table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        flags = ["--dataset_name", folder, "--label_column", "who", "--image_size", "8"]
+        flags += ["--hidden_sizes", "4", "8", "--num_embeddings", "8", "--hidden_size", "8"]
+        flags += ["--num_train_epochs", "1", "--prior_num_train_epochs", "1"]
+        flags += ["--train_batch_size", "4", "--max_train_samples", "4"]
+        flags += ["--cache_dir", tmp_path / "cache"]
+        return [*flags, "--output_dir", tmp_path / "run"]
+
+    return make
+
+
+MANY = 70_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "words"),
+    [
+        (
+            datasets.Value("int64"),
+            1_700_000_000,
+            ["row 3 of split", "1700000000", "'who'", "65535"],
+        ),
+        (datasets.Value("int64"), MANY, ["row 3 of split", str(MANY), "'who'", "--label_column"]),
+        (datasets.ClassLabel(MANY), 3, ["70,000 classes", "65,536", "--no_class_conditional"]),
+    ],
+    ids=["times", "numbers", "names"],
+)
+@pytest.mark.parametrize("streaming", [(), ("--streaming",)], ids=["table", "stream"])
+def test_labels_that_can_be_no_classes_are_refused_before_training(
+    scripts, numbered, tmp_path, kind, largest, words, streaming
+):
+    done = scripts.run("scripts/train.py", *numbered(kind, largest), *streaming)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert all(word in last for word in words), last
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("run")]
+
+
+@pytest.mark.long
+def test_more_classes_than_a_prior_can_have_are_no_matter_to_one_without_labels(
+    scripts, numbered, tmp_path
+):
+    flags = numbered(datasets.ClassLabel(MANY), MANY - 1)
+    done = scripts.run("scripts/train.py", *flags, "--no_class_conditional")
+    assert done.returncode == 0, done.stderr
+    model = load_model(str(tmp_path / "run"))
+    assert model.config.prior_config.num_classes is None

@@ -191,7 +191,8 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
         ]
         return image_column, _only(classes, "label", features) if classes else None
     kind = features[label_column]
-    if not isinstance(kind, datasets.ClassLabel) and "int" not in getattr(kind, "dtype", ""):
+    whole = isinstance(kind, datasets.Value) and "int" in kind.dtype
+    if not whole and not isinstance(kind, datasets.ClassLabel):
         raise DataError(
             f"Column {label_column!r} has no class labels but {kind}: name a column of classes or "
             "whole numbers with `--label_column`, or none."

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .data_sources import DataError, is_own_file
-from .models.configuration_strict import shown
+from .models.configuration_strict import MAX_CLASSES, shown
 from .models.configuration_vqvae import VQVAEConfig, as_pair
 from .models.image_processing_vqvae import VQVAEImageProcessorPil
 
@@ -103,15 +103,17 @@ class RowDecoder:
 
     def _label(self, row: dict[str, Any], where: str) -> int:
         label = None if self.label_column is None else row[self.label_column]
-        label = UNKNOWN_LABEL if label is None else int(label)
-        count = len(self.label_names or ())
-        if label < UNKNOWN_LABEL or label >= (count or 2**63):
+        label = UNKNOWN_LABEL if label is None else label
+        # Of a column of numbers, the largest says how many classes there are.
+        count = len(self.label_names) if self.label_names else MAX_CLASSES
+        is_whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+        if not is_whole or not UNKNOWN_LABEL <= label < count:
             raise DataError(
-                f"The label in {where} is {label}: column {self.label_column!r} must have 0 to "
-                f"{count - 1 if count else 'any whole number'}, or {UNKNOWN_LABEL} where the class "
-                "is unknown. Name another column with `--label_column`."
+                f"The label in {where} is {shown(label)}: column {self.label_column!r} must have "
+                f"the numbers of classes, 0 to {count - 1}, or {UNKNOWN_LABEL} where the class is "
+                "unknown. Name another column with `--label_column`, or leave it out."
             )
-        return label
+        return int(label)
 
 
 def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:

@@ -30,6 +30,7 @@ from .models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
+from .models.configuration_strict import MAX_CLASSES
 from .run_folder import RunFolder
 from .training import Stage, StageTrainer
 
@@ -92,13 +93,24 @@ def class_names(
     """Names of the classes to condition on: the dataset's, or the numbers up to the largest label of either split.
 
     None where no training row has a label.
+
+    Raises:
+        ValueError: if they are more than a prior can have.
     """
     if train_largest is None or train_largest < 0:
         return None
-    if label_names is not None:
-        return label_names
     largest = max(train_largest, -1 if eval_largest is None else eval_largest)
-    return [str(number) for number in range(largest + 1)]
+    check_number_of_classes(largest + 1 if label_names is None else len(label_names))
+    return label_names or [str(number) for number in range(largest + 1)]
+
+
+def check_number_of_classes(number: int) -> None:
+    """Raises `ValueError` if a prior cannot be conditioned on so many classes."""
+    if number > MAX_CLASSES:
+        raise ValueError(
+            f"The column of labels has {number:,} classes, and a prior can have at most {MAX_CLASSES:,}: name another "
+            "one with --label_column, or train without labels (--no_class_conditional)."
+        )
 
 
 def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunFolder) -> Path:
