@@ -299,8 +299,8 @@ def test_a_broken_image_is_named_with_its_split_and_row(folder, arguments, strea
 
 def test_images_too_large_for_memory_are_sent_to_streaming(folder, arguments):
     write_pets(folder)
-    huge = VQVAEConfig(image_size=2**16, num_channels=2**12)
-    with pytest.raises(DataError, match=r"6 images of split 'train' take 98,304\.0.*`--streaming`"):
+    huge = VQVAEConfig(image_size=2**13, num_channels=2**16)
+    with pytest.raises(DataError, match=r"6 images of split 'train' take 24,576\.0.*`--streaming`"):
         load_images(arguments(), huge)
     with pytest.raises(DataError, match=r"split 'test' take .*`--max_eval_samples`"):
         load_images(arguments(streaming=True, max_eval_samples=2), huge)

@@ -336,7 +336,7 @@ def test_class_names_that_cannot_be_written_down_are_refused_before_training(nam
 
 def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
     rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
-    config = VQVAEConfig(image_size=2**16, num_channels=2**8)
+    config = VQVAEConfig(image_size=2**13, num_channels=2**14)
     with pytest.raises(
         DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"
     ):

@@ -172,7 +172,21 @@ def test_code_that_comes_along_is_not_executed(folder, bomb, monkeypatch, where,
 
 
 VQVAE_ABSURD = {
-    "image_size": [10**9, [10**9, 8], [8] * 10**6, -8, 0, 2**70, [], [8, None], "8", True, 8.0],
+    "image_size": [
+        2**16,
+        [2**14, 2**14],
+        10**9,
+        [10**9, 8],
+        [8] * 10**6,
+        -8,
+        0,
+        2**70,
+        [],
+        [8, None],
+        "8",
+        True,
+        8.0,
+    ],
     "num_channels": [10**12, 0, -1, True, None, "1", 1.5, [1]],
     "hidden_sizes": [[4] * 10**6, [10**12], [2**16] * 16, [], [4, -8], [4, None], "48", 12, {}],
     "num_residual_layers": [10**9, 256, -1, True, "2"],
@@ -190,7 +204,7 @@ VQVAE_ABSURD = {
 }
 PRIOR_ABSURD = {
     "num_embeddings": [10**12, 2**24, -16, True, "16", 16.0],
-    "grid_size": [[10**9, 10**9], [2] * 10**6, [], [2, -2], "22", 4, [2, None]],
+    "grid_size": [[2**14, 2**14], [10**9, 10**9], [2] * 10**6, [], [2, -2], "22", 4, [2, None]],
     "hidden_size": [10**12, 2**16, -8, 7, True, "8"],
     "kernel_size": [10**9 + 1, 10**6 + 1, -7, 4, "7"],
     "num_residual_blocks": [10**9, 257, -1, True],
@@ -365,19 +379,39 @@ def test_weights_of_another_shape_are_refused_and_drawn_anew_only_when_told(fold
     assert loaded.vqvae.quantizer.embedding.weight.shape == (16, 4)
 
 
+LARGE = {"height": 2**16, "width": 2**16}
 PROCESSOR_ABSURD = {
-    "size": [10**9, {"height": 10**9, "width": 10**9}, {"height": -1, "width": 8}, -1, 0, "x", []],
-    "pad_size": [[0.5], {}, {"height": "8", "width": 8}, {"height": 2.5, "width": 8}, [], 10**9],
+    "size": [
+        LARGE,
+        2**16,
+        10**9,
+        {"height": 10**9, "width": 10**9},
+        {"height": -1, "width": 8},
+        -1,
+        0,
+        "x",
+        [],
+    ],
+    "pad_size": [
+        LARGE,
+        [0.5],
+        {},
+        {"height": "8", "width": 8},
+        {"height": 2.5, "width": 8},
+        [],
+        10**9,
+    ],
     "rescale_factor": [0, -1, float("nan"), float("inf"), "x", [], {}, True],
     "image_mean": [float("nan"), float("inf"), "x", [0.5], {}],
     "image_std": [0, -1, float("nan"), "x", [1.0], {}],
-    "crop_size": [[], [0.5], -1, "x"],
+    "crop_size": [LARGE, [], [0.5], -1, "x"],
     "preprocess": [None, 5, "x"],
     "_preprocess": [None, "x"],
     "postprocess": [{}],
     "__class__": ["x"],
     "__dict__": [{}],
     "resample": [99, "x", [], {}],
+    "backend": ["x", None],
 }
 
 

@@ -8,6 +8,7 @@ from .configuration_strict import (
     MAX_CLASSES,
     MAX_CODES,
     MAX_LAYERS,
+    MAX_PIXELS,
     MAX_SIZE,
     StrictConfig,
     setting,
@@ -140,6 +141,11 @@ class PixelCNNConfig(StrictConfig):
         if max(self.grid_size) > MAX_SIZE:
             raise ValueError(
                 f"`grid_size` must be at most {MAX_SIZE} each, got {shown(list(self.grid_size))}."
+            )
+        cells = MAX_PIXELS // 4  # of the largest image: each level of a VQ-VAE halves both sides
+        if self.grid_size[0] * self.grid_size[1] > cells:
+            raise ValueError(
+                f"`grid_size` must be of at most {cells} codes, got {shown(list(self.grid_size))}."
             )
 
     def validate_shares(self):

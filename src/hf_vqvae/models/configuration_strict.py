@@ -18,6 +18,7 @@ logger = logging.get_logger(__name__)
 # A config is read before the weights and comes from anywhere. These bounds keep one of absurd sizes from filling the
 # memory or building layers for hours; the weights' shapes are compared with the file's when they are loaded.
 MAX_SIZE = 2**16  # channels, dimensions, sides
+MAX_PIXELS = 2**26  # of an image: a quarter as many codes at most
 MAX_LAYERS = 256  # of one kind, in all levels together
 MAX_CODES = 2**24
 MAX_CLASSES = 2**16
@@ -220,6 +221,7 @@ def _check_setting_of_transformers(name: str, value) -> None:
 __all__ = [
     "MAX_CODES",
     "MAX_LAYERS",
+    "MAX_PIXELS",
     "MAX_SIZE",
     "StrictConfig",
     "check_source",

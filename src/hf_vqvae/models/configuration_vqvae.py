@@ -8,6 +8,7 @@ from typing import Literal
 from .configuration_strict import (
     MAX_CODES,
     MAX_LAYERS,
+    MAX_PIXELS,
     MAX_SIZE,
     StrictConfig,
     setting,
@@ -148,6 +149,10 @@ class VQVAEConfig(StrictConfig):
                     f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
                     f"`hidden_sizes`), got {side}: the nearest sizes that fit are {fitting}."
                 )
+        if sides[0] * sides[1] > MAX_PIXELS:
+            raise ValueError(
+                f"`image_size` must be of at most {MAX_PIXELS} pixels, got {sides[0]} x {sides[1]}."
+            )
 
     def validate_ranges(self):
         """Real-valued settings inside their ranges."""

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling, SizeDict
 
-from .configuration_strict import MAX_SIZE, check_source, shown
+from .configuration_strict import MAX_PIXELS, MAX_SIZE, check_source, shown
 
 # PIL's modes whose values are brightnesses; others are converted to RGB (a palette's values are numbers of colours).
 _MODES = ("1", "L", "LA", "I", "I;16", "F", "RGB", "RGBA")
@@ -47,9 +47,10 @@ class VQVAEImageProcessorPil(PilBackend):
     do_convert_rgb = False
 
     def __init__(self, **kwargs):
-        # A saved setting becomes an attribute, whatever its name: it must not take the place of a method.
+        # A saved setting becomes an attribute, whatever its name: it must not take the place of a method or property.
         for name in kwargs:
-            if name.startswith("__") or callable(getattr(type(self), name, None)):
+            there = getattr(type(self), name, None)
+            if name.startswith("__") or callable(there) or isinstance(there, property):
                 raise ValueError(f"an image processor has no setting {shown(name)}: remove it.")
         _check_settings(kwargs)
         super().__init__(**kwargs)
@@ -171,11 +172,15 @@ def _check_settings(settings: dict) -> None:
     for name in ("size", "crop_size", "pad_size"):
         size = settings.get(name)
         pair = isinstance(size, dict | SizeDict)
-        sides = [dict(size).get(side) for side in ("height", "width")] if pair else [size]
-        if size is not None and not all(type(n) is int and 1 <= n <= MAX_SIZE for n in sides):
+        sides = [dict(size).get(side) for side in ("height", "width")] if pair else [size, size]
+        if size is None:
+            continue
+        if not all(type(n) is int and 1 <= n <= MAX_SIZE for n in sides):
             raise ValueError(
                 f"`{name}` must have a `height` and a `width` from 1 to {MAX_SIZE}, got {shown(size)}."
             )
+        if math.prod(sides) > MAX_PIXELS:
+            raise ValueError(f"`{name}` must be of at most {MAX_PIXELS} pixels, got {shown(size)}.")
     filter_number = settings.get("resample")
     if filter_number is not None and (
         not isinstance(filter_number, int) or filter_number not in list(PILImageResampling)
