@@ -1,6 +1,8 @@
 """What each kind of image file becomes, and images in memory."""
 
+import contextlib
 import io
+import os
 import struct
 import tracemalloc
 import zlib
@@ -9,8 +11,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from hf_vqvae.completion import open_image
 from hf_vqvae.data_sources import DataError
 from hf_vqvae.decoding import DecodedImages, RowDecoder, decode_image, decode_rows, scale_pixels
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
@@ -179,7 +182,7 @@ def test_the_first_of_the_pictures_that_a_camera_puts_into_a_jpeg_is_taken(noise
     assert abs(int(decode_image(cell, GREY).mean()) - 60) <= 2
 
 
-def png_of(width, height, depth=8, colour=0):
+def png_of(width, height, depth=8, colour=0, content=b"\0" * 100):
     """The head of a PNG of any size, and hardly any pixels."""
 
     def chunk(kind, content):
@@ -187,7 +190,7 @@ def png_of(width, height, depth=8, colour=0):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
     return {"bytes": b"\x89PNG\r\n\x1a\n" + parts, "path": None}
 
 
@@ -230,6 +233,112 @@ def test_bombs_and_images_without_a_pixel_are_named_and_take_no_memory(cell):
 def test_images_of_more_than_8_bits_are_refused_in_every_format(format, mode):
     with pytest.raises(DataError, match="has more than 8 bits a channel"):
         decode_image(file_of(Image.new(mode, (8, 8)), format), GREY)
+
+
+def deep_png(colour):
+    """An 8x8 PNG of 16 bits a channel, which PIL cannot write in colour."""
+    values = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    return png_of(8, 8, 16, colour, content=(b"\0" + b"\1\2" * values * 8) * 8)
+
+
+def deep_tiff():
+    """8x8 pixels of 16-bit RGB, whose values are in the place behind the tags."""
+    tags = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 4, 1, 8), (279, 4, 1, 384)]
+    parts = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + parts + struct.pack("<I", 0)
+    return {"bytes": head + struct.pack("<HHH", 16, 16, 16) + b"\1\2" * 192, "path": None}
+
+
+def deep_ppm(kind, largest):
+    values = {2: b" 257" * 64, 3: b" 257" * 192, 5: b"\1\2" * 64, 6: b"\1\2" * 192}[kind]
+    return {"bytes": f"P{kind} 8 8 {largest}\n".encode() + values, "path": None}
+
+
+def deep_sgi():
+    head = struct.pack(">HBBHHHHII", 474, 0, 2, 3, 8, 8, 3, 0, 65535)
+    return {"bytes": head.ljust(512, b"\0") + b"\1\2" * 192, "path": None}
+
+
+DEEP = {f"png_{colour}": deep_png(colour) for colour in (0, 2, 4, 6)}
+DEEP |= {f"p{kind}_{top}": deep_ppm(kind, top) for kind in (2, 3, 5, 6) for top in (300, 65535)}
+DEEP |= {"tiff": deep_tiff(), "sgi": deep_sgi()}
+
+
+@pytest.mark.parametrize("cell", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_channels_of_16_bits_are_refused_in_colour_too(cell, channels):
+    Image.open(io.BytesIO(cell["bytes"])).load()  # PIL makes 8 bits of it without a word
+    with pytest.raises(DataError, match="has more than 8 bits a channel"):
+        decode_image(cell, VQVAEConfig(image_size=8, num_channels=channels))
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_a_text_of_8_bit_numbers_is_an_image(kind):
+    values = {"bytes": f"P{kind} 8 8 {'' if kind == 1 else 255}\n".encode() + b" 1" * 192}
+    config = VQVAEConfig(image_size=8, num_channels=3 if kind == 3 else 1)
+    assert set(decode_image(values, config).flat) == {0 if kind == 1 else 1}
+
+
+def test_a_turned_image_of_several_frames_is_refused_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 100)]
+    cell = file_of(frames[0], "PNG", save_all=True, append_images=frames[1:], exif=exif)
+    with pytest.raises(DataError, match="has 2 frames"):
+        decode_image(cell, GREY)
+
+
+@pytest.fixture
+def drawing(tmp_path, monkeypatch):
+    """A picture that PIL has Ghostscript draw, and the mark that this leaves."""
+    mark, program = tmp_path / "mark", tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nmkdir {mark}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # to be looked for anew
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) print\n%%EOF\n"
+    with contextlib.suppress(Exception):
+        Image.open(io.BytesIO(content)).load()
+    assert mark.is_dir(), "this drawing would have a program started"
+    mark.rmdir()
+    return content, mark
+
+
+@pytest.mark.parametrize("name", [None, "a.png", "a.eps"])
+def test_no_program_is_started_to_decode_an_image(drawing, tmp_path, name):
+    content, mark = drawing
+    cell = {"bytes": content, "path": None}
+    if name is not None:
+        (tmp_path / name).write_bytes(content)
+        cell = {"bytes": None, "path": str(tmp_path / name)}
+    decoder = RowDecoder("train", "image", None, None, GREY, files=(str(tmp_path),))
+    with pytest.raises(DataError, match=r"row 0 .*cannot be decoded \(EPS is a drawing.*PNG\)"):
+        decoder.decode({"image": cell}, 0)
+    if name is not None:
+        with pytest.raises(ValueError, match=f"cannot read the image .*{name}: EPS is a drawing"):
+            open_image(tmp_path / name)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["i16", "deep", "float", "frames", "dds", "blp", "avif", "text"])
+def test_a_file_that_cannot_be_completed_is_refused_by_name(tmp_path, name):
+    avif = file_of(Image.new("L", (8, 8)), "AVIF")["bytes"]
+    frames = {"save_all": True, "append_images": [Image.new("L", (8, 8), 99)]}
+    content, message = {
+        "i16": (file_of(Image.new("I;16", (8, 8)))["bytes"], "the image .* has more than 8 bits"),
+        "deep": (deep_png(6)["bytes"], "the image .* has more than 8 bits"),
+        "float": (file_of(Image.new("F", (8, 8)), "TIFF")["bytes"], "has more than 8 bits"),
+        "frames": (file_of(Image.new("L", (8, 8)), "GIF", **frames)["bytes"], "has 2 frames"),
+        "dds": (b"DDS " + struct.pack("<I", 124) + b"\1" * 120, "cannot read the image"),
+        "blp": (b"BLP2" + b"\1" * 200, "cannot read the image"),
+        "avif": (avif[: len(avif) // 2], "cannot read the image"),
+        "text": (b"no image", "cannot read the image"),
+    }[name]
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_image(tmp_path / "a.png")
 
 
 def test_equal_images_and_labels_stay_as_many_as_they_are():

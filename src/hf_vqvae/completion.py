@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from .decoding import MODES
+from .data_sources import DataError
+from .image_files import MODES, read_image
 from .models import VQVAEConfig, VQVAEImageProcessorPil
 
 HALVES = ("upper", "lower", "left", "right")
@@ -78,12 +79,13 @@ def open_image(path: str | Path) -> Image.Image:
     """An image file, read as a whole, turned as its EXIF says.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or has several frames or more than 8 bits a channel.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return read_image(path)
+    except DataError as error:
+        raise ValueError(f"the image {path} {error}") from error
+    except Exception as error:  # whatever a broken file makes its decoder raise
         raise ValueError(f"cannot read the image {path}: {error}.") from error
 
 

@@ -1,4 +1,4 @@
-"""Rows of a dataset to pixels: what every kind of image file means, and images in memory."""
+"""Rows of a dataset to pixels, and images in memory."""
 
 import os
 import re
@@ -12,15 +12,14 @@ import numpy as np
 import psutil
 import torch
 from datasets.utils import tqdm
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from .data_sources import DataError, is_own_file
+from .image_files import decode_image
 from .models.configuration_strict import MAX_CLASSES, shown
 from .models.configuration_vqvae import VQVAEConfig, as_pair
-from .models.image_processing_vqvae import VQVAEImageProcessorPil
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
 UNKNOWN_LABEL = -1
 MAX_NAME = 1000  # characters of the name of a class
 ROWS_PER_BATCH = 1024
@@ -114,61 +113,6 @@ class RowDecoder:
                 "unknown. Name another column with `--label_column`, or leave it out."
             )
         return int(label)
-
-
-def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:
-    """One image file as uint8 (C, H, W), resized as the image processor does.
-
-    What a file means: 1-bit images are grey; a palette is its colours, or grey where all of them
-    are and one channel is asked for; CMYK and YCbCr become RGB (by PIL, without colour profiles);
-    EXIF orientation is applied. A transparent image has its alpha as one more channel. Whatever
-    its shape, the whole image is resized to `config.image_size`; of that size it stays as it is.
-    Of the pictures that cameras put into one JPEG it is the first.
-
-    Args:
-        cell: `bytes` or `path` of the file, as in an image column that is not decoded.
-
-    Raises:
-        DataError: if the image has other channels than `config.num_channels`, more than 8 bits a
-            channel, or several frames; with what to do. Undecodable files raise what their decoder
-            raises, and so do those of more than 179 million pixels (PIL's guard against bombs).
-    """
-    image = datasets.Image().decode_example(cell)
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise DataError(
-            f"has {image.n_frames} frames, of which only one could be used: save the one that is "
-            "meant, or each, as an image of its own."
-        )
-    if image.mode.startswith("I") or image.mode == "F":
-        raise DataError(
-            f"has more than 8 bits a channel (mode {image.mode}), which would lose most of its "
-            "greys or its range without a word: save the images with 8 bits a channel first."
-        )
-    mode = _natural_mode(image, config.num_channels)
-    if MODES.get(config.num_channels) != mode:
-        channels = len(Image.new(mode, (1, 1)).getbands())
-        wanted = MODES.get(config.num_channels)
-        raise DataError(
-            f"has {channels} channel{'s' * (channels > 1)} (mode {image.mode}), but `num_channels` "
-            f"is {config.num_channels}: use `--num_channels {channels}`"
-            + (f", or convert the images to {wanted} first." if wanted else ".")
-        )
-    if image.mode != mode:
-        image = image.convert(mode)
-    height, width = as_pair(config.image_size)
-    if image.size != (width, height):
-        image = image.resize((width, height), VQVAEImageProcessorPil.resample)
-    pixels = np.array(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _natural_mode(image: Image.Image, num_channels: int) -> str:
-    """The mode out of `MODES` that keeps all that the image means."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.mode in ("P", "PA") and num_channels < 3:
-        colours = np.asarray(image.convert("RGB"))
-        grey = bool((colours == colours[..., :1]).all())
-    return MODES[(1 if grey else 3) + image.has_transparency_data]
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
