@@ -1,6 +1,7 @@
 """The card of a run: complete, true to the run's files, safe to print, and never lost."""
 
 import ast
+import html
 import json
 import math
 import re
@@ -473,6 +474,7 @@ def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path)
         metric |= {"name": hostile, "split": hostile, "scale": hostile, "protocol": hostile}
     run = json.loads((folder / "run.json").read_text())
     run |= {"hardware": hostile, "versions": {hostile: hostile}, "mixed_precision": hostile}
+    run |= {"num_processes": hostile}
     write_json(folder, metrics=metrics, run=run)
     card = build_card(folder)
     text = str(card)
@@ -486,6 +488,36 @@ def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path)
     again = ModelCard(text)
     assert again.data.to_dict() == card.data.to_dict()
     assert len(again.data.eval_results) == len(VALUES)
+
+
+@pytest.mark.parametrize("words", [["<script>1</script>"], {"<script>": "<script>"}, "# [a](b)"])
+def test_a_number_of_processes_that_is_none_is_a_word(words, tmp_path):
+    make_run(tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text()) | {"num_processes": words}
+    write_json(tmp_path / "run", run=run)
+    (line,) = re.findall("^- Processes: (.*)$", build_card(tmp_path / "run").text, re.MULTILINE)
+    assert re.fullmatch(r"<code>[\w &#;]*</code>", line), line
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://evil.example",
+        "http://a",
+        "ftp://a.b",
+        "www.evil.example",
+        "WWW.a.b",
+        "me@evil.example",
+    ],
+)
+def test_addresses_in_results_become_no_links(address, tmp_path):
+    make_run(tmp_path / "run")
+    metrics = metrics_of({"psnr": VALUES["psnr"]})
+    metrics["psnr"] |= {"name": f"x {address}", "scale": address, "protocol": f"{address}, y"}
+    write_json(tmp_path / "run", metrics=metrics)
+    text = build_card(tmp_path / "run").text
+    assert address not in text
+    assert html.unescape(text).count(address) == 3, "they are there to be read"
 
 
 def test_a_folder_of_a_hostile_name_makes_a_card_that_compiles(tmp_path):

@@ -272,8 +272,7 @@ def describe_run(run: dict[str, Any]) -> dict[str, Any]:
             (as_code(name), as_code(version)) for name, version in versions.items() if version
         ],
         "hardware": run.get("hardware") and as_code(run["hardware"]),
-        "num_processes": run.get("num_processes"),
+        "num_processes": run.get("num_processes") and as_setting(run["num_processes"]),
         "mixed_precision": run.get("mixed_precision") and as_code(run["mixed_precision"]),
         "times": ", ".join(times),
-        "seed": run.get("seed"),
     }

@@ -58,6 +58,7 @@ def as_string(value: str) -> str:
 
 
 def as_plain(text: object) -> str:
-    """Words for a cell of a table; markup in them shows as what it is."""
+    """Words for a cell of a table; markup in them shows as what it is, and addresses become no links."""
     markup = r"[|<>&*`{}\\]|\](?=[\[(])|\b_|_\b"
+    markup += r"|:(?=//)|(?<=www)\.|(?<=WWW)\.|@"  # of addresses, also of mail
     return re.sub(markup, lambda match: f"&#{ord(match[0])};", clean(text))
