@@ -164,6 +164,21 @@ def test_postprocess_refuses_what_it_does_not_know(processor, images, output_typ
         processor.postprocess(images, output_type=output_type)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("kind", ["sparse", "mkldnn", "meta", "nested"])
+def test_tensors_that_are_not_dense_or_without_values_are_refused(processor, kind):
+    images = torch.rand(2, 1, 4, 4)
+    images = {
+        "sparse": images.to_sparse,
+        "mkldnn": images.to_mkldnn,
+        "meta": lambda: images.to("meta"),
+        "nested": lambda: torch.nested.nested_tensor(list(images)),
+    }[kind]()
+    for use in (processor, processor.postprocess):
+        with pytest.raises(TypeError, match=r"`images` must (be a dense tensor|hold values)"):
+            use(images)
+
+
 def test_the_processor_survives_saving_and_is_found_by_auto_classes(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = VQVAEImageProcessorPil.from_pretrained(tmp_path)

@@ -10,7 +10,13 @@ import torchmetrics.functional.image as torchmetrics_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae.metrics import CodebookUsage, CodeLikelihood, ReconstructionQuality, ssim_window
+from hf_vqvae.metrics import (
+    ClassifiedImages,
+    CodebookUsage,
+    CodeLikelihood,
+    ReconstructionQuality,
+    ssim_window,
+)
 
 
 def random_pair(shape, seed=0, noise=0.1):
@@ -305,6 +311,20 @@ def test_images_of_two_sizes_are_refused():
         metric.add_batch(predictions=torch.rand(1, 3, 8, 8), references=torch.rand(1, 3, 8, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint32])
+def test_codes_and_classes_of_any_integers_are_counted(dtype):
+    codes, zeros = torch.tensor([[[0, 1], [2, 3]]]), torch.zeros(1, 2, 2)
+    usage = CodebookUsage(4).compute(predictions=codes.to(dtype))
+    assert usage["codebook_counts"] == [1, 1, 1, 1]
+    given = {"predictions": codes.to(dtype), "references": codes.to(dtype)}
+    metric = CodeLikelihood(4)
+    assert metric.compute(**given, negative_log_likelihoods=zeros)["code_accuracy"] == 1
+    read = ClassifiedImages(2).compute(
+        predictions=torch.eye(2), references=torch.tensor([0, 1]).to(dtype)
+    )
+    assert read["class_accuracy"] == 1
+
+
 @pytest.mark.parametrize(
     "codes, message",
     [
@@ -313,6 +333,8 @@ def test_images_of_two_sizes_are_refused():
         ([[0.0, 1.0]], "must be integers .* got torch.float64"),
         ([[True, False]], "must be integers .* got torch.bool"),
         ([0, 1], r"of shape \(2,\)"),
+        (torch.zeros(1, 2, 2, dtype=torch.uint64), "must be integers .* got torch.uint64"),
+        (torch.full((1, 2, 2), 300, dtype=torch.uint16), "in 0 to 127, got 300"),
         ([["a"]], "must be a tensor, array or even nested lists"),
     ],
 )

@@ -624,7 +624,9 @@ def test_hidden_states_are_the_input_and_the_output_of_every_block(architecture)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32]
+)
 def test_codes_and_labels_of_any_integer_dtype(architecture, dtype):
     prior = make_prior(architecture=architecture, num_classes=3)
     codes, labels = make_codes(prior.config), torch.tensor([0, 2, 1])

@@ -722,6 +722,50 @@ def test_known_codes_that_do_not_fit_are_refused(arguments, error, message):
         make_prior().sample(**arguments)
 
 
+NOT_DENSE = {
+    "sparse": torch.Tensor.to_sparse,
+    "csr": torch.Tensor.to_sparse_csr,
+    "meta": lambda one: one.to("meta"),
+    "nested": lambda one: torch.nested.nested_tensor(list(one)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR|The PyTorch API of nested")
+@pytest.mark.parametrize("kind", NOT_DENSE)
+@pytest.mark.parametrize("name", ["codes", "mask"])
+def test_known_codes_that_are_not_dense_or_without_values_are_refused(name, kind):
+    arguments = {"codes": CODES, "mask": MASK}
+    arguments[name] = NOT_DENSE[kind](arguments[name])
+    with pytest.raises(TypeError, match=f"`{name}` must (be a dense tensor|hold values)"):
+        make_prior().sample(2, **arguments)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR|The PyTorch API of nested")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "nested"])
+@pytest.mark.parametrize("name", ["class_labels", "seeds"])
+def test_labels_and_seeds_that_are_not_dense_or_without_values_are_refused(name, kind):
+    value = torch.tensor([1, 2])
+    value = value[:, None] if kind == "nested" else value
+    with pytest.raises(TypeError, match=f"`{name}` must (be a dense tensor|hold values)"):
+        make_prior(num_classes=3).sample(2, **{name: NOT_DENSE[kind](value)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"num_grids": 2**24 + 1}, "num_grids"),
+        ({"num_grids": 2**62}, "num_grids"),
+        ({"num_grids": 10**5000}, "num_grids"),
+        ({"seeds": range(10**30)}, "seeds"),
+        ({"class_labels": range(10**30)}, "class_labels"),
+    ],
+    ids=["one_more", "overflow", "digits", "seeds", "labels"],
+)
+def test_more_grids_than_one_call_can_draw_are_refused(arguments, name):
+    with pytest.raises(ValueError, match=f"draws at most 16777216, and `{name}` asks for"):
+        make_prior(num_classes=3).sample(**arguments)
+
+
 @pytest.mark.parametrize("value", [0, -3, 2.0, "2", True, math.nan])
 @pytest.mark.parametrize("name", ["num_grids", "batch_size"])
 def test_a_wrong_count_is_refused(name, value):

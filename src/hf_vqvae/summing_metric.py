@@ -21,6 +21,8 @@ import torch
 from datasets import Features
 from torch import Tensor
 
+from .models.codes import INTEGERS
+
 
 def _import_evaluate() -> ModuleType:
     """The `evaluate` library, also where the running script lies beside a file evaluate.py.
@@ -183,7 +185,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         raise ValueError(
             f"`{name}` must be a tensor, array or even nested lists: {error}"
         ) from error
-    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_complex():
+    dense = tensor.layout == torch.strided and not tensor.is_nested
+    if tensor.is_meta or not dense or tensor.is_complex():
         raise ValueError(
             f"`{name}` must be dense, real and hold values, got {tensor.dtype} on {tensor.device}."
         )
@@ -235,18 +238,19 @@ def as_images(name: str, value: Any) -> Tensor:
 def as_codes(name: str, value: Any, num_embeddings: int) -> Tensor:
     """`value` in int64; a ValueError unless it is integers in [0, num_embeddings) of (N, ...)."""
     codes = _tensor(name, value)
-    if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim < 2:
+    if codes.dtype not in INTEGERS or codes.ndim < 2:
         raise ValueError(
             f"`{name}` must be integers of shape (number, height, width), got {codes.dtype} of "
             f"shape {tuple(codes.shape)}. `model.encode(pixel_values).codes` is of that kind."
         )
+    codes = codes.long()  # torch compares no unsigned integers
     wrong = codes[(codes < 0) | (codes >= num_embeddings)]
     if len(wrong):
         raise ValueError(
             f"`{name}` must lie in 0 to {num_embeddings - 1}, got {wrong[0].item()}. Give this "
             f"metric the `num_embeddings` of the model that made the codes, not {num_embeddings}."
         )
-    return codes.long()
+    return codes
 
 
 def as_table(name: str, value: Any, columns: int) -> Tensor:
@@ -263,18 +267,19 @@ def as_table(name: str, value: Any, columns: int) -> Tensor:
 def as_classes(name: str, value: Any, num_classes: int) -> Tensor:
     """`value` in int64; a ValueError unless it is (N,) integers in [-1, num_classes)."""
     classes = _tensor(name, value)
-    if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim != 1:
+    if classes.dtype not in INTEGERS or classes.ndim != 1:
         raise ValueError(
             f"`{name}` must be integers of shape (number,), got {classes.dtype} of shape "
             f"{tuple(classes.shape)}. Give the number of a class for each row, -1 for none."
         )
+    classes = classes.long()
     wrong = classes[(classes < -1) | (classes >= num_classes)]
     if len(wrong):
         raise ValueError(
             f"`{name}` must lie in -1 to {num_classes - 1}, got {wrong[0].item()}. Use the "
             "classifier's numbers of its classes, and -1 for none."
         )
-    return classes.long()
+    return classes
 
 
 def check_same_shape(**tensors: Tensor) -> None:

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from .configuration_strict import shown
 
+# All whose values int64 has too, so not uint64.
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS += (torch.uint16, torch.uint32)
+
 
 def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) -> None:
     """Checks that codes are integers of shape (B, h, w) in [0, K).
@@ -49,15 +53,26 @@ def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: in
 
 
 def check_integers(name: str, values: Tensor) -> None:
-    """TypeError, with the name of the argument, unless `values` is a tensor of integers."""
-    if (
-        not isinstance(values, Tensor)
-        or values.layout != torch.strided
-        or values.is_floating_point()
-        or values.dtype == torch.bool
-    ):
+    """TypeError, with the name of the argument, unless `values` is a tensor of integers of one of `INTEGERS`."""
+    if not isinstance(values, Tensor) or values.dtype not in INTEGERS:
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
+    _check_strided(name, values)
+
+
+def check_dense(name: str, values: Tensor) -> None:
+    """TypeError, with the name of the argument, unless the tensor is dense and holds values."""
+    _check_strided(name, values)
+    if values.is_meta:
+        raise TypeError(f"`{name}` must hold values, got a tensor on the device meta.")
+
+
+def _check_strided(name: str, values: Tensor) -> None:
+    if values.layout != torch.strided or values.is_nested or values.is_quantized:
+        kind = (
+            "nested" if values.is_nested else "quantized" if values.is_quantized else values.layout
+        )
+        raise TypeError(f"`{name}` must be a dense tensor, got one that is {kind}.")
 
 
 def check_return_loss(return_loss: bool | None) -> None:
@@ -73,10 +88,19 @@ def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) ->
     """
     if torch.compiler.is_compiling() or values.device.type == "meta" or not values.numel():
         return
+    values = values.long()  # torch compares no unsigned integers
     least, most = values.min().item(), values.max().item()
     if least < low or most >= high:
         wrong = least if least < low else most
         raise ValueError(f"`{name}` must be in [{low}, {high}), {meaning}, got {wrong}.")
 
 
-__all__ = ["check_codes", "check_integers", "check_labels", "check_range", "check_return_loss"]
+__all__ = [
+    "INTEGERS",
+    "check_codes",
+    "check_dense",
+    "check_integers",
+    "check_labels",
+    "check_range",
+    "check_return_loss",
+]

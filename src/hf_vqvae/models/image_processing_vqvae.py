@@ -10,6 +10,7 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling, SizeDict
 
+from .codes import check_dense
 from .configuration_strict import MAX_PIXELS, MAX_SIZE, check_source, shown
 
 # PIL's modes whose values are brightnesses; others are converted to RGB (a palette's values are numbers of colours).
@@ -79,10 +80,6 @@ class VQVAEImageProcessorPil(PilBackend):
         elif not is_pil and input_data_format is None:
             _check_layout(image.shape)
         if isinstance(image, torch.Tensor):
-            if image.is_meta or image.layout != torch.strided:
-                raise ValueError(
-                    f"an image must be dense and hold values, got one on {image.device}."
-                )
             image = image.detach().cpu()
             image = image.float() if image.is_floating_point() else image
         array = super().process_image(image, input_data_format=input_data_format, **kwargs)
@@ -137,10 +134,9 @@ class VQVAEImageProcessorPil(PilBackend):
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
         images = images if isinstance(images, torch.Tensor) else _as_array(images)
-        if images.is_complex() or images.is_meta or images.layout != torch.strided:
-            raise ValueError(
-                f"`images` must be dense, real and hold values, got {images.dtype} on {images.device}."
-            )
+        if images.is_complex():
+            raise ValueError(f"`images` must be real, got {images.dtype}.")
+        check_dense("images", images)
         if images.dim() != 4:
             raise ValueError(
                 f"`images` must have the shape (batch, channels, height, width), got {tuple(images.shape)}."
@@ -209,6 +205,8 @@ def _with_channels(images):
     """Gives bare arrays and tensors (H, W), alone or in lists, their channel: (1, H, W)."""
     if isinstance(images, list | tuple):
         return [_with_channels(image) for image in images]
+    if isinstance(images, torch.Tensor):
+        check_dense("images", images)
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 2:
         return images[None]
     return images

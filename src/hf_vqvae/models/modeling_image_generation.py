@@ -13,6 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .codes import check_dense
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .image_processing_vqvae import VQVAEImageProcessorPil
 from .modeling_pixelcnn import PixelCNNModel
@@ -249,6 +250,10 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
             raise TypeError(
                 f"`pixel_mask` must be a tensor of bool, True where a pixel is known, got {kind}."
             )
+        for name, given in (("pixel_values", pixel_values), ("pixel_mask", pixel_mask)):
+            check_dense(name, given)
+        if pixel_values.dtype.itemsize == 1:  # torch keeps such numbers, and computes with none
+            pixel_values = pixel_values.float()
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         height, width = rows * side, columns * side

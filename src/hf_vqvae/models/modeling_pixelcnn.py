@@ -210,10 +210,11 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             return None
         if class_labels is None:
             return torch.full((batch,), number, device=codes.device)
+        class_labels = class_labels.long()
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
             unknown = unknown | ~draw_kept((batch,), self.config.label_dropout, codes.device)
-        return class_labels.long().masked_fill(unknown, number)
+        return class_labels.masked_fill(unknown, number)
 
     @torch.no_grad()
     def sample(

@@ -125,7 +125,7 @@ class VQVAEModel(VQVAEPreTrainedModel):
         return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images (B, C, H, W), about in [-0.5, 0.5], of codes (B, h, w) of any integer dtype.
+        """Images (B, C, H, W), about in [-0.5, 0.5], of codes (B, h, w) of any integer dtype but uint64.
 
         Raises:
             TypeError: if the codes are no integers.

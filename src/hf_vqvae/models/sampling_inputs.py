@@ -8,17 +8,20 @@ Shapes: N grids, h x w grid.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .codes import check_codes, check_integers, check_labels, check_range
+from .codes import INTEGERS, check_codes, check_dense, check_integers, check_labels, check_range
+from .configuration_strict import shown
 
 if TYPE_CHECKING:
     from .configuration_pixelcnn import PixelCNNConfig
 
+MAX_GRIDS = 2**24  # of one call, whose noise is drawn at once
 ClassLabels = int | str | Sequence[int | str] | Tensor
 
 
@@ -30,13 +33,17 @@ def count_grids(name: str, number: int | None, **lengths: int | None) -> int:
         lengths: of arguments with one entry for each grid; None where they have none, or one for all.
 
     Raises:
-        ValueError: if `number` is no integer of at least 1, or two of them do not agree.
+        ValueError: if `number` is no integer from 1 to `MAX_GRIDS`, or two of them do not agree.
     """
     if number is not None and (not is_integer(number) or number < 1):
-        raise ValueError(f"`{name}` must be an integer of at least 1, got {number!r}.")
+        raise ValueError(f"`{name}` must be an integer of at least 1, got {shown(number)}.")
     given = {key: length for key, length in lengths.items() if length is not None}
     if number is None and given:
         name, number = next(iter(given.items()))
+    if number is not None and number > MAX_GRIDS:
+        raise ValueError(
+            f"one call draws at most {MAX_GRIDS}, and `{name}` asks for {shown(number)}: call it several times."
+        )
     for key, length in given.items():
         if length == 0:
             raise ValueError(f"`{key}` must have at least one entry, got none.")
@@ -48,24 +55,30 @@ def count_grids(name: str, number: int | None, **lengths: int | None) -> int:
 
 
 def count_labels(class_labels: ClassLabels | None) -> int | None:
-    """How many labels there are; None for none, or one for all."""
+    """How many labels there are; None for none, or one for all.
+
+    Raises:
+        TypeError: if they are of no type that labels can be of.
+    """
     if class_labels is None or isinstance(class_labels, int | str):
         return None
-    if isinstance(class_labels, Tensor) and class_labels.dim() == 0:
-        return None
+    if isinstance(class_labels, Tensor):
+        check_dense("class_labels", class_labels)
+        if class_labels.dim() == 0:
+            return None
     if not isinstance(class_labels, Tensor | Sequence) or isinstance(class_labels, bytes):
         raise TypeError(
             "`class_labels` must be a number, a name, a list of either or a tensor of integers, got "
             f"{type(class_labels).__name__}."
         )
-    return len(class_labels)
+    return _length(class_labels)
 
 
 def count_known(values: Tensor | None, dimensions: int) -> int | None:
     """How many known grids or images there are; None for none, or one for all (fewer dimensions, or a batch of 1)."""
-    if isinstance(values, Tensor) and values.dim() == dimensions and len(values) != 1:
-        return len(values)
-    return None
+    if not isinstance(values, Tensor) or values.is_nested or values.dim() != dimensions:
+        return None
+    return len(values) if len(values) != 1 else None
 
 
 def label_rows(
@@ -119,7 +132,12 @@ def _label_row(label: int | str, config: PixelCNNConfig) -> int:
                 f"`class_labels` has no label {label!r}{hint}; there are: {names}{more}."
             )
         return config.label2id[label]
-    if isinstance(label, Tensor) and label.dim() == 0 and not label.is_floating_point():
+    if (
+        isinstance(label, Tensor)
+        and label.dim() == 0
+        and label.dtype in INTEGERS
+        and not label.is_meta
+    ):
         label = label.item()
     if not is_integer(label) or not -(2**63) <= label < 2**63:
         raise TypeError(f"`class_labels` must be numbers or names of classes, got {label!r}.")
@@ -144,6 +162,8 @@ def known_codes(
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"`mask` must be a tensor of bool, True where a code is known, got {kind}.")
+    for name, one in (("codes", codes), ("mask", mask)):
+        check_dense(name, one)
     height, width = config.grid_size
     codes, mask = (one[None] if one.dim() == 2 else one for one in (codes, mask))
     for name, one in (("codes", codes), ("mask", mask)):
@@ -203,9 +223,18 @@ def count_seeds(seeds: Sequence[int] | Tensor | None) -> int | None:
         return None
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | Tensor | range):
         raise TypeError(f"`seeds` must be a list of integers, one an image, got {seeds!r}.")
-    if isinstance(seeds, Tensor) and seeds.dim() != 1:
-        raise ValueError(f"`seeds` must be of shape (N,), got {tuple(seeds.shape)}.")
-    return len(seeds)
+    if isinstance(seeds, Tensor):
+        check_dense("seeds", seeds)
+        if seeds.dim() != 1:
+            raise ValueError(f"`seeds` must be of shape (N,), got {tuple(seeds.shape)}.")
+    return _length(seeds)
+
+
+def _length(values: Sequence | Tensor) -> int:
+    try:
+        return len(values)
+    except OverflowError:  # of a range of more than any list could have
+        return sys.maxsize
 
 
 def is_integer(value) -> bool:
