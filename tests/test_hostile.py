@@ -212,7 +212,7 @@ PRIOR_ABSURD = {
     "num_gated_layers": [10**9, -1, True],
     "num_classes": [10**12, 10**9, 10**5, -1, True, "3"],
     "dropout": [float("nan"), -1, "x", 10**400],
-    "id2label": [5, "x", ["a"]],
+    "id2label": [5, "x", ["a"], {"0": 5, "1": None}, {"0": [1]}],
 }
 
 

@@ -216,6 +216,12 @@ def _check_setting_of_transformers(name: str, value) -> None:
         raise ValueError(
             f"`id2label` must map at most {MAX_CLASSES} class numbers to names, got {shown(value)}."
         )
+    if name == "id2label":
+        for label in value.values():
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"`id2label` must map to names that are texts, got {shown(label)}."
+                )
 
 
 __all__ = [
