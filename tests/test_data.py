@@ -331,6 +331,18 @@ def test_the_fingerprint_is_that_of_pixels_and_labels(folder, arguments, streami
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_links_within_a_folder_are_followed(folder, arguments, streaming, tmp_path):
+    for split, shades in {"train": (5, 6), "test": (7, 8)}.items():
+        (folder / split).mkdir()
+        for shade in shades:
+            Image.new("L", (8, 8), shade).save(tmp_path / f"{shade}.png")
+            (folder / split / f"{shade}.png").symlink_to(tmp_path / f"{shade}.png")
+    splits = load_images(arguments(streaming=streaming), CONFIG)
+    assert splits.eval.images[:, 0, 0, 0].tolist() == [7, 8]
+    assert len(list(splits.train)) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     "place", ["outside", "climbing", "address", "file_address", "chain", "relative"]
 )

@@ -35,7 +35,11 @@ class DataError(ValueError):
 
 
 def is_own_file(path: str | None, files: tuple[str, ...]) -> bool:
-    """Whether a path or address, maybe within an archive, begins with one of `files`."""
+    """Whether a path or address, maybe within an archive, begins with one of `files`.
+
+    By its name alone: a link within a folder is followed wherever it leads, since many keep their
+    images elsewhere and link to them. Rows can name links, but neither make nor change them.
+    """
     place = _IN_ARCHIVE.sub("", path or "", count=1)
     if "://" not in place:
         place = os.path.abspath(place)
