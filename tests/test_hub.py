@@ -505,6 +505,29 @@ def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "metrics.json", "figures/samples.png"]
+)
+def test_a_run_whose_files_lie_elsewhere_is_not_pushed_without_them(tmp_path, name):
+    run = make_run(tmp_path / "run")
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    message = rf"Cannot push .*run: {name} is a link out of the folder\. Put the files themselves"
+    with pytest.raises(PushError, match=message):
+        push_folder(run, "me/run")
+
+
+def test_a_run_is_not_pushed_with_a_part_of_its_weights(tmp_path):
+    run = make_run(tmp_path / "run")
+    tiny_model().save_pretrained(run, max_shard_size="4KB")
+    parts = sorted(run.glob("model-*.safetensors"))
+    for path in parts[1:]:
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    with pytest.raises(PushError, match=f"{parts[1].name}.* out of the folder"):
+        push_folder(run, "me/run")
+
+
+@pytest.mark.parametrize(
     "name, content",
     [
         ("config.json", b"[]"),

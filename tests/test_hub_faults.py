@@ -424,6 +424,26 @@ def test_no_answer_is_not_waited_for_without_end(world, tmp_path, old):
     assert world.requests("commit") == 1
 
 
+PUSH_BARE_FOLDER = """
+import sys
+from hf_vqvae.models.hub_commit import commit_folder
+print(commit_folder(sys.argv[1], "me/tiny", commit_message="No weights").commit_url)
+"""
+
+
+def test_a_commit_without_weights_deletes_none(world, tmp_path):
+    world.start(old=True)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text('{"new": 1}')
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_BARE_FOLDER)
+    assert world.run(script, bare).returncode == 0
+    files = world.hub.repo(NAME).find("main").files
+    assert files["config.json"].content == b'{"new": 1}'
+    assert "model-00001-of-00001.safetensors" in files
+
+
 LOAD_MODEL = """
 import sys
 from transformers import AutoModel

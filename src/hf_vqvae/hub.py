@@ -186,6 +186,17 @@ def _check_finished(folder: Path) -> None:
         raise PushError(f"Cannot push {folder}: {going} is a run that has not finished; {hint}.")
     if not folder.is_dir():
         raise PushError(f"Cannot push {folder}: there is no such folder.")
+    missing = _missing(folder, _needed(folder))
+    if missing:
+        raise PushError(
+            f"Cannot push {folder}: it is not the folder of a finished run, as it lacks "
+            f"{', '.join(missing)}. A model without a run is pushed from Python: "
+            'model.push_to_hub("owner/name").'
+        )
+
+
+def _needed(folder: Path) -> list[str]:
+    """The files that a push of `folder` must have, but for weights where there are none."""
     needed = list(REQUIRED_FILES)
     if (folder / "config.json").is_file():
         pixels = _model_class(folder).main_input_name == "pixel_values"
@@ -193,15 +204,13 @@ def _check_finished(folder: Path) -> None:
     if (folder / "README.md").is_file():
         text = (folder / "README.md").read_text("utf-8", errors="replace")
         needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+", text))
+    return needed + [path.name for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
+
+
+def _missing(folder: Path, needed: list[str]) -> list[str]:
     missing = [name for name in needed if not (folder / name).is_file()]
-    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
-        missing.append("model.safetensors")
-    if missing:
-        raise PushError(
-            f"Cannot push {folder}: it is not the folder of a finished run, as it lacks "
-            f"{', '.join(missing)}. A model without a run is pushed from Python: "
-            'model.push_to_hub("owner/name").'
-        )
+    weights = [name for name in needed if name.endswith(".safetensors")]
+    return missing if weights else [*missing, "model.safetensors"]
 
 
 def _model_class(folder: Path) -> type:
@@ -229,6 +238,12 @@ def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> No
 def _write_staged(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
     copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
     copy_run_files(folder, staging)
+    left_out = _missing(staging, _needed(folder))
+    if left_out:
+        raise PushError(
+            f"Cannot push {folder}: {', '.join(left_out)} {'is a link' if len(left_out) == 1 else 'are links'} "
+            "out of the folder. Put the files themselves there."
+        )
     add_code(staging, _model_class(folder))
     readme = staging / "README.md"
     text = readme.read_text("utf-8")

@@ -184,18 +184,17 @@ def _operations(api: HfApi, repo_id: str, head, folder: Path, edited_card: str, 
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): path for path in paths}
     # Whole weights hide shards, and the other way round: an earlier push's would be loaded instead.
-    stale = [
-        file.rfilename
-        for file in head.siblings
-        if file.rfilename not in files
-        and "/" not in file.rfilename
-        and any(fnmatch(file.rfilename, pattern) for pattern in WEIGHTS)
-    ]
+    stale = [file.rfilename for file in head.siblings if _is_weights(file.rfilename)]
+    stale = [name for name in stale if name not in files] if any(map(_is_weights, files)) else []
     if "README.md" in files and any(file.rfilename == "README.md" for file in head.siblings):
         card = _choose_card(api, repo_id, head.sha, files.pop("README.md"), edited_card, tags)
         files |= {} if card is None else {"README.md": card}
     additions = [CommitOperationAdd(path, content) for path, content in files.items()]
     return [*additions, *map(CommitOperationDelete, stale)]
+
+
+def _is_weights(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
 
 def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_card: str, tags):
