@@ -444,6 +444,35 @@ def test_a_commit_without_weights_deletes_none(world, tmp_path):
     assert "model-00001-of-00001.safetensors" in files
 
 
+ASK_AFTER_A_LOST_CONNECTION = """
+import sys
+from huggingface_hub import get_session
+from huggingface_hub.utils import _http, http_backoff, httpx
+from hf_vqvae.models.hub_requests import answers_within
+factory = _http._GLOBAL_CLIENT_FACTORY
+with answers_within(9), answers_within(1):
+    try:
+        http_backoff("GET", "http://127.0.0.1:9/", max_retries=1)
+    except httpx.ConnectError:
+        pass
+    try:
+        print(get_session().get(sys.argv[1]).status_code)
+    except httpx.TimeoutException as error:
+        print(type(error).__name__)
+print(get_session().get(sys.argv[1]).status_code)
+print(_http._GLOBAL_CLIENT_FACTORY is factory, len(get_session().event_hooks["request"]))
+"""
+
+
+def test_the_limit_of_time_outlives_a_lost_connection_but_not_its_block(world, tmp_path):
+    """The client closes its session then, and opens another."""
+    script = tmp_path / "ask.py"
+    script.write_text(ASK_AFTER_A_LOST_CONNECTION)
+    world.hub.fail("GET", "/silent", status="slow", seconds=1.5, times=2)
+    done = world.run(script, f"{world.hub.url}/silent")
+    assert done.stdout.split() == ["ReadTimeout", "404", "True", "1"], done.stderr
+
+
 LOAD_MODEL = """
 import sys
 from transformers import AutoModel
@@ -538,6 +567,20 @@ def test_a_download_that_fails_says_so_and_leaves_a_cache_that_can_be_used(
     assert again.returncode == 0, again.stderr
     # Once more without the Hub: the cache is whole.
     world.hub.fail("GET|HEAD", "/me/tiny", status=403, times=99)
+    assert world.run(script).returncode == 0
+
+
+def test_a_model_is_not_waited_for_without_end(world, tmp_path):
+    files = {
+        name: (world.folder / name).read_bytes() for name in ("config.json", "model.safetensors")
+    }
+    world.hub.add_repo("me/silent", files)  # not in the cache, which would be taken else
+    script = tmp_path / "load.py"
+    script.write_text(LOAD_MODEL.replace('"me/tiny"', '"me/silent", timeout=0.5'))
+    world.hub.fail("GET", "/api/models/me/silent", status="slow", seconds=1.5)
+    done = world.run(script)
+    message = "cannot get the model 'me/silent': no answer from http://127.0.0.1.* in time"
+    assert re.search(message, done.stderr), done.stderr
     assert world.run(script).returncode == 0
 
 

@@ -21,7 +21,8 @@ from huggingface_hub.utils import httpx
 
 from .arguments import DataArguments
 from .digits import load_digits
-from .models.hub_requests import ask_again
+from .models.hub_commit import TIMEOUT
+from .models.hub_requests import answers_within, ask_again
 
 DIGITS = "digits"
 # What `datasets` raises of files that are damaged, or say of themselves what cannot be.
@@ -117,7 +118,8 @@ class Source:
             rows, count = self.rows[name], len(self.rows[name])
         else:
             try:
-                ask_again(self.rows.download_and_prepare)
+                with answers_within(TIMEOUT):
+                    ask_again(self.rows.download_and_prepare)
                 count = self.rows.info.splits[name].num_examples
                 # `datasets` cannot open a split without rows.
                 rows = self.rows.as_dataset(split=name) if count else None

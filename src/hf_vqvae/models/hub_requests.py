@@ -3,12 +3,13 @@
 """Requests to the Hub that wait neither for ever nor give up at the first error that passes."""
 
 import json
+import threading
 import time
 from contextlib import contextmanager
 
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import _http, httpx
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -16,6 +17,10 @@ logger = logging.get_logger(__name__)
 # Seconds before each repetition. The Hub's own `Retry-After` goes before them.
 PAUSES = (1, 3, 9)
 LONGEST_PAUSE = 300
+
+# Seconds of each `answers_within` that is open, in whatever thread: uploads have several.
+_LIMITS: list[float] = []
+_LOCK = threading.Lock()
 
 
 def ask_again(call, *arguments, **options):
@@ -51,18 +56,51 @@ def answers_within(seconds: float):
     if not seconds > 0:
         raise ValueError(f"`timeout` must be above 0 seconds, got {seconds!r}.")
 
-    def limit(request) -> None:
-        # Here and not on the client: several calls set "no limit" for their own request.
-        limits = request.extensions.get("timeout", {})
-        kinds = ("connect", "read", "write", "pool")
-        request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in kinds}
-
-    hooks = get_session().event_hooks["request"]
-    hooks.append(limit)
+    with _LOCK:
+        if not _LIMITS:
+            _limit_sessions()
+        _LIMITS.append(seconds)
     try:
         yield
     finally:
-        hooks.remove(limit)
+        with _LOCK:
+            _LIMITS.remove(seconds)
+            if not _LIMITS:
+                _free_sessions()
+
+
+def _limit_sessions() -> None:
+    """Has the client's session, and each that the client opens in its place after a lost connection, limit requests."""
+    make_session = _http._GLOBAL_CLIENT_FACTORY
+
+    def make_limited():
+        session = make_session()
+        session.event_hooks["request"].append(_limit)
+        return session
+
+    make_limited.make_session = make_session
+    # Not by `set_client_factory`, which closes the session under the requests of other threads.
+    _http._GLOBAL_CLIENT_FACTORY = make_limited
+    hooks = get_session().event_hooks["request"]
+    if _limit not in hooks:
+        hooks.append(_limit)
+
+
+def _free_sessions() -> None:
+    hooks = get_session().event_hooks["request"]
+    if _limit in hooks:
+        hooks.remove(_limit)
+    # Unless somebody else has set another in the meantime.
+    factory = _http._GLOBAL_CLIENT_FACTORY
+    _http._GLOBAL_CLIENT_FACTORY = getattr(factory, "make_session", factory)
+
+
+def _limit(request) -> None:
+    # Here and not on the session: several calls set "no limit" for their own request.
+    limits = request.extensions.get("timeout", {})
+    kinds = ("connect", "read", "write", "pool")
+    seconds = min(_LIMITS, default=None)
+    request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in kinds}
 
 
 def _may_pass(error: Exception) -> bool:
