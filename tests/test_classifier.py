@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
     ResNetConfig,
@@ -305,6 +306,89 @@ def test_what_is_no_classifier_is_refused(tmp_path):
     weights.rename(weights.with_name("pytorch_model.bin"))
     with pytest.raises(ValueError, match="with safetensors weights"):
         load_classifier(str(tmp_path / "vit"))
+
+
+# From anywhere
+
+
+def edit(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_code_that_comes_along_is_neither_run_nor_asked_about(tmp_path, monkeypatch, file):
+    folder, mark = make_vit(tmp_path / "vit"), tmp_path / "mark"
+    ViTImageProcessorPil().save_pretrained(folder)
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+    classes = ("AutoConfig", "AutoModelForImageClassification", "AutoImageProcessor")
+    edit(folder / file, auto_map=dict.fromkeys(classes, "evil.Evil"))
+    edit(folder / file, model_type="evil", image_processor_type="Evil")
+    answers = []
+    monkeypatch.setattr("builtins.input", lambda *args: answers.append(args) or "y")
+    with pytest.raises(ValueError, match=r"cannot load the classifier .*custom code"):
+        load_classifier(str(folder))
+    assert not mark.exists() and not answers
+
+
+def make_small(folder):
+    SmallClassifier(SmallClassifierConfig(image_size=16)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("make", [make_vit, make_small])
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"a": "pytorch_model.bin"}, "must be safetensors files in that folder"),
+        ({"a": "../other.safetensors"}, "must be safetensors files in that folder"),
+        ({"a": "/tmp/other.safetensors"}, "must be safetensors files in that folder"),
+        ({}, "the index of parts .* is damaged"),
+        (5, "the index of parts .* is damaged"),
+        ({"a": 5}, "the index of parts .* is damaged"),
+    ],
+)
+def test_its_index_of_parts_leads_nowhere_else_and_is_whole(tmp_path, make, parts, message):
+    folder = make(tmp_path / "classifier")
+    (folder / "model.safetensors").rename(tmp_path / "other.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    index = {"metadata": {}, "weight_map": parts}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"cannot load the classifier .*{message}"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"num_features": value} for value in (10**9, 10**30, 0, -1, True, "x")),
+        *({"num_channels": value} for value in (10**12, 0, None)),
+        *({"image_size": value} for value in (2**20, 0, -8, "x", [8, 8, 8], [8, None], True)),
+    ],
+    ids=str,
+)
+def test_absurd_sizes_of_the_small_one_are_refused_at_once(tmp_path, settings):
+    folder = make_small(tmp_path / "small")
+    # Weights of which none would be found wrong: nothing but the config says how large they are.
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", **settings)
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"cannot load the classifier .*`{name}` must be"):
+        load_classifier(str(folder))
+
+
+def test_settings_of_another_kind_are_an_error_of_values(tmp_path):
+    edit(make_vit(tmp_path) / "config.json", hidden_size=True)
+    with pytest.raises(ValueError, match=r"cannot load the classifier .*hidden_size"):
+        load_classifier(str(tmp_path))
+
+
+@pytest.mark.parametrize("make", [make_vit, make_small])
+def test_weights_that_are_not_finite_are_refused(tmp_path, make):
+    weights = load_file(make(tmp_path) / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"'classifier\.bias' has 1 values that are not finite"):
+        load_classifier(str(tmp_path))
 
 
 def test_a_network_without_a_linear_head_is_refused(tmp_path):

@@ -135,6 +135,28 @@ def test_an_index_of_parts_leads_neither_to_pickles_nor_out_of_the_folder(folder
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", "[]", "5", "{", "\ud800", "[" * 10**5),
+        *('{"weight_map": {"a": "b.safetensors"}}', '{"metadata": {}, "weight_map": {}}'),
+        '{"metadata": [], "weight_map": {"a": "b.safetensors"}}',
+        *(f'{{"metadata": {{}}, "weight_map": {one}}}' for one in ("[]", "5", '{"a": 5}')),
+        '{"metadata": {}, "weight_map": {"a": ["b.safetensors"]}}',
+    ],
+    ids=range(13),
+)
+def test_a_damaged_index_of_parts_is_named(folder, content):
+    (folder / "model.safetensors").rename(folder / "b.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_bytes(content.encode("utf-8", "surrogatepass"))
+    for model_class in (VQVAEForImageGeneration, PixelCNNModel, AutoModel):
+        with pytest.raises(ValueError, match=rf"the index of parts .*{index.name} is damaged"):
+            model_class.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"cannot load the model .*the index of parts .* damaged"):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("where", ["", "evil-owner/evil-repo--"], ids=["folder", "other_repo"])
 @pytest.mark.parametrize("registered", [True, False])
 def test_code_that_comes_along_is_not_executed(folder, bomb, monkeypatch, where, registered):
@@ -377,6 +399,15 @@ def test_weights_of_another_shape_are_refused_and_drawn_anew_only_when_told(fold
         VQVAEForImageGeneration.from_pretrained(folder)
     loaded = VQVAEForImageGeneration.from_pretrained(folder, ignore_mismatched_sizes=True)
     assert loaded.vqvae.quantizer.embedding.weight.shape == (16, 4)
+
+
+def test_a_weight_that_is_there_twice_must_have_its_shape_both_times(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["quantizer.embedding.weight"] = torch.zeros(999, 4)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for model_class in (VQVAEForImageGeneration, VQVAEModel):
+        with pytest.raises(ValueError, match=r"means \[16, 4\] for .*, but the file has \[999, 4"):
+            model_class.from_pretrained(folder)
 
 
 LARGE = {"height": 2**16, "width": 2**16}

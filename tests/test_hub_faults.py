@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load, save
 
+from hf_vqvae.classifier import SmallClassifier, SmallClassifierConfig
 from hf_vqvae.models.hub_commit import sign_card
 from hub_client import HubClient
 from hub_server import Blob, HubServer
@@ -582,6 +583,25 @@ def test_a_model_is_not_waited_for_without_end(world, tmp_path):
     message = "cannot get the model 'me/silent': no answer from http://127.0.0.1.* in time"
     assert re.search(message, done.stderr), done.stderr
     assert world.run(script).returncode == 0
+
+
+LOAD_CLASSIFIER = """
+from hf_vqvae.classifier import load_classifier
+classifier = load_classifier("me/classifier")
+print(classifier.num_classes, classifier.description)
+"""
+
+
+def test_a_classifier_comes_from_the_hub_and_over_a_connection_that_breaks(world, tmp_path):
+    SmallClassifier(SmallClassifierConfig(num_labels=3)).save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    world.hub.add_repo("me/classifier", files | {"pytorch_model.bin": b"a pickle"})
+    script = tmp_path / "load.py"
+    script.write_text(LOAD_CLASSIFIER)
+    world.hub.fail("GET", "/me/classifier/resolve/.*model.safetensors", status="cut")
+    done = world.run(script)
+    assert done.stdout == "3 classifier me/classifier\n", done.stderr
+    assert not gets(world, "pytorch_model.bin")
 
 
 @pytest.fixture

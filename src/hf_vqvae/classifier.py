@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,11 +16,16 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import cached_file
 
+from .hub_download import fetch_model
 from .models import VQVAEImageProcessorPil
-from .models.configuration_strict import StrictConfig, setting
+from .models.configuration_strict import MAX_SIZE, StrictConfig, setting, shown, strict
 from .models.configuration_vqvae import as_pair
+from .models.loading import DAMAGE, LoadMixin, check_finite, check_index
+
+# What loading anybody's files may fail with.
+FAILURES = (*DAMAGE, OSError, RuntimeError, SafetensorError, StrictDataclassError)
+FAILURES += (httpx.TransportError,)
 
 
 @strict
@@ -33,8 +38,18 @@ class SmallClassifierConfig(StrictConfig):
     num_channels: int = setting(1, "Channels of the images.")
     num_features: int = setting(96, "Features that the classes are told from.")
 
+    def validate_sizes(self):
+        """Every size within its bounds."""
+        self.check_between(num_channels=(1, MAX_SIZE), num_features=(1, MAX_SIZE))
+        sides = as_pair(self.image_size)
+        if len(sides) != 2 or not all(1 <= side <= MAX_SIZE for side in sides):
+            raise ValueError(
+                f"`image_size` must be one number or (height, width), each 1 to {MAX_SIZE}, got "
+                f"{shown(self.image_size)}."
+            )
 
-class SmallClassifier(PreTrainedModel):
+
+class SmallClassifier(LoadMixin, PreTrainedModel):
     """A convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
 
     While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
@@ -201,35 +216,37 @@ def load_classifier(name_or_path: str, description: str | None = None) -> ImageC
     one.
 
     Raises:
-        ValueError: if there is none, its weights are not whole safetensors, or it has no linear head.
+        ValueError: if there is none, its weights are not whole and finite safetensors, it needs code of its own, or it
+            has no linear head.
     """
     try:
+        folder = fetch_model(name_or_path)
+        check_index(folder)
+        # Else transformers asks on the terminal whether to run code that comes along.
+        options = {"trust_remote_code": False}
         model, loading = AutoModelForImageClassification.from_pretrained(
-            name_or_path, output_loading_info=True, use_safetensors=True
+            folder, output_loading_info=True, use_safetensors=True, **options
         )
-        processor = _load_processor(name_or_path, model.config)
-    except (OSError, ValueError, RuntimeError, SafetensorError, httpx.TransportError) as error:
+        if loading["missing_keys"]:
+            raise ValueError(
+                f"its weights lack {len(loading['missing_keys'])} tensors, for example "
+                f"{min(loading['missing_keys'])!r}, and it would read images at random"
+            )
+        check_finite(model)
+        processor = _load_processor(folder, model.config, **options)
+    except FAILURES as error:
         raise ValueError(
             f"cannot load the classifier {name_or_path!r}: {str(error).rstrip('.')}. Name a model "
             "for image classification, with safetensors weights: a folder, or owner/name on the Hub."
         ) from error
-    if loading["missing_keys"]:
-        raise ValueError(
-            f"the weights of the classifier {name_or_path!r} lack {len(loading['missing_keys'])} "
-            f"tensors, for example {min(loading['missing_keys'])!r}: it would read images at "
-            "random. Name one that was trained to classify."
-        )
     # Paths of this machine go into no record.
     name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
     return ImageClassifier(model, processor, description or f"classifier {name}")
 
 
-def _load_processor(name_or_path: str, config: Any) -> Any:
-    found = cached_file(
-        name_or_path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
-    )
-    if found is not None:
-        return AutoImageProcessor.from_pretrained(name_or_path)
+def _load_processor(folder: str, config: Any, **options: Any) -> Any:
+    if (Path(folder) / "preprocessor_config.json").is_file():
+        return AutoImageProcessor.from_pretrained(folder, **options)
     size = getattr(config, "image_size", None)
     if size is None:
         return VQVAEImageProcessorPil(do_resize=False)

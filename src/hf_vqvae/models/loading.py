@@ -2,15 +2,19 @@
 # Licensed under the Apache License, Version 2.0.
 """Loading weights that come from anywhere: from safetensors only, and only what config and file agree on."""
 
+import json
 import os
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_strict import check_source
 
 # What a file may leave out and have drawn at random: room for any prior that starts anew.
 MAX_NEW_VALUES = 2**30
+# What reading JSON raises where it is not what it should be.
+DAMAGE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class LoadMixin:
@@ -43,6 +47,10 @@ class LoadMixin:
             raise ValueError(
                 f"the weights of {pretrained_model_name_or_path!r} are damaged ({error}): download or save them again."
             ) from error
+        except DAMAGE:
+            if pretrained_model_name_or_path is not None:
+                _blame_index(pretrained_model_name_or_path, kwargs)
+            raise
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
@@ -56,6 +64,42 @@ class LoadMixin:
         )
         check_finite(model)
         return loaded
+
+
+def _blame_index(name_or_path, options: dict) -> None:
+    """Raises `ValueError` if what loading failed at is the index of parts, which transformers takes at its word."""
+    options = {
+        key: options[key] for key in ("cache_dir", "revision", "subfolder") if key in options
+    }
+    missing = {"_raise_exceptions_for_missing_entries": False}
+    index = cached_file(
+        name_or_path, SAFE_WEIGHTS_INDEX_NAME, local_files_only=True, **missing, **options
+    )
+    if index is not None:
+        read_parts(index)
+
+
+def check_index(folder: str) -> None:
+    """Refuses an index of parts in `folder` that is damaged or names anything but safetensors files there."""
+    index = os.path.join(folder, SAFE_WEIGHTS_INDEX_NAME)
+    if os.path.isfile(index) and not os.path.isfile(os.path.join(folder, SAFE_WEIGHTS_NAME)):
+        check_files([os.path.join(folder, part) for part in read_parts(index)], folder)
+
+
+def read_parts(index: str) -> list[str]:
+    """The files that an index of parts names; `ValueError` if it is damaged."""
+    try:
+        with open(index, encoding="utf-8") as file:
+            content = json.load(file)
+        parts = set(content["weight_map"].values())
+        if parts and isinstance(content["metadata"], dict):
+            return sorted(parts, key=os.fspath)
+        cause = None
+    except DAMAGE as error:
+        cause = error
+    raise ValueError(
+        f"the index of parts {index} is damaged: download it again, or save the model again with `save_pretrained`."
+    ) from cause
 
 
 def check_files(files: list[str], name_or_path: str | None) -> None:
@@ -91,12 +135,13 @@ def check_shapes(model, shapes: dict[str, tuple[int, ...]], ignore_mismatched: b
         )  # as DeepSpeed keeps what it cuts up
         # A part finds itself in the whole's file, and the whole its part in the part's.
         names = (name, prefix + name, name.removeprefix(prefix))
-        stored = next((shapes[one] for one in names if one in shapes), None)
-        if stored is None or (stored != meant and ignore_mismatched):
+        stored = [shapes[one] for one in names if one in shapes]
+        wrong = [shape for shape in stored if shape != meant]
+        if not stored or (wrong and ignore_mismatched):
             new += tensor.numel()
-        elif stored != meant:
+        elif wrong:
             raise ValueError(
-                f"the config means {list(meant)} for the weight {name!r}, but the file has {list(stored)}: they are of "
+                f"the config means {list(meant)} for the weight {name!r}, but the file has {list(wrong[0])}: they are of "
                 "different models. Load the weights with their own config, or draw those anew with "
                 "`ignore_mismatched_sizes=True`."
             )
@@ -109,7 +154,7 @@ def check_shapes(model, shapes: dict[str, tuple[int, ...]], ignore_mismatched: b
 
 def check_finite(model) -> None:
     """Refuses weights that are NaN or infinite: everything made with them would be."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in model.state_dict().items():
         if not tensor.is_meta and tensor.is_floating_point() and not tensor.isfinite().all():
             bad = tensor[~tensor.isfinite()]
             raise ValueError(
