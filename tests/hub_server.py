@@ -131,6 +131,7 @@ class Failure:
     times: int
     after: int
     seconds: float
+    content: Any
     headers: dict[str, str]
 
 
@@ -196,6 +197,7 @@ class HubServer:
         times: int = 1,
         after: int = 0,
         seconds: float = 1.0,
+        content: Any = None,
         **headers: str,
     ) -> Failure:
         """Make `times` requests whose path matches the regular expression fail, once `after` have passed.
@@ -211,12 +213,15 @@ class HubServer:
         - "lost_answer": the request takes effect and the connection is closed before the answer;
         - "late_504": the request takes effect, and a gateway has given up on it before;
         - "page": a page of HTML with status 200, as the login pages of networks are;
+        - "json": `content` with status 200, in place of what the Hub would answer;
         - "revoke": the token that came with it is no more, for this request and all that follow;
         - "overtaken": somebody else commits to main just before;
         - "slow": all goes well, `seconds` later; the client may be gone by then.
         """
         methods = tuple(method.split("|"))
-        failure = Failure(methods, re.compile(path), status, times, after, seconds, headers)
+        failure = Failure(
+            methods, re.compile(path), status, times, after, seconds, content, headers
+        )
         self.failures.append(failure)
         return failure
 
@@ -292,6 +297,14 @@ def read_card_metadata(content: str) -> dict[str, Any] | None:
     return yaml.safe_load(found[1]) if found else None
 
 
+def read_card_data(content: bytes) -> dict[str, Any]:
+    """What the Hub shows of a card's metadata, whatever was pushed."""
+    try:
+        return read_card_metadata(content.decode(errors="replace")) or {}
+    except yaml.YAMLError:
+        return {}
+
+
 def find_card_errors(metadata: Any) -> list[str]:
     """What the Hub refuses in a card's metadata (the rules that matter for a model card)."""
     if not isinstance(metadata, dict):
@@ -353,6 +366,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.add_commit(re.search(r"models/([^/]+/[^/]+)/", url.path)[1])
         if fault == "page" or (isinstance(fault, int) and fault >= 500):
             return self._answer_page(200 if fault == "page" else fault, failure.headers)
+        if fault == "json":
+            return self._answer(200, failure.content, {}, cut="")
         status, content, headers = self._act(method, url.path, failure)
         if fault == "late_504":
             return self._answer_page(504, failure.headers)
@@ -526,7 +541,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._find_repo(account, kind, repo)
         commit = self._find_commit(found, revision or "main")
         readme = commit.files.get("README.md")
-        card = (read_card_metadata(readme.content.decode()) if readme else None) or {}
+        card = read_card_data(readme.content) if readme else {}
         siblings = [
             {"rfilename": path, "size": len(blob.content), "blobId": blob.oid}
             for path, blob in sorted(commit.files.items())

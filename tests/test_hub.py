@@ -556,6 +556,15 @@ def test_a_folder_with_damaged_or_hostile_records_is_refused_before_the_hub_is_a
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("card", [b"---\nlicense: [\n---\n# x", b"# caf\xe9", b"---\n[]\n---\n"])
+def test_a_damaged_card_of_a_run_is_named(tmp_path, card):
+    run = make_run(tmp_path / "run")
+    model = VQVAEForImageGeneration.from_pretrained(run)
+    (run / "README.md").write_bytes(card)
+    with pytest.raises(ValueError, match=r"the README\.md in .*run is damaged .*: mend it"):
+        model.save_for_hub(tmp_path / "repo")
+
+
 def test_the_command_repeats_the_options_and_survives_a_shell():
     command = push_command("my runs/a", "me/a", hub_create_pr=True, hub_commit_message="Don't ask")
     assert shlex.split(command)[2:] == [

@@ -385,6 +385,56 @@ def test_a_login_page_in_place_of_the_hub_is_named(world):
     world.check_done(world.run(*command))
 
 
+@pytest.mark.parametrize(
+    "stage, content",
+    [
+        *(("whoami", content) for content in ([], None, "ok")),
+        ("repo", []),
+        ("preupload", []),
+        ("batch", []),
+        ("validate", []),
+    ],
+    ids=str,
+)
+def test_an_answer_of_somebody_else_is_named(world, stage, content):
+    """JSON, but not the Hub's."""
+    world.start(old=True)
+    world.fail(stage, "json", content=content)
+    command = world.check_failed(world.push(), "answered is not of the Hub .* login page")
+    assert world.commits() == world.commits_before
+    world.check_done(world.run(*command))
+
+
+@pytest.mark.parametrize("known", [{"auth": None}, {"auth": {"accessToken": None}, "orgs": None}])
+def test_a_hub_that_tells_nothing_of_a_token_can_be_pushed_to(world, known):
+    world.fail("whoami", "json", content={"name": "me", **known}, times=9)
+    world.check_done(world.push())
+
+
+def test_a_card_that_is_no_text_is_one_written_by_hand(world):
+    world.start(old=True)
+    world.hub.add_repo(NAME, {"README.md": b"# caf\xe9", "notes.txt": b"kept"})
+    command = world.check_failed(world.push(), "was written or edited by hand")
+    assert "--overwrite_card" in command
+    world.check_done(world.run(*command))
+
+
+@pytest.mark.parametrize(
+    "card", [b"---\nlicense: [\n---\n# x %d", b"# caf\xe9 %d", b"---\n[]\n---\n%d"]
+)
+def test_a_damaged_card_is_kept_as_it_is_by_a_push_from_python(world, tmp_path, card):
+    world.start(old=True)
+    card = card % world.count  # one that the client's cache does not have
+    world.hub.add_repo(NAME, {"README.md": card, "notes.txt": b"kept"})
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_MODEL.replace('"tiny",', '"tiny", tags=["new"],'))
+    done = world.run(script, world.folder)
+    world.check_done(done)
+    assert "was written or edited by hand and is kept" in done.stderr
+    assert "damaged, and no tags were added" in done.stderr
+    assert world.hub.repo(NAME).find("main").files["README.md"].content == card
+
+
 PUSH_IN_A_SECOND = """
 import sys
 from hf_vqvae.hub import PushError, push_folder

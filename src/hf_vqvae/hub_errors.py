@@ -8,8 +8,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Loca
 
 # All that a push may fail with. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failures of
 # large files are `RuntimeError`s, metadata that the Hub refuses is a `ValueError`; a proxy's page in
-# place of an answer is a `ValueError` where it is no JSON, and a `LookupError` or `TypeError` else.
-FAILURES = (OSError, RuntimeError, ValueError, LookupError, TypeError, httpx2.HTTPError)
+# place of an answer is a `ValueError` where it is no JSON, and one of `NOT_OF_THE_HUB` else.
+NOT_OF_THE_HUB = (AttributeError, LookupError, TypeError)
+FAILURES = (OSError, RuntimeError, ValueError, *NOT_OF_THE_HUB, httpx2.HTTPError)
 
 
 class PushError(RuntimeError):
@@ -29,7 +30,7 @@ def explain(error: BaseException) -> str:
         return (
             f"no answer from {constants.ENDPOINT} in time. Is the network slow? Push again later."
         )
-    if isinstance(error, (json.JSONDecodeError, LookupError, TypeError)):
+    if isinstance(error, (json.JSONDecodeError, *NOT_OF_THE_HUB)):
         return (
             f"what {constants.ENDPOINT} answered is not of the Hub ({error}). Is there a proxy or the "
             "login page of a network between, or has the Hub a problem? Push again later."

@@ -71,8 +71,13 @@ def check_can_push(
     return full_name
 
 
+def _token_of(user: dict) -> dict:
+    """What whoami tells of the token; empty where that is nothing."""
+    return (user.get("auth") or {}).get("accessToken") or {}
+
+
 def _check_role(user: dict, repo_id: str) -> None:
-    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+    if _token_of(user).get("role") == "read":
         raise PushError(
             f"The token of {user['name']} can only read, and pushing to {repo_id} needs one that "
             f"can write: make one at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN or run "
@@ -109,15 +114,15 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
 def _check_namespace(user: dict, repo_id: str) -> None:
     """Whether a new repo may be made there, by what whoami tells: the Hub has no way to ask."""
     namespace, name = repo_id.split("/")
-    roles = {group["name"]: group.get("roleInOrg") for group in user.get("orgs", [])}
+    roles = {group["name"]: group.get("roleInOrg") for group in user.get("orgs") or []}
     writable = [user["name"], *(group for group, role in roles.items() if role != "read")]
     if namespace not in writable:
         raise PushError(
             f"{user['name']} may not make repos under {namespace}. Possible are: "
             f"{', '.join(f'{owner}/{name}' for owner in writable)}."
         )
-    token = user.get("auth", {}).get("accessToken", {})
-    scopes = token.get("fineGrained", {}).get("scoped", [])
+    token = _token_of(user)
+    scopes = (token.get("fineGrained") or {}).get("scoped") or []
     if token.get("role") == "fineGrained" and not any(
         scope.get("entity", {}).get("name") == namespace
         and "repo.write" in scope.get("permissions", [])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.repocard import yaml
 from huggingface_hub.utils import httpx
 from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
@@ -20,6 +21,8 @@ logger = logging.get_logger(__name__)
 
 # Seconds to wait for an answer of the Hub.
 TIMEOUT = 120.0
+# What a card raises that is no UTF-8, or has at its top what is no metadata.
+CARD_DAMAGE = (AttributeError, RecursionError, TypeError, ValueError, yaml.YAMLError)
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
 _SIGNATURE = re.compile(r"\n*<!-- hf_vqvae: this card was generated, sha256 ([0-9a-f]{64}) -->\s*$")
@@ -200,7 +203,7 @@ def _is_weights(name: str) -> bool:
 def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_card: str, tags):
     """The card to commit: ours (a path), the repo's with new tags (bytes), or None to leave the repo's."""
     path = ask_again(api.hf_hub_download, repo_id, "README.md", revision=revision)
-    theirs = Path(path).read_bytes().decode()
+    theirs = Path(path).read_bytes().decode(errors="replace")
     if edited_card == "overwrite" or is_as_signed(theirs) or theirs == ours.read_text("utf-8"):
         return ours
     if edited_card == "refuse":
@@ -214,9 +217,13 @@ def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_car
     )
     if not tags:
         return None
-    card = ModelCard(theirs)
-    add_tags(card, [tags] if isinstance(tags, str) else tags)
-    return str(card).encode()
+    try:
+        card = ModelCard(Path(path).read_bytes().decode())
+        add_tags(card, [tags] if isinstance(tags, str) else tags)
+        return str(card).encode()
+    except CARD_DAMAGE as error:
+        logger.warning(f"It is damaged, and no tags were added ({' '.join(str(error).split())}).")
+        return None
 
 
 def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) -> CommitInfo:

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from .configuration_vqvae import as_pair
 from .hub_commit import (
+    CARD_DAMAGE,
     TIMEOUT,
     WEIGHTS,
     add_tags,
@@ -82,11 +83,7 @@ class PublishMixin(LoadMixin):
         add_code(folder, type(self))
         if source is not None and _is_described_by_card_in(source, self):
             copy_run_files(source, folder)
-            text = (source / "README.md").read_text("utf-8")
-            generated = is_as_signed(text)
-            if generated and repo_id:
-                text = _MODEL_ID.sub(lambda match: match[1] + json.dumps(repo_id), text)
-            card = ModelCard(unsigned(text))
+            card, generated = _read_card(source, repo_id)
         else:
             card, generated = _build_card(self, repo_id), True
         tags = [tags] if isinstance(tags, str) else tags or []
@@ -258,7 +255,7 @@ def _is_described_by_card_in(source: Path, model) -> bool:
     card = source / "README.md"
     if not card.exists():
         return False
-    if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8")):
+    if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8", "replace")):
         return False  # a card that `_build_card` has made, for another name
     saved_config = json.loads((source / "config.json").read_text("utf-8"))
     same = type(model).__name__ in saved_config.get("architectures", [])
@@ -275,6 +272,20 @@ def _is_described_by_card_in(source: Path, model) -> bool:
             "without results."
         )
     return same
+
+
+def _read_card(source: Path, repo_id: str) -> tuple[ModelCard, bool]:
+    """The card of a run, naming `repo_id` if it is as generated, and whether it is."""
+    try:
+        text = (source / "README.md").read_text("utf-8")
+        generated = is_as_signed(text)
+        if generated and repo_id:
+            text = _MODEL_ID.sub(lambda match: match[1] + json.dumps(repo_id), text)
+        return ModelCard(unsigned(text)), generated
+    except CARD_DAMAGE as error:
+        raise ValueError(
+            f"the README.md in {source} is damaged ({' '.join(str(error).split())}): mend it, or delete it for a new one."
+        ) from error
 
 
 def _build_card(model, repo_id: str) -> ModelCard:
