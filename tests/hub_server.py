@@ -216,6 +216,7 @@ class HubServer:
         - "json": `content` with status 200, in place of what the Hub would answer;
         - "revoke": the token that came with it is no more, for this request and all that follow;
         - "overtaken": somebody else commits to main just before;
+        - "overtaken_branch": the same, to the branch that the commit is for;
         - "slow": all goes well, `seconds` later; the client may be gone by then.
         """
         methods = tuple(method.split("|"))
@@ -242,13 +243,15 @@ class HubServer:
                 repo.add_commit("main", attributes | blobs, "Add files", "", "system", first.oid)
         return repo
 
-    def add_commit(self, name: str, title: str = "By somebody else") -> Commit:
-        """A commit to main of a model that changes one file, as another person's push would."""
+    def add_commit(
+        self, name: str, title: str = "By somebody else", revision: str = "main"
+    ) -> Commit:
+        """A commit to a branch of a model that changes one file, as another person's push would."""
         with self.lock:
             repo = self.repos["model", name]
-            head = repo.find("main")
+            head = repo.find(revision)
             files = head.files | {"notes.txt": Blob(head.oid.encode())}
-            return repo.add_commit("main", files, title, "", "somebody", head.oid)
+            return repo.add_commit(revision, files, title, "", "somebody", head.oid)
 
     def repo(self, name: str, kind: str = "model") -> Repo:
         return self.repos[kind, name]
@@ -362,8 +365,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(failure.seconds)
         if fault == "revoke":
             self.hub.tokens.pop(self._token(), None)
-        if fault == "overtaken":
-            self.hub.add_commit(re.search(r"models/([^/]+/[^/]+)/", url.path)[1])
+        if fault in ("overtaken", "overtaken_branch"):
+            repo, place = re.search(r"models/([^/]+/[^/]+)/\w+/([^/]+)", url.path).groups()
+            self.hub.add_commit(repo, revision="main" if fault == "overtaken" else unquote(place))
         if fault == "page" or (isinstance(fault, int) and fault >= 500):
             return self._answer_page(200 if fault == "page" else fault, failure.headers)
         if fault == "json":
@@ -624,6 +628,14 @@ class _Handler(BaseHTTPRequestHandler):
         found.refs[branch] = self._find_commit(found, start).oid
         return 201, {}, {}
 
+    def delete_branch(self, account: Account | None, kind: str, repo: str, branch: str):
+        found = self._find_repo(account, kind, repo)
+        self._check_write(account, found)
+        if branch == "main" or branch not in found.refs:
+            raise Refusal(404, f"Reference doesn't exist: {branch}", "RevisionNotFound")
+        del found.refs[branch]
+        return 200, {}, {}
+
     # Reading files
 
     def _describe(self, path: str, blob: Blob) -> dict[str, Any]:
@@ -809,6 +821,7 @@ ROUTES = [
     ("GET", ANY_REPO + r"/discussions", _Handler.discussions),
     ("GET", ANY_REPO + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
     ("POST", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.create_branch),
+    ("DELETE", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.delete_branch),
     ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
     ("POST", ANY_REPO + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     ("POST", ANY_REPO + r"/preupload/(?P<revision>[^/]+)", _Handler.preupload),

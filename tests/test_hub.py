@@ -19,7 +19,7 @@ from hf_vqvae import (
     VQVAEImageProcessorPil,
 )
 from hf_vqvae.card import write_card
-from hf_vqvae.hub import PushError, check_repo_id, push_command, push_folder
+from hf_vqvae.hub import PushError, check_can_push, check_repo_id, push_command, push_folder
 from hf_vqvae.models.hub_commit import is_as_signed, sign_card
 from hub_server import HubServer, read_card_metadata
 
@@ -534,6 +534,8 @@ def test_a_run_is_not_pushed_with_a_part_of_its_weights(tmp_path):
         ("config.json", b'{"architectures": {"a": 1}}'),
         ("config.json", b'{"architectures": 5}'),
         ("config.json", b'{"architectures": [["x"]]}'),
+        ("config.json", b'{"architectures": ["VQVAEConfig"]}'),
+        ("config.json", b'{"architectures": ["VQVAEImageProcessorPil"]}'),
         ("config.json", b"\xff"),
         ("config.json", b"[" * 100_000),
         ("metrics.json", b"[1]"),
@@ -575,6 +577,18 @@ def test_the_command_repeats_the_options_and_survives_a_shell():
         "--hub_commit_message",
         "Don't ask",
     ]
+
+
+def test_what_begins_with_a_dash_is_no_flag_of_the_command():
+    command = push_command("-tiny", "me/a", hub_revision="", hub_commit_message="-x")
+    words = ["./-tiny", "--hub_model_id", "me/a", "--hub_revision", "", "--hub_commit_message=-x"]
+    assert shlex.split(command)[2:] == words
+
+
+@pytest.mark.parametrize("revision", ["", " "])
+def test_a_revision_without_a_name_is_refused(revision):
+    with pytest.raises(PushError, match=r"`--hub_revision` must name a branch, got '.*to main"):
+        check_can_push("me/x", TOKEN, revision=revision)
 
 
 def test_a_signed_card_shows_any_edit():

@@ -354,6 +354,30 @@ def test_a_repo_that_somebody_else_has_just_created_is_not_deleted(world):
     world.check_done(world.run(*command))
 
 
+@pytest.mark.parametrize("fault", [403, "lost_answer"])
+def test_a_branch_that_was_made_for_a_push_that_failed_is_not_left_empty(world, fault):
+    world.start(old=True)
+    if fault == "lost_answer":
+        world.fail("branch", fault)
+    world.fail("commit", 403)
+    command = world.check_failed(world.push("--hub_revision", "v1"), LASTING[403])
+    assert set(world.hub.repo(NAME).refs) == {"main"}
+    world.repair()
+    world.check_done(world.run(*command), "v1")
+
+
+def test_a_branch_that_was_there_before_or_has_a_commit_is_kept(world):
+    world.start(old=True)
+    repo = world.hub.repo(NAME)
+    repo.refs["v1"] = repo.refs["main"]
+    world.fail("commit", 403)
+    world.check_failed(world.push("--hub_revision", "v1"), LASTING[403])
+    assert set(repo.refs) == {"main", "v1"}
+    world.fail("commit", "overtaken_branch")
+    world.check_failed(world.push("--hub_revision", "v2"), LASTING[412])
+    assert repo.history("v2")[0].title == "By somebody else"
+
+
 PARTS = {"part": ("PUT", r"/part/2$"), "complete": ("POST", r"/large-files/.*/complete")}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from transformers import PreTrainedModel
 
 from . import models
 from .card import build_card
@@ -131,10 +132,15 @@ def push_folder(
 
 def push_command(folder: str | Path, repo_id: str, **flags: str | bool | None) -> str:
     """The command line that pushes `folder`; flags that are None or False are left out."""
-    words = ["python", "scripts/push_to_hub.py", str(folder), "--hub_model_id", repo_id]
+    folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    words = ["python", "scripts/push_to_hub.py", folder, "--hub_model_id", repo_id]
     for name, value in flags.items():
-        if value:
-            words += [f"--{name}"] if value is True else [f"--{name}", value]
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(
+            value, str
+        ):  # one that begins with a dash would be read as a flag of its own
+            words += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
     return shlex.join(words)
 
 
@@ -219,9 +225,10 @@ def _model_class(folder: Path) -> type:
         name = (config.get("architectures") or ["model without a name"])[0]
     except DAMAGED as error:
         raise PushError(f"Cannot push {folder}: its config.json is damaged ({error}).") from error
-    if name not in models.__all__:
+    model_class = getattr(models, name) if name in models.__all__ else None
+    if not isinstance(model_class, type) or not issubclass(model_class, PreTrainedModel):
         raise PushError(f"Cannot push {folder}: it holds a {name}, which is no model of hf_vqvae.")
-    return getattr(models, name)
+    return model_class
 
 
 def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:

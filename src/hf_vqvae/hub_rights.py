@@ -51,6 +51,10 @@ def check_can_push(
         raise PushError(
             f"A pull request goes to main: leave out --hub_revision {revision} or --hub_create_pr."
         )
+    if revision is not None and not revision.strip():
+        raise PushError(
+            f"`--hub_revision` must name a branch, got {revision!r}: leave it out to push to main."
+        )
     token = token or get_token()
     if not token:
         raise PushError(

@@ -53,8 +53,8 @@ def commit_folder(
     """Uploads every file of `folder` in one commit; repo and branch are created where they are missing.
 
     Requests that fail for a reason that may pass are repeated; a commit whose answer was lost is looked up first, so
-    that it is never made twice. A repo that was created for this commit is deleted when there is none in the end. An
-    open pull request of the same title with the same files is found, and no second one opened.
+    that it is never made twice. A repo or branch that was created for this commit is deleted when there is none in the
+    end. An open pull request of the same title with the same files is found, and no second one opened.
 
     Args:
         edited_card: what to do where the repo has a README.md that no push of this package wrote: `"refuse"` raises
@@ -73,9 +73,13 @@ def commit_folder(
     with answers_within(timeout):
         repo_id = full_name(api, repo_id)
         created = _prepare_repo(api, repo_id, private)
+        branched = False
         try:
             if revision not in (None, "main") and not revision.startswith("refs/pr/"):
-                ask_again(api.create_branch, repo_id, branch=revision, exist_ok=True)
+                branched = _create(
+                    lambda: api.create_branch(repo_id, branch=revision),
+                    lambda: _delete_empty_branch(api, repo_id, revision),
+                )
             head = ask_again(api.repo_info, repo_id, revision=revision)
             operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
             return _commit(
@@ -91,6 +95,8 @@ def commit_folder(
         except UnknownCommitError:
             raise
         except BaseException:
+            if branched:
+                _delete_empty_branch(api, repo_id, revision)
             if created:
                 _delete_empty_repo(api, repo_id)
             raise
@@ -133,7 +139,10 @@ def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
     try:
         is_private = ask_again(api.repo_info, repo_id).private
     except RepositoryNotFoundError:
-        created = _create_repo(api, repo_id, private)
+        created = _create(
+            lambda: api.create_repo(repo_id, private=private),
+            lambda: _delete_empty_repo(api, repo_id),
+        )
         is_private = bool(private) if created else ask_again(api.repo_info, repo_id).private
     if private and not is_private:
         raise ValueError(
@@ -143,14 +152,14 @@ def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
     return created
 
 
-def _create_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Creates a repo; False where somebody else was quicker."""
+def _create(call, undo) -> bool:
+    """Creates a repo or a branch by `call`; False where somebody else was quicker. `undo` goes before an error."""
     unsure = False
 
     def attempt() -> None:
         nonlocal unsure
         try:
-            api.create_repo(repo_id, private=private)
+            call()
         except Exception as error:
             unsure = unsure or may_have_worked(error)
             raise
@@ -161,7 +170,7 @@ def _create_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
             return unsure  # it is there: from here, where an answer was lost before
         if unsure or not isinstance(error, Exception):
-            _delete_empty_repo(api, repo_id)
+            undo()
         raise
     return True
 
@@ -180,6 +189,20 @@ def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
     except Exception as error:
         logger.info(f"Could not delete {repo_id}: {error}")
     logger.warning(f"{repo_id} was created for this push and is left there without the model.")
+
+
+def _delete_empty_branch(api: HfApi, repo_id: str, branch: str) -> None:
+    """Deletes a branch that this push has created, unless it has a commit that no other has at its end."""
+    try:
+        heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).branches}
+        head = heads.pop(branch, None)
+        if head in heads.values():
+            api.delete_branch(repo_id, branch=branch)
+        if head is None or head in heads.values():
+            return
+    except Exception as error:
+        logger.info(f"Could not delete the branch {branch} of {repo_id}: {error}")
+    logger.warning(f"The branch {branch} of {repo_id} was created for this push and is left there.")
 
 
 def _operations(api: HfApi, repo_id: str, head, folder: Path, edited_card: str, tags) -> list:
