@@ -496,6 +496,26 @@ def test_links_that_lead_out_of_a_run_are_not_published(tmp_path):
     assert found == ["codes.png"]
 
 
+def test_paths_of_this_machine_go_out_nowhere_in_the_arguments(tmp_path):
+    paths = ["/home/me/secret/x", "~/secret/x", "~bob/secret/x", "file:///home/secret/x"]
+    paths += [
+        r"C:\Users\secret\x",
+        r"\\secret\share\x",
+        "../secret/x",
+        "a/../secret/x",
+        "/secret/x/",
+    ]
+    plain = ["me/data", "mnist", "cosine", "1e-3", 3, 0.5, None, True, ""]
+    values = {"one": paths[0], "list": paths + plain, "deep": {"a": [{"b": paths}]}, "c": plain[0]}
+    for name in ("run", "repo"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "arguments.json").write_text(json.dumps(values))
+    copy_run_files(tmp_path / "run", tmp_path / "repo")
+    x = ["x"] * len(paths)
+    expected = {"one": "x", "list": x + plain, "deep": {"a": [{"b": x}]}, "c": "me/data"}
+    assert json.loads((tmp_path / "repo" / "arguments.json").read_text()) == expected
+
+
 def test_links_within_the_cache_of_the_hub_are_files(tmp_path):
     snapshot = tmp_path / "models--me--mine" / "snapshots" / "0123"
     blobs = snapshot.parents[1] / "blobs"

@@ -19,7 +19,6 @@ from .card_text import (
     as_setting,
     as_string,
     clean,
-    without_path,
 )
 from .models import (
     PixelCNNConfig,
@@ -29,7 +28,7 @@ from .models import (
     VQVAEModel,
 )
 from .models.configuration_strict import own_fields
-from .models.publishing import TASK
+from .models.publishing import TASK, without_path
 
 METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
 BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓", "code_accuracy": "↑"}

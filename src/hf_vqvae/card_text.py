@@ -7,18 +7,13 @@ escaped, so that none can break a table or bring HTML, and of paths only the las
 import json
 import re
 
-PATH = re.compile(r"(/|~|\.{1,2}[\\/]|\\|[A-Za-z]:[\\/]|file:)")
+from .models.publishing import without_path
 
 
 def clean(value: object) -> str:
     """One line of printable characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     return " ".join(text.split())
-
-
-def without_path(text: str) -> str:
-    """Of a path on this machine the last part, anything else as it is."""
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if PATH.match(text) else text
 
 
 def as_code(value: object) -> str:

@@ -40,6 +40,8 @@ TASK = "unconditional-image-generation"
 # What a training run leaves beside its model; checkpoints and codes stay at home.
 RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
 
+# How a path begins that means nothing on another machine, of whatever system.
+_PATH = re.compile(r"/|~|\.{1,2}[\\/]|\\|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 # The line of a run's card that names what its code loads.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
@@ -190,18 +192,22 @@ def copy_run_files(source: Path, folder: Path) -> None:
         values = json.loads(arguments.read_text("utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"{arguments.name} in {source} must map flags to values: remove it.")
-        public = {
-            key: Path(value).name
-            if isinstance(value, str) and _is_on_this_machine(value)
-            else value
-            for key, value in values.items()
-        }
-        arguments.write_text(json.dumps(public, indent=2) + "\n", "utf-8")
+        public = json.dumps(_without_paths(values), indent=2)
+        arguments.write_text(public + "\n", "utf-8")
 
 
-def _is_on_this_machine(value: str) -> bool:
-    """Whether a flag's value is a path that means nothing elsewhere."""
-    return Path(value).is_absolute() or ".." in Path(value).parts
+def without_path(text: str) -> str:
+    """Of a path on this machine the last part, anything else as it is."""
+    parts = re.split(r"[\\/]", text.rstrip("\\/"))
+    return parts[-1] if _PATH.match(text) or ".." in parts else text
+
+
+def _without_paths(value):
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
+    return without_path(value) if isinstance(value, str) else value
 
 
 def _reference(one: type) -> str:
