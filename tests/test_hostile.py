@@ -289,13 +289,21 @@ def test_a_new_part_may_be_large_but_not_absurd(folder):
         VQVAEForImageGeneration.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("key", ["__class__", "__dict__", "__init__", "save_pretrained"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("__class__", "__dict__", "__init__", "save_pretrained", "_unknown_keys", "_auto_class"),
+        *("_remove_keys_not_serialized", "_get_generation_parameters", "_is_private"),
+    ],
+)
 def test_keys_of_a_config_that_would_replace_its_own_parts_are_ignored(folder, key):
     for part in ("vqvae_config", "prior_config"):
         edit(folder / "config.json", lambda config, part=part: config[part].update({key: {"a": 1}}))
     edit(folder / "config.json", lambda config: config.update({key: {"a": 1}}))
     model = AutoModel.from_pretrained(folder)
     assert type(model) is VQVAEForImageGeneration and callable(model.config.save_pretrained)
+    assert key not in vars(model.config)
+    model.save_pretrained(folder.parent / "again")
     assert model.sample(1).shape == (1, 1, 8, 8)
 
 

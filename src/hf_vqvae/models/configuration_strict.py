@@ -149,11 +149,13 @@ class StrictConfig(PreTrainedConfig):
     @classmethod
     def _unknown_keys(cls, keys) -> list[str]:
         known = {f.name for f in fields(cls)} | _KEYS_OF_TRANSFORMERS
-        return [
-            key
-            for key in keys
-            if key not in known and (not key.startswith("_") or key.startswith("__"))
-        ]
+        return [key for key in keys if key not in known and not cls._is_private(key)]
+
+    @classmethod
+    def _is_private(cls, key: str) -> bool:
+        """Whether transformers may mean `key` for itself, and it would not replace a part of the class."""
+        replaces = hasattr(cls, key) and not isinstance(getattr(cls, key), property)
+        return key.startswith("_") and not key.startswith("__") and not replaces
 
     @classmethod
     def drop_unknown(cls, config_dict: dict) -> dict:
