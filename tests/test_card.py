@@ -458,6 +458,48 @@ def test_a_dataset_without_a_kind_is_known_by_its_name(tmp_path):
         assert describe_dataset(dataset)["is_hub"] == is_hub
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "arguments.json"])
+@pytest.mark.parametrize("content", ["[]", "[1]", "5", '"x"', "null", "{", "[" * 10**5, "\0"])
+def test_a_record_that_is_no_object_is_named(tmp_path, name, content):
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} in run is damaged"):
+        build_card(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        *(
+            ("run", key, value)
+            for key in ("dataset", "seconds", "versions")
+            for value in (5, ["x"])
+        ),
+        *(("metrics", "psnr", value) for value in (5, [], None, "x")),
+    ],
+)
+def test_a_part_of_a_record_that_is_no_object_is_named(tmp_path, name, key, value):
+    make_run(tmp_path / "run")
+    path = tmp_path / "run" / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=f"{path.name} in run is damaged: {key} must be an object"):
+        build_card(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("-" * 10**5 + "1", "(" * 300, "load_dataset(" + "-" * 5000 + "1)", "load_dataset(\0)"),
+        *("load_dataset('a'" + "+'b'" * 10**4 + ")", "load_dataset(*x)", "a.load_dataset('x')"),
+        *(5, ["x"], {}, "load_dataset(" + "[" * 1000 + "]" * 1000 + ")"),
+    ],
+    ids=range(11),
+)
+def test_a_command_that_loads_nothing_is_left_out(command):
+    dataset = describe_dataset(dataset_of(load_command=command))
+    assert dataset["code"].endswith('dataset = load_dataset("ylecun/mnist")')
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path):
     folder = tmp_path / "run"

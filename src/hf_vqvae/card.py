@@ -52,7 +52,7 @@ def build_card(
 
     Raises:
         FileNotFoundError: without config.json.
-        ValueError: if config.json is of another kind of model.
+        ValueError: if config.json is of another kind of model, or a record is damaged.
         ImportError: without Jinja2 (extra `train`).
     """
     run_folder = Path(run_folder).resolve()

@@ -27,7 +27,7 @@ from .models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from .models.configuration_strict import own_fields
+from .models.configuration_strict import own_fields, shown
 from .models.publishing import TASK, without_path
 
 METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
@@ -46,6 +46,8 @@ GROUPS = {
     "Samples": ("frechet_distance", "sure_share", "class_perplexity", "label_agreement"),
 }
 MAX_CLASSES_SHOWN = 20
+# What reading a line of Python raises, of whatever it is made.
+UNREADABLE = (SyntaxError, AttributeError, MemoryError, RecursionError, TypeError, ValueError)
 # Flags that say where and how a run worked, not what it learned.
 HOUSEKEEPING = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_batch_size"}
 HOUSEKEEPING |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
@@ -53,9 +55,27 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """What a JSON file of the run holds; nothing where there is no such file."""
+    """What a JSON file of the run holds; nothing where there is no such file.
+
+    Raises:
+        ValueError: if it is not the JSON of an object, or holds anything else where objects belong.
+    """
     path = folder / name
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    try:
+        record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
+    parts = {name: record}
+    if isinstance(record, dict) and name == "metrics.json":
+        parts |= record
+    if isinstance(record, dict) and name == "run.json":
+        parts |= {key: record.get(key) or {} for key in ("dataset", "seconds", "versions")}
+    for part, value in parts.items():
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{name} in {folder.name} is damaged: {part} must be an object, got {shown(value)}."
+            )
+    return record
 
 
 def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[str, Any]:
@@ -133,7 +153,7 @@ def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
         if call.func.id != "load_dataset" or not words:
             raise ValueError("not a call of load_dataset")
         values = [(key, str(ast.literal_eval(word))) for key, word in words]
-    except (SyntaxError, AttributeError, ValueError):  # there is none, or a name has quotes in it
+    except UNREADABLE:  # there is none, or a name has quotes in it
         values = [(None, name)]
     # Written anew from its values: what it is made of came with the run.
     values[0] = (None, values[0][1] if kind == "hub" else f"./{without_path(values[0][1])}")
