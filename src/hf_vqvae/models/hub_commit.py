@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.repocard import yaml
 from huggingface_hub.utils import httpx
 from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
 
+from .hub_places import UnknownCommitError, place_for
 from .hub_requests import answers_within, ask_again, may_have_worked
 
 logger = logging.get_logger(__name__)
@@ -30,10 +30,6 @@ _SIGNATURE = re.compile(r"\n*<!-- hf_vqvae: this card was generated, sha256 ([0-
 
 class EditedCardError(ValueError):
     """The repo's README.md was written or edited by hand, and the push would overwrite it."""
-
-
-class UnknownCommitError(RuntimeError):
-    """The answer to a commit was lost, and whether the Hub has made it, or will, could not be found out."""
 
 
 def commit_folder(
@@ -72,14 +68,7 @@ def commit_folder(
     api = HfApi(token=token)
     with answers_within(timeout):
         repo_id = full_name(api, repo_id)
-        created = _prepare_repo(api, repo_id, private)
-        branched = False
-        try:
-            if revision not in (None, "main") and not revision.startswith("refs/pr/"):
-                branched = _create(
-                    lambda: api.create_branch(repo_id, branch=revision),
-                    lambda: _delete_empty_branch(api, repo_id, revision),
-                )
+        with place_for(api, repo_id, revision, private):
             head = ask_again(api.repo_info, repo_id, revision=revision)
             operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
             return _commit(
@@ -92,14 +81,6 @@ def commit_folder(
                 revision=revision,
                 create_pr=create_pr,
             )
-        except UnknownCommitError:
-            raise
-        except BaseException:
-            if branched:
-                _delete_empty_branch(api, repo_id, revision)
-            if created:
-                _delete_empty_repo(api, repo_id)
-            raise
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
@@ -131,78 +112,6 @@ def unsigned(text: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()
-
-
-def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Creates the repo where it is missing, and says whether it did."""
-    created = False
-    try:
-        is_private = ask_again(api.repo_info, repo_id).private
-    except RepositoryNotFoundError:
-        created = _create(
-            lambda: api.create_repo(repo_id, private=private),
-            lambda: _delete_empty_repo(api, repo_id),
-        )
-        is_private = bool(private) if created else ask_again(api.repo_info, repo_id).private
-    if private and not is_private:
-        raise ValueError(
-            f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed. Make it private "
-            "in its settings, or choose another name."
-        )
-    return created
-
-
-def _create(call, undo) -> bool:
-    """Creates a repo or a branch by `call`; False where somebody else was quicker. `undo` goes before an error."""
-    unsure = False
-
-    def attempt() -> None:
-        nonlocal unsure
-        try:
-            call()
-        except Exception as error:
-            unsure = unsure or may_have_worked(error)
-            raise
-
-    try:
-        ask_again(attempt)
-    except BaseException as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
-            return unsure  # it is there: from here, where an answer was lost before
-        if unsure or not isinstance(error, Exception):
-            undo()
-        raise
-    return True
-
-
-def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
-    """Deletes a repo that this push has created, unless anything was committed to it."""
-    try:
-        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
-        heads = {ref.target_commit for ref in [*refs.branches, *(refs.pull_requests or [])]}
-        files = {file.rfilename for file in api.repo_info(repo_id).siblings}
-        if len(heads) == 1 and files <= {".gitattributes"}:  # nothing but the Hub's own commit
-            api.delete_repo(repo_id)
-            return
-    except RepositoryNotFoundError:
-        return  # it was not created after all
-    except Exception as error:
-        logger.info(f"Could not delete {repo_id}: {error}")
-    logger.warning(f"{repo_id} was created for this push and is left there without the model.")
-
-
-def _delete_empty_branch(api: HfApi, repo_id: str, branch: str) -> None:
-    """Deletes a branch that this push has created, unless it has a commit that no other has at its end."""
-    try:
-        heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).branches}
-        head = heads.pop(branch, None)
-        if head in heads.values():
-            api.delete_branch(repo_id, branch=branch)
-        if head is None or head in heads.values():
-            return
-    except Exception as error:
-        logger.info(f"Could not delete the branch {branch} of {repo_id}: {error}")
-    logger.warning(f"The branch {branch} of {repo_id} was created for this push and is left there.")
 
 
 def _operations(api: HfApi, repo_id: str, head, folder: Path, edited_card: str, tags) -> list:
