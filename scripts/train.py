@@ -35,6 +35,7 @@ from hf_vqvae.session import (
     check_shared_folder,
     is_first_process,
     make_accelerator,
+    message_of,
     same_command,
     stopped_by_signals,
 )
@@ -184,4 +185,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, TrainingFailed, PushError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {message_of(error)}")

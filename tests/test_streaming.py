@@ -161,6 +161,38 @@ def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_pat
             batches_of(loader, order, batch=batch)
 
 
+BAD_ROW = """
+import runpy, sys
+import hf_vqvae.data
+from hf_vqvae.decoding import RowDecoder
+hf_vqvae.data.VARIANCE_ROWS = 20  # as if what is damaged came after the first 10,000
+decode = RowDecoder.decode
+def damaged(self, row, number):
+    cell = {"bytes": b"no image", "path": None} if number == 40 else row["image"]
+    return decode(self, row | {"image": cell}, number)
+RowDecoder.decode = damaged
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(
+    scripts, folder, tmp_path, workers
+):
+    (tmp_path / "bad_row.py").write_text(BAD_ROW)
+    flags = ["--dataset_name", folder, "--streaming", "--dataloader_num_workers", workers]
+    flags += ["--image_size", "4", "--hidden_sizes", "4", "--num_embeddings", "8"]
+    flags += ["--max_train_samples", "53", "--train_batch_size", "12", "--num_train_epochs", "5"]
+    flags += ["--no_train_prior", "--output_dir", tmp_path / "run"]
+    train = Path("scripts/train.py").absolute()
+    done = scripts.run(tmp_path / "bad_row.py", train, *flags, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ") and "image in row 40 of split 'train'" in last
+
+
 # Several processes
 
 WORKER = """

@@ -39,6 +39,7 @@ SHARDING = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
+NO_SIGNAL = 0  # the number of none
 
 
 class Interrupted(Exception):
@@ -183,8 +184,10 @@ def signals_caught() -> Iterator[list[int]]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(writing)  # which ends the watcher
+        os.set_blocking(writing, True)  # no handler writes any more, and the watcher makes room
+        os.write(writing, bytes([NO_SIGNAL]))  # closing ends no pipe that forked workers have too
         watcher.join()
+        os.close(writing)
         os.close(reading)
 
 
@@ -194,8 +197,8 @@ def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
     A handler would have to wait for the main thread, which may wait for another process.
     """
     first = None
-    while byte := os.read(reading, 1):
-        number, now = byte[0], time.monotonic()
+    while (number := os.read(reading, 1)[0]) != NO_SIGNAL:
+        now = time.monotonic()
         if number not in numbers:
             continue
         name = signal.Signals(number).name
@@ -256,6 +259,14 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def message_of(error: Exception) -> str:
+    """What an error says; without the traceback where torch hands on that of a process which decodes a stream."""
+    text, name = str(error), type(error).__name__
+    if not text.startswith(f"Caught {name} in DataLoader worker process"):
+        return text
+    return text.rpartition(f"{name}: ")[2].strip()
 
 
 def is_first_process() -> bool:
