@@ -5,7 +5,14 @@ import json
 import pytest
 from safetensors import SafetensorError
 
-from hf_vqvae.files import put_in_place, read_json, write_json, writing_errors
+from hf_vqvae.files import (
+    put_in_place,
+    read_json,
+    remove,
+    remove_at_once,
+    write_json,
+    writing_errors,
+)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -14,6 +21,34 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1} == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe"])
+def test_json_that_is_damaged_is_named_with_a_way_out(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is damaged .*--overwrite_output_dir"):
+        read_json(path)
+
+
+def test_what_is_removed_is_never_seen_in_part(tmp_path):
+    place, aside = tmp_path / "a", tmp_path / "aside"
+    for path in (place / "deep" / "file", aside / "left"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    remove_at_once(place, aside)
+    remove_at_once(place, aside)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("link", "link", "folder/file", "folder"):
+        assert (tmp_path / "folder").exists()
+        remove(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_takes_its_place_with_all_that_is_in_it_and_replaces_none(tmp_path):

@@ -57,6 +57,25 @@ def test_an_unfinished_run_is_neither_overwritten_nor_missed(folder):
     folder.check(resume=False, overwrite=True)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_and_files_in_the_place_of_a_folder_are_found_before_any_work(folder, overwrite):
+    elsewhere = folder.output_dir.with_name("elsewhere")
+    elsewhere.mkdir(parents=True)
+    folder.output_dir.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"is a link, .*{elsewhere}, or another"):
+        folder.check(resume=False, overwrite=overwrite)
+    folder.output_dir.unlink()
+    for make in (folder.partial.touch, lambda: folder.partial.symlink_to(elsewhere)):
+        make()
+        for resume in (False, True):
+            with pytest.raises(
+                ValueError, match=r"tiny\.partial, where .* is no folder: remove it"
+            ):
+                folder.check(resume=resume, overwrite=overwrite)
+        folder.partial.unlink()
+    folder.check(resume=False, overwrite=overwrite)
+
+
 @pytest.mark.parametrize("name", [".", "..", "/", "runs/..", "runs/mnist.partial"])
 def test_a_name_that_a_finished_run_cannot_have_is_refused(name):
     with pytest.raises(ValueError, match=r"--output_dir .* must name the folder"):
@@ -116,6 +135,15 @@ def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_no
     assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
 
 
+def test_a_file_is_replaced_like_a_folder(folder):
+    folder.start(resume=False)
+    folder.output_dir.write_text("notes")
+    folder.output_dir.with_name("tiny.replaced").write_text("of a session that was killed")
+    folder.finish()
+    assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
+    assert (folder.output_dir).is_dir()
+
+
 def test_what_a_killed_session_left_aside_does_not_stop_the_next_replacement(folder):
     for name in ("tiny", "tiny.replaced", "tiny.partial"):
         path = folder.output_dir.with_name(name)
@@ -171,6 +199,27 @@ def test_flags_of_a_stage_that_is_over_stay_in_the_record(unfinished):
     (unfinished.partial / "vqvae").mkdir()
     with pytest.raises(ValueError, match=re.escape("--learning_rate was 0.1, not 0.01. Give the")):
         check(unfinished, lower, with_changes=True)
+
+
+def test_flags_that_act_no_more_when_both_stages_are_over_stay_in_the_record(unfinished):
+    flags = FLAGS | {"prior_learning_rate": None, "max_grad_norm": None, "num_eval_samples": 8}
+    write_json(unfinished.partial / "arguments.json", flags)
+    (unfinished.partial / "vqvae").mkdir()
+    changed = flags | {"prior_learning_rate": 0.5, "max_grad_norm": 1.0, "num_eval_samples": 9}
+    told = ["--prior_learning_rate was None, not 0.5", "--max_grad_norm was None, not 1.0"]
+    assert check(unfinished, changed, with_changes=True) == told
+    (unfinished.partial / "full").mkdir()
+    with pytest.raises(ValueError, match=re.escape(f"{', '.join(told)}. Give the same")):
+        check(unfinished, changed, with_changes=True)
+
+
+def test_a_finished_run_is_that_of_its_flags_alone(unfinished):
+    unfinished.finish()
+    assert unfinished.has_finished(FLAGS | {"logging_steps": 1}, overwrite=False)
+    changed = FLAGS | {"seed": 1}
+    with pytest.raises(ValueError, match="finished run with other flags.*--seed was 0, not 1"):
+        unfinished.has_finished(changed, overwrite=False)
+    assert not unfinished.has_finished(changed, overwrite=True)
 
 
 def test_other_data_is_refused_and_told_and_the_same_may_come_another_way(unfinished):

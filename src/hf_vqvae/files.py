@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,18 @@ from safetensors import SafetensorError
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: if it is damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore that file, or start what it belongs to anew with "
+            "--overwrite_output_dir."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -33,6 +43,23 @@ def put_in_place(writing: Path, place: Path) -> None:
     sync(writing)
     os.replace(writing, place)
     _sync_one(place.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder, as far as it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_at_once(path: Path, aside: Path) -> None:
+    """Removes `path` in such a way that it is never seen in part, as `aside`; also what was left there earlier."""
+    remove(aside)
+    if os.path.lexists(path):
+        os.rename(path, aside)
+    remove(aside)
 
 
 def sync(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import list_checkpoints
-from .files import put_in_place, read_json, write_json
+from .files import put_in_place, read_json, remove, remove_at_once, write_json
 
 UNFINISHED = ".partial"
 # What only resuming needs.
@@ -22,8 +21,12 @@ HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", 
 HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
 HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size", "num_eval_samples"}
 HARMLESS |= {"resume_with_changes"}
-# and those of stage 1, which act no more when it is over.
+# those of stage 1, which act no more when it is over,
 STAGE_1 = {"learning_rate", "num_train_epochs"}
+# and those that act no more when stage 2 is over.
+STAGE_2 = {"prior_learning_rate", "prior_num_train_epochs", "prior_weight_decay"}
+STAGE_2 |= {"prior_average_decay", "train_batch_size", "gradient_accumulation_steps"}
+STAGE_2 |= {"gradient_checkpointing", "lr_scheduler_type", "warmup_steps", "max_grad_norm"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class RunFolder:
         """Whether a complete run lies in `output_dir`."""
         return (self.output_dir / "metrics.json").is_file()
 
+    def check_name(self) -> None:
+        """Raises ValueError if a finished run can have no such name."""
+        name = self.output_dir.name
+        if name in ("", "..") or name.endswith(UNFINISHED):
+            raise ValueError(
+                f"--output_dir {self.output_dir} must name the folder that the finished run is to have, which cannot "
+                f"end in `..` or `{UNFINISHED}`: for example outputs/mnist."
+            )
+
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Finds out, before any work, whether a run may be written here.
 
@@ -62,14 +74,19 @@ class RunFolder:
             overwrite: what is in the way may be replaced; an unfinished run only if it is not to be resumed.
 
         Raises:
-            ValueError: if the folder has no fit name, another run is in the way, or there is none to resume; with the
-                ways out.
+            ValueError: if the folder has no fit name or is a link, another run is in the way, or there is none to
+                resume; with the ways out.
         """
-        name = self.output_dir.name
-        if name in ("", "..") or name.endswith(UNFINISHED):
+        self.check_name()
+        if self.output_dir.is_symlink():
             raise ValueError(
-                f"--output_dir {self.output_dir} must name the folder that the finished run is to have, which cannot "
-                f"end in `..` or `{UNFINISHED}`: for example outputs/mnist."
+                f"--output_dir {self.output_dir} is a link, whose place the finished run would take: name the folder "
+                f"itself, {self.output_dir.resolve()}, or another."
+            )
+        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
+            raise ValueError(
+                f"{self.partial}, where the unfinished run is to be, is no folder: remove it, or "
+                "choose another --output_dir."
             )
         if resume and not self.partial.is_dir():
             raise ValueError(
@@ -114,15 +131,9 @@ class RunFolder:
         record = self.partial / "arguments.json"
         if not record.exists():  # the run was stopped before its first step
             return []
-        before = read_json(record)
-        other = {
-            name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
-            for name, value in flags.items()
-            if name in before
-            and name not in HARMLESS
-            and json.dumps(before[name]) != json.dumps(value)
-        }
+        other = _other_flags(record, flags)
         fixed = model_flags | (STAGE_1 if (self.partial / "vqvae").exists() else set())
+        fixed |= STAGE_2 if (self.partial / "full").exists() else set()
         wrong = [text for name, text in other.items() if name in fixed]
         if wrong:
             raise ValueError(
@@ -135,6 +146,22 @@ class RunFolder:
                 "with the same bits as if it had not been stopped, or go on with the new ones by --resume_with_changes."
             )
         return list(other.values())
+
+    def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
+        """Whether the finished run is that of `flags`, so that there is nothing to resume.
+
+        Raises:
+            ValueError: if it is another, which may not be overwritten.
+        """
+        record = self.output_dir / "arguments.json"
+        other = _other_flags(record, flags) if record.exists() else {}
+        if other and not overwrite:
+            raise ValueError(
+                f"{self.output_dir} holds a finished run with other flags, which has nothing to resume: "
+                f"{', '.join(other.values())}. Leave out --resume_from_checkpoint and choose another --output_dir, or "
+                "replace that run with --overwrite_output_dir."
+            )
+        return not other
 
     def check_same_data(self, info: dict[str, Any], *, with_changes: bool) -> list[str]:
         """Finds out whether the unfinished run was on the data that `info`, of [`ImageSplits`], describes.
@@ -173,33 +200,30 @@ class RunFolder:
 
     def start(self, *, resume: bool) -> None:
         """Makes the working folder, empty unless resuming."""
-        if not resume and self.partial.exists():
-            shutil.rmtree(self.partial)
+        if not resume:
+            remove_at_once(self.partial, self._aside("discarded"))
         self.partial.mkdir(parents=True, exist_ok=True)
         if self.run_id is None:
             write_json(self.partial / "run_id.json", uuid.uuid4().hex)
 
     def finish(self) -> None:
         """Gives the complete run its name; what it replaces, and what only resuming needed, goes only then."""
-        old = self._replaced
+        old = self._aside("replaced")
         if self.output_dir.exists():
-            shutil.rmtree(old, ignore_errors=True)  # of a session that was killed just here
+            remove(old)  # of a session that was killed just here
             os.rename(self.output_dir, old)
         put_in_place(self.partial, self.output_dir)
         self.tidy()
 
     def tidy(self) -> None:
         """Removes what a finished run does not need, also after a session that was killed just then."""
-        shutil.rmtree(self._replaced, ignore_errors=True)
-        for path in [path for name in LEFTOVERS for path in self.output_dir.glob(name)]:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        left = [path for name in LEFTOVERS for path in self.output_dir.glob(name)]
+        for path in (self._aside("replaced"), self._aside("discarded"), *left):
+            remove(path)
 
-    @property
-    def _replaced(self) -> Path:
-        return self.output_dir.with_name(self.output_dir.name + ".replaced")
+    def _aside(self, name: str) -> Path:
+        """Where goes what is about to be removed."""
+        return self.output_dir.with_name(f"{self.output_dir.name}.{name}")
 
     def checkpoints_to_resume(self, wanted: str, stage: str) -> list[Path]:
         """The checkpoints of `stage` up to `wanted` ("latest" or a folder), in the order of saving."""
@@ -209,6 +233,16 @@ class RunFolder:
         places = [path.resolve() for path in saved]
         place = Path(wanted).resolve()
         return saved[: places.index(place) + 1] if place in places else []
+
+
+def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
+    """In words, by their names, which `flags` that matter are other than in the file `record`."""
+    before = read_json(record)
+    return {
+        name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
+        for name, value in flags.items()
+        if name in before and name not in HARMLESS and json.dumps(before[name]) != json.dumps(value)
+    }
 
 
 def _listed(paths: list[Path]) -> str:
