@@ -29,11 +29,11 @@ from hf_vqvae.hub import (
     push_folder,
     push_stopped_by_signals,
 )
+from hf_vqvae.locking import locked_together
+from hf_vqvae.processes import check_same_data, check_shared_folder, of_main_process
 from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import (
-    check_shared_folder,
-    is_first_process,
     make_accelerator,
     message_of,
     same_command,
@@ -59,43 +59,71 @@ def main() -> None:
         HubArguments,
         description=__doc__,
     )
-    training, hub = flags[-2:]
+    data, vqvae, prior, training, hub = flags
     folder = RunFolder(Path(training.output_dir))
-    resume = training.resume_from_checkpoint is not None
+    folder.check_name()
+    accelerator = make_accelerator(training, folder)
+    go_on = same_command("--resume_from_checkpoint", "latest")
+    with locked_together(accelerator, folder.output_dir):
+        with stopped_by_signals(folder.partial, go_on):
+            resume, changes = of_main_process(accelerator, lambda: check(flags, folder))
+            if resume is None:
+                accelerator.end_training()
+                return
+            for change in changes:
+                accelerator.print(f"From here on: {change}.")
+            if not resume:
+                training = replace(training, resume_from_checkpoint=None)
+            train((data, vqvae, prior, training, hub), accelerator, folder)
+        accelerator.end_training()
+        if accelerator.is_main_process:
+            folder.finish()
+            print_what_to_look_at(folder.output_dir)
+    if accelerator.is_main_process and hub.push_to_hub:
+        push(folder.output_dir, hub)
+
+
+def check(flags: tuple, folder: RunFolder) -> tuple[bool | None, list[str]]:
+    """Finds out, before any work, what there is to do.
+
+    Returns:
+        Whether to go on with the unfinished run, None if it is finished, and what is other than when it was stopped.
+    """
+    training, hub = flags[-2:]
+    values = values_of(flags)
+    resume, overwrite = training.resume_from_checkpoint is not None, training.overwrite_output_dir
     if resume and folder.is_finished and not folder.partial.exists():
-        if is_first_process():
+        if folder.has_finished(values, overwrite=overwrite):
             folder.tidy()
             print(f"The run in {folder.output_dir} is finished: there is nothing to resume.")
             if hub.push_to_hub:
                 print(f"This pushes it:\n  {command_that_pushes(folder.output_dir, hub)}")
-        return
-    values = {name: value for part in flags for name, value in asdict(part).items()}
-    folder.check(resume=resume, overwrite=training.overwrite_output_dir)
+            return None, []
+        print(
+            f"The run in {folder.output_dir} is another one: this one begins, and replaces it at its end."
+        )
+        resume = False
+    folder.check(resume=resume, overwrite=overwrite)
     changes = check_changes(folder, training, values) if resume else []
     if hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
-    accelerator = make_accelerator(training, folder)
-    for change in changes:
-        accelerator.print(f"From here on: {change}.")
-    with stopped_by_signals(folder.partial, same_command("--resume_from_checkpoint", "latest")):
-        train(flags, values, accelerator, folder)
-    accelerator.end_training()
-    if accelerator.is_main_process:
-        folder.finish()
-        print_what_to_look_at(folder.output_dir)
-        if hub.push_to_hub:
-            push(folder.output_dir, hub)
+    return resume, changes
 
 
-def train(flags: tuple, values: dict, accelerator: Accelerator, folder: RunFolder) -> None:
+def values_of(flags: tuple) -> dict:
+    return {name: value for part in flags for name, value in asdict(part).items()}
+
+
+def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
     """Both stages and the report; leaves the whole run in the folder of the unfinished one."""
     data, vqvae, prior, training, hub = flags
+    values = values_of(flags)
     config = start_config(vqvae, training.vqvae_name_or_path)
     if training.train_prior:
         start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images = load_images(data, config)
-    accelerator.wait_for_everyone()  # nothing is written before all could read
+    check_same_data(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
         check_number_of_classes(

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
-from hf_vqvae.session import LONGEST_WAIT, SHARDING
+from hf_vqvae.processes import LONGEST_WAIT, SHARDING
 from hub_server import HubServer
 from script_server import ScriptServer
 
@@ -340,12 +340,38 @@ def test_a_file_damaged_for_one_process_ends_both_with_its_message(scripts, two_
     assert not list(two_folders.glob("run*"))
 
 
+def test_other_images_for_one_process_end_all_before_anything_is_written(
+    scripts, two_folders, each
+):
+    pictures = two_folders / "1" / "pictures" / "train"
+    shutil.copy(pictures / "6.png", pictures / "7.png")
+    start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
+    flags = ["--dataset_name", "pictures", *ONE, "--output_dir", two_folders / "run"]
+    for done in scripts.run_together(start, ROOT / TRAIN, *flags):
+        assert_clear(done, "did not read the same images", "process 1 20 to train on", "dataset")
+    assert not list(two_folders.glob("*run*"))
+
+
+def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scripts, tmp_path, each):
+    (tmp_path / "0" / "run").mkdir(parents=True)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "0" / "run" / "notes").touch()
+    start = each(f"os.chdir({str(tmp_path)!r} + '/' + rank)")
+    flags = [*DATA, *ONE, "--output_dir", "run"]
+    for done in scripts.run_together(start, ROOT / TRAIN, *flags, timeout=60):
+        assert_clear(done, "Error: run exists and is not empty")
+    for done in scripts.run_together(
+        start, ROOT / TRAIN, *flags, "--resume_from_checkpoint", "latest", timeout=60
+    ):
+        assert_clear(done, "there is no unfinished run run.partial")
+
+
 def test_an_output_folder_that_is_not_shared_is_an_early_clear_error(scripts, tmp_path, each):
     (tmp_path / "0").mkdir()
     (tmp_path / "1").mkdir()
     start = each(f"""
-import hf_vqvae.session
-hf_vqvae.session.SHARED_FOLDER_SECONDS = 1.0
+import hf_vqvae.processes
+hf_vqvae.processes.SHARED_FOLDER_SECONDS = 1.0
 os.chdir({str(tmp_path)!r} + "/" + rank)
 """)
     for done in scripts.run_together(start, ROOT / TRAIN, *DATA, *ONE, "--output_dir", "run"):
@@ -404,7 +430,9 @@ def load_slowly(*arguments):
     return load(*arguments)
 hf_vqvae.data.load_images = load_slowly
 """
-    short = slow + "import hf_vqvae.session\nhf_vqvae.session.LONGEST_WAIT = timedelta(seconds=2)\n"
+    short = (
+        slow + "import hf_vqvae.processes\nhf_vqvae.processes.LONGEST_WAIT = timedelta(seconds=2)\n"
+    )
     flags = [TRAIN, *DATA, *ONE, "--output_dir", tmp_path / "run"]
     assert not any(done.returncode for done in scripts.run_together(each(slow), *flags))
     ended = scripts.run_together(each(short), *flags, "--overwrite_output_dir")

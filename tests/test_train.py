@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +293,49 @@ def test_a_finished_run_has_nothing_to_resume(scripts, reference):
     assert done.returncode == 0
     assert "there is nothing to resume" in done.stdout
     assert digest(reference) == before
+
+
+def test_a_finished_run_of_other_flags_is_not_taken_for_the_one_to_resume(
+    scripts, autoencoder, outputs
+):
+    folder = outputs / "other-flags"
+    shutil.copytree(autoencoder, folder)
+    before = digest(folder)
+    flags = [outputs / "run.yaml", "--num_train_epochs", "1", "--seed", "6", *LATEST]
+    flags += ["--output_dir", folder]
+    other = scripts.run(TRAIN, *flags)
+    assert_refused(other, "finished run with other flags", "--seed was 5, not 6", "--overwrite")
+    assert digest(folder) == before
+    done = scripts.run(TRAIN, *flags, "--overwrite_output_dir")
+    assert done.returncode == 0, done.stderr
+    assert "is another one: this one begins" in done.stdout
+    assert read(folder, "arguments")["seed"] == 6
+
+
+def test_a_run_is_discarded_whole_or_not_at_all(scripts, stopped):
+    new = [*TINY, "--seed", "1", "--overwrite_output_dir", "--output_dir", stopped]
+    done = scripts.run(TRAIN, *new, dies_at=(stopped, 7))
+    assert done.returncode == -KILL
+    partial, discarded = (stopped.with_name(f"run.{name}") for name in ("partial", "discarded"))
+    assert discarded.exists() and not partial.exists()  # it died in the middle of it
+    assert_refused(scripts.run(TRAIN, *new, *LATEST), "no unfinished run")
+    scripts.run(TRAIN, *new, signals=[(1, KILL)])
+    assert partial.exists() and not discarded.exists()
+
+
+def test_two_runs_do_not_write_one_folder(scripts, tmp_path):
+    folder = tmp_path / "run"
+    flags = [*TINY, "--num_train_epochs", "1000", "--output_dir", folder]
+    (job,) = scripts.start_together(TRAIN, *flags, processes=1)
+    while not (tmp_path / "run.partial" / "checkpoints").exists():
+        time.sleep(0.01)
+    for how in ([], LATEST, ["--overwrite_output_dir"]):
+        other = scripts.run(TRAIN, *flags, *how)
+        assert_refused(other, f"process {job[0]} on", "is writing the run", "another --output_dir")
+    os.kill(job[0], KILL)
+    scripts.wait(job, 10)
+    assert scripts.run(TRAIN, *flags, *LATEST, signals=[(1, TERM)]).returncode == 128 + TERM
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
 
 
 def test_a_finished_run_is_replaced_only_when_the_new_one_is_whole(scripts, autoencoder, outputs):

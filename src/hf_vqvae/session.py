@@ -3,42 +3,23 @@
 import ctypes
 import errno
 import os
-import secrets
 import shlex
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
+from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object
 
 from .arguments import TrainingArguments
+from .processes import is_first_process, join_processes, lost_processes_named
 from .run_folder import RunFolder
 
-# How long processes wait for each other: while the first downloads a dataset and fills the cache, or makes the card,
-# the others do nothing but wait, and the default, 10 minutes on GPUs, would end them. A process that dies ends the
-# waiting at once; only one that hangs is found out this late.
-LONGEST_WAIT = timedelta(hours=12)
-# How long a file system over the network may take to show what another machine wrote: NFS looks again after 30 to 60.
-SHARED_FOLDER_SECONDS = 60.0
-# What `accelerate launch` asks for by these variables splits a model too large for a device. The models here have some
-# thousand to some million parameters, and write their codebook in place: tried with two processes, FSDP 1 ends with an
-# error at that, and FSDP 2 drops what was written without a word.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
 NO_SIGNAL = 0  # the number of none
 
 
@@ -69,20 +50,7 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
         ValueError: if a tracker is not installed, the device has no such precision, the processes cannot share a
             batch evenly, or they were launched in a way that does not work here.
     """
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() in ("1", "true"):
-            raise ValueError(
-                f"{name} ({variable}={os.environ[variable]}) does not work here, and splits models far larger than "
-                "these: launch with --multi_gpu (DistributedDataParallel), or unset the variable."
-            )
-    installed = [str(tracker) for tracker in get_available_trackers()]
-    for name in arguments.log_with:
-        if name not in installed:  # Accelerate would go on without a word
-            raise ValueError(
-                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
-            )
-    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
-    accelerator = Accelerator(
+    accelerator = join_processes(
         # "no" leaves the choice to `accelerate launch`, whose own default is "no".
         mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
@@ -90,11 +58,13 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=arguments.log_with or None,
         project_dir=str(folder.partial / "trackers"),
-        kwargs_handlers=[InitProcessGroupKwargs(backend=None, timeout=LONGEST_WAIT)],
     )
-    # With `--dynamo_backend` Accelerate allows TF32, in which the nearest code may be another one.
-    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    _check_launch(accelerator)
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in arguments.log_with:
+        if name not in installed:  # Accelerate would go on without a word
+            raise ValueError(
+                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
+            )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     precision = accelerator.mixed_precision
@@ -114,52 +84,6 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
             f"processes: make it a multiple of {parts * processes}."
         )
     return accelerator
-
-
-def _check_launch(accelerator: Accelerator) -> None:
-    """Refuses processes that do not know of each other: all would write the same folder."""
-    kind, launched = accelerator.distributed_type, os.environ.get("WORLD_SIZE", "1")
-    if kind != "NO" and not kind.startswith("MULTI_"):
-        raise ValueError(
-            f"training through Accelerate's {kind.value} does not work here: the codebook would differ from process "
-            "to process. DistributedDataParallel does (`accelerate launch --multi_gpu`); without a TPU, "
-            "USE_TORCH_XLA=0 keeps Accelerate from taking torch_xla."
-        )
-    if launched != str(accelerator.num_processes):
-        raise ValueError(
-            f"WORLD_SIZE={launched} processes were launched, but Accelerate found no device for them to train "
-            f"together on and would train {launched} times alone: ACCELERATE_USE_CPU=true trains on CPUs."
-        )
-
-
-def check_shared_folder(accelerator: Accelerator, folder: RunFolder) -> None:
-    """Finds out whether all processes see the folder that the first one writes; called by all, once it exists.
-
-    Raises:
-        ValueError: on all processes, if one does not, as on a machine that has no share of the file system.
-    """
-    # A name that nobody can have looked up before: what a file system over the network remembers cannot be wrong of it.
-    (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
-    record = folder.partial / name
-    if accelerator.is_main_process:
-        record.touch()
-    accelerator.wait_for_everyone()
-    until = time.monotonic() + SHARED_FOLDER_SECONDS
-    while not record.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    here = f"{socket.gethostname()}:{record.parent.absolute()}"
-    places = gather_object([(here, record.exists())])
-    if accelerator.is_main_process:
-        record.unlink()
-    blind = [
-        f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees
-    ]
-    if blind:
-        raise ValueError(
-            f"--output_dir {folder.output_dir} is not one folder for all processes: what process 0 wrote in "
-            f"{places[0][0]} is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines "
-            "share."
-        )
 
 
 @contextmanager
@@ -230,7 +154,8 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with lost_processes_named():
+            yield
     except (Interrupted, KeyboardInterrupt) as error:
         if isinstance(error, Interrupted):
             number, stopped = error.signal_number, f"{error}"
@@ -249,14 +174,6 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
         raise OSError(
             f"{error}. What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
         ) from error
-    except RuntimeError as error:
-        # NCCL has a class for it; gloo names its own source file.
-        of_gloo = "gloo/transport" in str(error)
-        if not of_gloo and not isinstance(error, torch.distributed.DistError):
-            raise
-        raise ConnectionError(
-            f"another process of this run has ended or does not answer; its own output says why. ({error})"
-        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -267,11 +184,6 @@ def message_of(error: Exception) -> str:
     if not text.startswith(f"Caught {name} in DataLoader worker process"):
         return text
     return text.rpartition(f"{name}: ")[2].strip()
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def same_command(*more: str, without: str = "") -> str:

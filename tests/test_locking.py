@@ -1,0 +1,76 @@
+"""The lock on the folder of a run, between real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_vqvae.locking import locked
+
+pytest.importorskip("fcntl")
+# Holds the lock until it is killed; its own child, as one that decodes a stream, lives on.
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from hf_vqvae.locking import locked
+with locked(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of `runs/tiny`, and the id of its child."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "runs" / "tiny")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    yield process
+    os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def test_one_process_at_a_time_holds_it_and_it_ends_with_that(holder, tmp_path):
+    folder = tmp_path / "runs" / "tiny"
+    message = rf"process {holder.pid} on .* is writing the run {folder}: wait .* --output_dir"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message), locked(folder):
+            raise AssertionError("there were two")
+    with locked(folder.with_name("other")):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(folder):
+        pass
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_nothing_is_left_of_it_but_what_was_made_meanwhile(tmp_path):
+    folder = tmp_path / "a" / "b" / "tiny"
+    with pytest.raises(KeyError), locked(folder):
+        assert [path.name for path in folder.parent.iterdir()] == [".tiny.lock"]
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with locked(folder):
+        folder.mkdir()
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_lock_file_that_somebody_removed_and_made_again_is_theirs(tmp_path):
+    place = tmp_path / ".tiny.lock"
+    with locked(tmp_path / "tiny"):
+        place.unlink()
+        place.write_text("theirs")
+    assert place.read_text() == "theirs"
+
+
+def test_where_no_file_can_be_made_a_run_goes_on_to_say_so_itself(tmp_path):
+    (tmp_path / "file").touch()
+    with locked(Path(tmp_path / "file" / "tiny")):
+        pass
