@@ -200,14 +200,29 @@ def test_what_a_killed_run_left_is_not_taken_for_a_classifier(tmp_path, accelera
     assert kept.is_dir() and left.is_dir()
 
 
-def test_a_kept_classifier_that_is_damaged_is_named(tmp_path, accelerator):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_kept_classifier_that_is_damaged_is_trained_anew(tmp_path, accelerator, name):
     images = make_images(8)
     kept_classifier(images, NAMES, accelerator, tmp_path)
     (kept,) = tmp_path.iterdir()
-    weights = kept / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(ValueError, match=f"{kept.name}.*trained and kept here; delete it"):
-        kept_classifier(images, NAMES, accelerator, tmp_path)
+    whole = {path.name: path.read_bytes() for path in kept.iterdir()}
+    (kept / name).write_bytes(whole[name][:100])
+    assert kept_classifier(images, NAMES, accelerator, tmp_path).num_classes == 2
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == whole
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, accelerator):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The config is smaller, the weights are larger; safetensors has an error of its own for that.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, before[1]))
+    try:
+        with pytest.raises(ValueError, match=r"cannot keep the classifier in .*MiB are free there"):
+            kept_classifier(make_images(8), NAMES, accelerator, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_hidden_labels_are_left_out(tmp_path, accelerator):

@@ -396,6 +396,22 @@ sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
     assert (real / "run" / "metrics.json").is_file()
 
 
+def test_samples_are_measured_where_each_process_has_a_cache_of_its_own(scripts, tmp_path, each):
+    start = each(f"""
+import pathlib
+import hf_vqvae.classifier_training
+cache = pathlib.Path({str(tmp_path)!r}, "cache" + rank)
+hf_vqvae.classifier_training.cached_assets_path = lambda *_: cache / "classifiers" / "small"
+""")
+    flags = [*DATA, *SMALL, "--num_train_epochs", "1", "--num_eval_samples", "4"]
+    flags += ["--output_dir", tmp_path / "run"]
+    for done in scripts.run_together(start, TRAIN, *flags, timeout=100):
+        assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "frechet_distance" in metrics
+    assert (tmp_path / "cache0").exists() and not (tmp_path / "cache1").exists()
+
+
 def test_only_the_first_process_writes_and_logs(scripts, tmp_path, each):
     folder = tmp_path / "run"
     flags = [*DATA, *SMALL, "--num_train_epochs", "1", "--log_with", "tensorboard"]

@@ -217,7 +217,7 @@ def test_a_finished_run_is_that_of_its_flags_alone(unfinished):
     unfinished.finish()
     assert unfinished.has_finished(FLAGS | {"logging_steps": 1}, overwrite=False)
     changed = FLAGS | {"seed": 1}
-    with pytest.raises(ValueError, match="finished run with other flags.*--seed was 0, not 1"):
+    with pytest.raises(ValueError, match=r"finished run with other flags.*--seed was 0, not 1"):
         unfinished.has_finished(changed, overwrite=False)
     assert not unfinished.has_finished(changed, overwrite=True)
 

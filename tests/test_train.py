@@ -455,6 +455,30 @@ def test_a_diverging_run_stops_and_goes_on_from_its_last_good_checkpoint(scripts
     assert math.isfinite(state["history"][-1]["loss"])
 
 
+# Lets the disk be full from the moment on that the finished model's config is written: it has room, the weights do not.
+FULL_DISK = """
+import os, resource, runpy, sys
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("run.partial/config.json"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
+
+sys.addaudithook(watch)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_a_clear_error(scripts, tmp_path):
+    pytest.importorskip("resource")
+    (tmp_path / "full_disk.py").write_text(FULL_DISK)
+    flags = [*TINY, "--no_train_prior", "--output_dir", tmp_path / "run"]
+    done = scripts.run(tmp_path / "full_disk.py", TRAIN, *flags)
+    assert_refused(done, "cannot write", "MiB are free there", "make room", LATEST[0])
+    done = scripts.run(TRAIN, *flags, *LATEST)
+    assert done.returncode == 0, done.stderr
+
+
 # Several processes
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from transformers.utils import logging
 
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 from .decoding import DecodedImages, scale_pixels
+from .files import put_in_place, remove_at_once, writing_errors
 from .models import VQVAEImageProcessorPil
+from .processes import of_main_process
 
 RECIPE = 2  # part of a kept classifier's name: to be raised whenever another one would come out
 BATCH_SIZE = 128
@@ -39,7 +42,8 @@ def kept_classifier(
     """The small classifier of the training set `images`, out of `folder` or trained and put there.
 
     One subfolder for each training set, named by its pixels, labels and class names; complete or
-    absent. To be called by every process: the main one trains, all load.
+    absent, and trained anew where it is damaged. To be called by every process: the main one reads
+    or trains it, and hands it to the others, whose folders may be those of other machines.
 
     Args:
         label_names: of the classes; the numbers in the labels where there are none.
@@ -48,7 +52,7 @@ def kept_classifier(
 
     Raises:
         NoLabelsError: if fewer than two classes occur among the labels.
-        ValueError: if it cannot be kept, or a kept one cannot be read.
+        ValueError: on all processes, if it cannot be kept.
     """
     labels = torch.empty(0) if images.labels is None else images.labels
     known = labels >= 0
@@ -62,25 +66,29 @@ def kept_classifier(
         folder = cached_assets_path("hf_vqvae", "classifiers", "small").parent
     label_names = label_names or [str(number) for number in range(int(labels.max()) + 1)]
     kept = Path(folder) / _fingerprint(images, label_names)
-    failure = None
-    if accelerator.is_main_process and not kept.exists():
-        device = accelerator.device
+
+    def find_or_train() -> dict[str, bytes]:
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)  # found out before a minute of training
-            model = train_classifier(images.images[known], labels[known], label_names, device)
-            _keep(model, kept)
+            if not _can_be_read(kept):
+                kept.parent.mkdir(
+                    parents=True, exist_ok=True
+                )  # found out before a minute of training
+                remove_at_once(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
+                device = accelerator.device
+                model = train_classifier(images.images[known], labels[known], label_names, device)
+                _keep(model, kept)
+            return {path.name: path.read_bytes() for path in kept.iterdir()}
         except OSError as error:
-            failure = error
-    accelerator.wait_for_everyone()  # also after a failure, or the others would wait for ever
-    if failure is not None:
-        raise ValueError(
-            f"cannot keep the classifier in {folder}: {failure}. Name a folder that can be written "
-            "to with --classifier_dir (of scripts/evaluate.py), or set HF_HOME to one."
-        ) from failure
-    try:
-        return load_classifier(str(kept), DESCRIPTION).to(accelerator.device)
-    except ValueError as error:
-        raise ValueError(f"{error} This one was trained and kept here; delete it.") from error
+            raise ValueError(
+                f"cannot keep the classifier in {folder}: {error}. Name a folder that can be written "
+                "to with --classifier_dir (of scripts/evaluate.py), or set HF_HOME to one."
+            ) from error
+
+    files = of_main_process(accelerator, find_or_train)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copy:
+        for name, content in files.items():
+            (Path(copy) / name).write_bytes(content)
+        return load_classifier(copy, DESCRIPTION).to(accelerator.device)
 
 
 def train_classifier(
@@ -182,17 +190,29 @@ def _fingerprint(images: DecodedImages, label_names: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
+def _can_be_read(kept: Path) -> bool:
+    if not kept.exists():
+        return False
+    try:
+        load_classifier(str(kept), DESCRIPTION)
+    except ValueError as error:
+        logging.get_logger(__name__).warning(f"{error} It was kept here, and is trained anew.")
+        return False
+    return True
+
+
 def _keep(model: SmallClassifier, folder: Path) -> None:
     """Writes model and image processor beside `folder` and renames."""
     # Of its own name: another run may be training the same classifier.
     writing = folder.with_name(f"{folder.name}.{os.getpid()}.writing")
     try:
-        model.save_pretrained(writing)
         height, width = model.config.image_size
         processor = VQVAEImageProcessorPil(size={"height": height, "width": width})
-        processor.save_pretrained(writing)
+        with writing_errors(folder):
+            model.save_pretrained(writing)
+            processor.save_pretrained(writing)
         try:
-            os.rename(writing, folder)
+            put_in_place(writing, folder)
         except OSError:
             if not folder.exists():
                 raise  # else another run was faster: its classifier is the same

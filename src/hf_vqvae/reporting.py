@@ -16,7 +16,7 @@ from .card import write_card, write_figures
 from .card_figures import to_8_bits
 from .data import DecodedImages, ImageSplits
 from .evaluation import evaluate_model, load_model
-from .files import read_json, write_json
+from .files import read_json, write_json, writing_errors
 from .models import VQVAEForImageGeneration, VQVAEModel
 from .models.publishing import add_code, image_processor_for
 from .plotting import color_codes, image_grid
@@ -34,6 +34,7 @@ PACKAGES = (
     "safetensors",
 )
 TRACKED_IMAGES = 16
+KEPT = "All that was trained is whole: make room, and go on with --resume_from_checkpoint latest."
 
 
 def report(
@@ -70,8 +71,9 @@ def report(
         "seed": values["seed"],
         "codebook_counts": counts,
     }
-    model.save_pretrained(folder.partial)
-    image_processor_for(model).save_pretrained(folder.partial)
+    with writing_errors(folder.partial / "model.safetensors", KEPT):
+        model.save_pretrained(folder.partial)
+        image_processor_for(model).save_pretrained(folder.partial)
     write_json(folder.partial / "metrics.json", metrics)
     write_json(folder.partial / "arguments.json", values)
     write_json(folder.partial / "run.json", run)
