@@ -315,19 +315,27 @@ def test_the_fingerprint_is_that_of_pixels_and_labels(folder, arguments, streami
     write_pets(folder)
     first = fingerprint("a")
     assert first == fingerprint("a") == fingerprint("b")
-    changes = {"one train row": ("train", 6, 1), "one test row": ("test", 5, 1), "labels": None}
+    changes = {"one train row": ("train", 6, 1), "one test row": ("test", 5, 1)}
+    changes |= {"labels": None, "train labels": None}
     seen = {first}
     for name, change in changes.items():
         write_pets(folder)
         if change is None:
-            images = [Image.fromarray(pixels) for pixels in pixels_of(4, 1)]
-            write(folder, "test", {"image": images, "label": [1] * 4})
+            split, count, seed = ("train", 6, 0) if name == "train labels" else ("test", 4, 1)
+            images = [Image.fromarray(pixels) for pixels in pixels_of(count, seed)]
+            write(folder, split, {"image": images, "label": [1] * count})
         else:
             split, count, seed = change
             images = [Image.fromarray(pixels) for pixels in pixels_of(count, seed)]
             write(folder, split, {"image": images, "label": [row % 2 for row in range(count)]})
         seen.add(fingerprint(f"c {name}"))
     assert len(seen) == 1 + len(changes)
+
+
+def test_the_fingerprint_of_a_stream_is_that_of_the_same_images_in_memory(folder, arguments):
+    write_pets(folder)
+    stream, memory = (load_images(arguments(streaming=s), CONFIG).info for s in (True, False))
+    assert stream["fingerprint"] == memory["fingerprint"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -92,9 +92,8 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
         train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
-        # 8-bit values come back exactly, so that both kinds of training set are measured alike.
-        first = islice(train_images, VARIANCE_ROWS)
-        pixels = (((row["pixel_values"] + 0.5) * 255).round().byte() for row in first)
+        labels: list[int] = []
+        pixels = _read_stream(islice(train_images, VARIANCE_ROWS), labels)
     else:
         train_images = decode_rows(train.rows, train.count, train.decoder)
         pixels = train_images.images.split(ROWS_PER_BATCH)
@@ -102,8 +101,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     variance = _variance(_hashed(pixels, digest), train.decoder.split)
     for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels):
         _add(part, digest)
-    if isinstance(train_images, DecodedImages):
-        _add(train_images.labels, digest)
+    _add(torch.tensor(labels) if arguments.streaming else train_images.labels, digest)
     counts = {"train_count": train.count, "eval_count": len(eval_images)}
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
     info = _describe(source, arguments, train.decoder) | splits | counts
@@ -229,6 +227,15 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
 
 def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
     return {ROW_NUMBER: number}
+
+
+def _read_stream(rows: Iterable[dict[str, Any]], labels: list[int]) -> Iterator[Tensor]:
+    """The images of `rows` as they are in memory, uint8 (C, H, W); their labels, if any, go to `labels`."""
+    for row in rows:
+        if "labels" in row:
+            labels.append(row["labels"])
+        # 8-bit values come back exactly, so that both kinds of training set are measured alike.
+        yield ((row["pixel_values"] + 0.5) * 255).round().byte()
 
 
 def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:
