@@ -13,6 +13,8 @@ from accelerate import Accelerator
 
 from hf_vqvae.arguments import DataArguments, parse_arguments
 from hf_vqvae.data import load_images
+from hf_vqvae.locking import locked_together
+from hf_vqvae.processes import check_same_data, of_main_process
 from hf_vqvae.session import make_accelerator, message_of, same_command, stopped_by_signals
 from hf_vqvae.stages import start_config
 from hf_vqvae.sweeping import (
@@ -20,6 +22,7 @@ from hf_vqvae.sweeping import (
     SweepArguments,
     SweepFolder,
     SweptVQVAEArguments,
+    find_finished,
     make_points,
     train_point,
     write_results,
@@ -32,10 +35,10 @@ def main() -> None:
     data, vqvae, sweep = flags
     points = make_points(sweep, vqvae)
     folder = SweepFolder(sweep, (data, vqvae))
-    folder.check()
     accelerator = make_accelerator(points[0].training, points[0].folder)
     go_on = same_command(without="--overwrite_output_dir")
-    with stopped_by_signals(folder.path, go_on):
+    with locked_together(accelerator, folder.path), stopped_by_signals(folder.path, go_on):
+        of_main_process(accelerator, folder.check)
         train_points(points, folder, data, accelerator)
     accelerator.end_training()
 
@@ -47,10 +50,12 @@ def train_points(
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         # Once for all points, which share size and channels.
         images = load_images(data, start_config(points[0].vqvae, None))
-    folder.start(images.info, accelerator)
-    for number, point in enumerate(points, start=1):
+    check_same_data(accelerator, images.info)
+    of_main_process(accelerator, lambda: folder.start(images.info))
+    finished = of_main_process(accelerator, lambda: find_finished(points))
+    for number, (point, done) in enumerate(zip(points, finished, strict=True), start=1):
         name = f"Point {number} of {len(points)} ({point})"
-        if point.folder.is_finished:
+        if done:
             accelerator.print(f"{name} is finished: kept.")
             continue
         accelerator.print(f"{name}:")

@@ -382,6 +382,30 @@ os.chdir({str(tmp_path)!r} + "/" + rank)
 
 
 @pytest.mark.long
+def test_a_sweep_goes_by_what_the_first_process_finds_and_needs_a_shared_folder(
+    scripts, tmp_path, each
+):
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    start = each(f"""
+import hf_vqvae.processes
+hf_vqvae.processes.SHARED_FOLDER_SECONDS = 1.0
+os.chdir({str(tmp_path)!r} + "/" + rank)
+""")
+    flags = [*DATA, "--image_size", "8", "--hidden_sizes", "4", "6", "--train_batch_size", "12"]
+    flags += ["--num_train_epochs", "1", "--embedding_dim", "4", "--num_embeddings"]
+    alone = ["8", "--output_dir", tmp_path / "0" / "sweep"]
+    done = scripts.run("scripts/sweep.py", *flags, *alone)
+    assert done.returncode == 0, done.stderr
+    sweep = [start, ROOT / "scripts/sweep.py", *flags]
+    for done in scripts.run_together(*sweep, "8", "--output_dir", "sweep", timeout=60):
+        assert done.returncode == 0, done.stderr
+    for done in scripts.run_together(*sweep, "8", "9", "--output_dir", "sweep", timeout=60):
+        assert_clear(done, "--output_dir sweep/9x4 is not one folder", "share")
+    assert not list((tmp_path / "1").iterdir())
+
+
+@pytest.mark.long
 def test_a_folder_that_shows_late_what_others_wrote_is_waited_for(scripts, tmp_path, each):
     real, linked = tmp_path / "real", tmp_path / "late"
     real.mkdir()
@@ -396,6 +420,7 @@ sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
     assert (real / "run" / "metrics.json").is_file()
 
 
+@pytest.mark.long
 def test_samples_are_measured_where_each_process_has_a_cache_of_its_own(scripts, tmp_path, each):
     start = each(f"""
 import pathlib

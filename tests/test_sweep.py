@@ -301,6 +301,40 @@ def test_overwriting_discards_the_points_of_before(sweep, tmp_path, monkeypatch,
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
 
 
+def test_a_sweep_is_discarded_whole_or_not_at_all(sweep, tmp_path, scripts):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep[0], folder)
+    flags = [*FEW, *GRID, "--output_dir", folder]
+    new = ["--seed", "1", "--overwrite_output_dir"]
+    killed = scripts.run("scripts/sweep.py", *flags, *new, dies_at=(folder, 9))
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "sweep.discarded").exists() and not folder.exists()
+    done = scripts.run("scripts/sweep.py", *flags, *new)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
+def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scripts):
+    folder = tmp_path / "sweep"
+    flags = [*TINY, "--num_train_epochs", "1", "--num_embeddings", "4", "--embedding_dim", "2"]
+    flags += ["--output_dir", folder]
+    killed = scripts.run("scripts/sweep.py", *flags, dies_at=(f"{folder}/4x2/", 1))
+    assert killed.returncode == -signal.SIGKILL
+    assert (folder / "4x2" / "run_id.json").exists()
+    done = scripts.run("scripts/sweep.py", *flags)
+    assert done.returncode == 0 and "is finished: kept" in done.stdout, done.stderr
+    left = {path.name for path in (folder / "4x2").iterdir()}
+    assert not left & {"run_id.json", "checkpoints", "vqvae", "seconds.json"}
+
+
+def test_a_link_is_not_overwritten_in_place_of_the_folder_it_leads_to(sweep, tmp_path, monkeypatch):
+    (tmp_path / "sweep").symlink_to(sweep[0])
+    flags = [*FEW, *GRID, "--overwrite_output_dir", "--output_dir", tmp_path / "sweep"]
+    with pytest.raises(ValueError, match=f"not that folder's own name: give {sweep[0]}"):
+        run_script(monkeypatch, "sweep", *flags)
+    assert (tmp_path / "sweep").is_symlink() and (sweep[0] / "sweep.json").exists()
+
+
 # The figure
 
 

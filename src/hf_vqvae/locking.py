@@ -38,7 +38,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it.
     """
-    path = folder.with_name(f".{folder.name}.lock")
+    place = Path(os.path.realpath(folder))  # one lock for all names of a folder
+    path = place.parent / f".{place.name}.lock"
     made = [parent for parent in path.parents if not parent.exists()]
     descriptor = None if fcntl is None else _open_locked(path, folder)
     try:

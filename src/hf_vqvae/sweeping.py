@@ -5,7 +5,6 @@ Every point of the grid is a run of its own, in a folder of its own, as `train.p
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,9 +25,10 @@ from .card import choose_images
 from .card_figures import to_8_bits
 from .data import ImageSplits
 from .evaluation import load_model
-from .files import read_json, write_json
+from .files import read_json, remove_at_once, write_json
 from .models import VQVAEConfig
 from .plotting_sweep import plot_sweep
+from .processes import check_shared_folder
 from .reporting import report
 from .run_folder import RunFolder
 from .stages import start_config, train_vqvae
@@ -159,16 +159,22 @@ class SweepFolder:
             ValueError: if something else is in the way, or a sweep with other settings; with the ways out.
         """
         record = self.path / "sweep.json"
+        overwrite = self.sweep.overwrite_output_dir
+        if overwrite and (self.path.name in ("", "..") or self.path.is_symlink()):
+            raise ValueError(
+                f"--overwrite_output_dir replaces a folder, and --output_dir {self.path} is not that folder's own "
+                f"name: give {self.path.resolve()}."
+            )
         if self.path.exists() and not record.is_file():
             if not self.path.is_dir() or any(self.path.iterdir()):
                 raise ValueError(
                     f"{self.path} exists and holds no sweep (no sweep.json): choose another --output_dir."
                 )
-        elif record.is_file() and not self.sweep.overwrite_output_dir:
+        elif record.is_file() and not overwrite:
             self._check_same(read_json(record)["settings"], self.common, "settings")
 
-    def start(self, dataset: dict[str, Any], accelerator: Accelerator) -> None:
-        """Writes what the points have in common, or checks that it is the same; called by all processes.
+    def start(self, dataset: dict[str, Any]) -> None:
+        """Writes what the points have in common, or checks that it is the same.
 
         Args:
             dataset: where the images come from, as in `ImageSplits.info`.
@@ -177,15 +183,12 @@ class SweepFolder:
             ValueError: if the finished points were trained on other data.
         """
         record = self.path / "sweep.json"
-        if record.is_file() and not self.sweep.overwrite_output_dir:
+        if self.sweep.overwrite_output_dir:
+            remove_at_once(self.path, self.path.with_name(f"{self.path.name}.discarded"))
+        elif record.is_file():
             self._check_same(read_json(record)["dataset"], dataset, "data")
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            if self.sweep.overwrite_output_dir and self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"settings": self.common, "dataset": dataset})
-        accelerator.wait_for_everyone()
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"settings": self.common, "dataset": dataset})
 
     def _check_same(self, there: dict[str, Any], here: dict[str, Any], what: str) -> None:
         differences = [
@@ -200,6 +203,15 @@ class SweepFolder:
             )
 
 
+def find_finished(points: list[Point]) -> list[bool]:
+    """Which points are finished; removes what a session that was killed just then has left in them."""
+    finished = [point.folder.is_finished for point in points]
+    for point, done in zip(points, finished, strict=True):
+        if done:
+            point.folder.tidy()
+    return finished
+
+
 def train_point(
     point: Point, images: ImageSplits, data: DataArguments, accelerator: Accelerator
 ) -> None:
@@ -210,6 +222,7 @@ def train_point(
     if accelerator.is_main_process:
         point.folder.start(resume=True)
     accelerator.wait_for_everyone()
+    check_shared_folder(accelerator, point.folder)
     training = replace(point.training, resume_from_checkpoint="latest")
     workers = data.dataloader_num_workers
     model_folder = train_vqvae(
