@@ -20,6 +20,7 @@ from hf_vqvae.classifier_training import NoLabelsError
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
 from hf_vqvae.files import write_json
+from hf_vqvae.processes import join_processes, lost_processes_named
 from hf_vqvae.sample_quality import (
     SampleQualityArguments,
     check_arguments,
@@ -48,25 +49,11 @@ class EvaluationArguments:
 
 def main() -> None:
     evaluation, sampling, data = parse_arguments()
-    accelerator = Accelerator()
     try:
-        model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
-        check_arguments(model, sampling)
-        with accelerator.main_process_first():  # one process fills the cache, the others read it
-            images, info = load_split(data, model.base_model.config, data.eval_split)
-            train_images = load_train_images(sampling, data, model)
-        names = info["label_names"]
-        classifier = find_classifier(sampling, train_images, names, accelerator)
-        model.to(accelerator.device)
-        settings = {"batch_size": evaluation.batch_size, "split": data.eval_split}
-        metrics, _ = evaluate_model(model, images, accelerator, **settings)
-        if classifier is not None:
-            metrics |= measure_samples(
-                *(model, train_images, images, classifier, sampling, accelerator),
-                label_names=names,
-                **settings,
-            )
-    except ValueError as error:
+        accelerator = join_processes()
+        with lost_processes_named():
+            images, info, metrics = measure(evaluation, sampling, data, accelerator)
+    except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     if accelerator.is_main_process:
         where = f"{data.eval_split} of {info['name']}, {len(images):,} images"
@@ -76,6 +63,32 @@ def main() -> None:
         if evaluation.output_file:
             write_metrics(metrics, Path(evaluation.output_file))
     accelerator.end_training()
+
+
+def measure(
+    evaluation: EvaluationArguments,
+    sampling: SampleQualityArguments,
+    data: DataArguments,
+    accelerator: Accelerator,
+) -> tuple[DecodedImages, dict[str, Any], dict[str, Any]]:
+    """The images that are measured on, what there is to say of them, and the metrics."""
+    model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
+    check_arguments(model, sampling)
+    with accelerator.main_process_first():  # one process fills the cache, the others read it
+        images, info = load_split(data, model.base_model.config, data.eval_split)
+        train_images = load_train_images(sampling, data, model)
+    names = info["label_names"]
+    classifier = find_classifier(sampling, train_images, names, accelerator)
+    model.to(accelerator.device)
+    settings = {"batch_size": evaluation.batch_size, "split": data.eval_split}
+    metrics, _ = evaluate_model(model, images, accelerator, **settings)
+    if classifier is not None:
+        metrics |= measure_samples(
+            *(model, train_images, images, classifier, sampling, accelerator),
+            label_names=names,
+            **settings,
+        )
+    return images, info, metrics
 
 
 def load_train_images(

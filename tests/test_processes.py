@@ -492,6 +492,39 @@ def test_sharding_is_refused_before_anything_is_written(scripts, tmp_path, varia
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def evaluation(tmp_path):
+    """The command that evaluates a tiny model."""
+    config = VQVAEConfig(image_size=8, hidden_sizes=(4, 6), num_embeddings=8)
+    VQVAEModel(config).save_pretrained(tmp_path / "model")
+    script = ROOT / "scripts/evaluate.py"
+    flags = ["--dataset_name", "digits", "--max_eval_samples", "11", "--num_samples", "0"]
+    return [script, tmp_path / "model", *flags]
+
+
+def test_sharding_is_refused_by_the_evaluation_too(scripts, evaluation):
+    done = scripts.run(*evaluation, environment={"ACCELERATE_USE_FSDP": "true"})
+    assert_clear(done, "ACCELERATE_USE_FSDP=true", "FSDP", "--multi_gpu")
+
+
+def test_a_process_that_the_evaluation_loses_is_named(scripts, evaluation, each):
+    start = each("""
+import hf_vqvae.evaluation
+if rank == "1":
+    hf_vqvae.evaluation.evaluate_model = lambda *_, **__: os._exit(3)
+""")
+    first, second = scripts.run_together(start, *evaluation, timeout=60)
+    assert second.returncode == 3
+    assert first.returncode == 1 and LOST in first.stderr
+
+
+@pytest.mark.skipif(GPUS, reason="with GPUs they find each other")
+def test_processes_that_do_not_know_of_each_other_do_not_evaluate(scripts, evaluation, each):
+    start = each("os.environ['ACCELERATE_USE_CPU'] = 'false'")
+    for done in scripts.run_together(start, *evaluation, timeout=60):
+        assert_clear(done, "WORLD_SIZE=2", "ACCELERATE_USE_CPU=true")
+
+
 @pytest.mark.skipif(GPUS, reason="with GPUs they find each other")
 def test_processes_that_do_not_know_of_each_other_are_refused(scripts, tmp_path, each):
     flags = [*DATA, *ONE, "--output_dir", tmp_path / "run"]
