@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from hf_vqvae.arguments import DataArguments, parse_arguments
 from hf_vqvae.data import load_images
 from hf_vqvae.locking import locked_together
-from hf_vqvae.processes import check_same_data, of_main_process
+from hf_vqvae.processes import check_same_images, of_main_process
 from hf_vqvae.session import make_accelerator, message_of, same_command, stopped_by_signals
 from hf_vqvae.stages import start_config
 from hf_vqvae.sweeping import (
@@ -50,7 +50,7 @@ def train_points(
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         # Once for all points, which share size and channels.
         images = load_images(data, start_config(points[0].vqvae, None))
-    check_same_data(accelerator, images.info)
+    check_same_images(accelerator, images.info)
     of_main_process(accelerator, lambda: folder.start(images.info))
     finished = of_main_process(accelerator, lambda: find_finished(points))
     for number, (point, done) in enumerate(zip(points, finished, strict=True), start=1):

@@ -30,7 +30,7 @@ from hf_vqvae.hub import (
     push_stopped_by_signals,
 )
 from hf_vqvae.locking import locked_together
-from hf_vqvae.processes import check_same_data, check_shared_folder, of_main_process
+from hf_vqvae.processes import check_same_images, check_shared_folder, of_main_process
 from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import (
@@ -123,7 +123,7 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
         start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images = load_images(data, config)
-    check_same_data(accelerator, images.info)  # nothing is written before all could read
+    check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
         check_number_of_classes(

@@ -102,7 +102,7 @@ def check_shared_folder(accelerator: Accelerator, folder: RunFolder) -> None:
         )
 
 
-def check_same_data(accelerator: Accelerator, info: dict[str, Any]) -> None:
+def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
     """Finds out whether all processes, which call this together, have read the images that `info` describes.
 
     Raises:
