@@ -15,7 +15,7 @@ from hf_vqvae.arguments import DataArguments, parse_arguments
 from hf_vqvae.data import load_images
 from hf_vqvae.locking import locked_together
 from hf_vqvae.processes import check_same_images, of_main_process
-from hf_vqvae.session import make_accelerator, message_of, same_command, stopped_by_signals
+from hf_vqvae.session import make_accelerator, same_command, stopped_by_signals
 from hf_vqvae.stages import start_config
 from hf_vqvae.sweeping import (
     Point,
@@ -97,4 +97,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, TrainingFailed) as error:
-        sys.exit(f"Error: {message_of(error)}")
+        sys.exit(f"Error: {error}")

@@ -35,7 +35,6 @@ from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import (
     make_accelerator,
-    message_of,
     same_command,
     stopped_by_signals,
 )
@@ -126,9 +125,7 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
-        check_number_of_classes(
-            len(images.info["label_names"] or ())
-        )  # and so are too many classes
+        check_number_of_classes(len(images.info["label_names"] or ()))
     changes = []
     if training.resume_from_checkpoint is not None:
         told = training.resume_with_changes
@@ -213,4 +210,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, TrainingFailed, PushError) as error:
-        sys.exit(f"Error: {message_of(error)}")
+        sys.exit(f"Error: {error}")

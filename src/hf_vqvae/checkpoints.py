@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object, load
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from .files import put_in_place, read_json, write_json, writing_errors
+from .files import put_in_place, read_json, remove_at_once, write_json, writing_errors
 
 # With others of these a run can go on, though not to the same bits: what it runs on,
 CHANGEABLE = {"num_processes", "device", "threads", "torch", "mixed_precision", "dynamo_backend"}
@@ -254,12 +254,7 @@ def _order(checkpoint: Path) -> tuple[float, int]:
 
 def _discard(checkpoint: Path) -> None:
     """Deletes a checkpoint, or what has its name, in such a way that it is never seen in part."""
-    if not checkpoint.is_dir() or checkpoint.is_symlink():
-        checkpoint.unlink(missing_ok=True)
-        return
-    hidden = checkpoint.with_name(f".discarded-{checkpoint.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    shutil.rmtree(checkpoint.rename(hidden), ignore_errors=True)
+    remove_at_once(checkpoint, checkpoint.with_name(f".discarded-{checkpoint.name}"))
 
 
 def _digest_of(state: dict[str, Any]) -> str:

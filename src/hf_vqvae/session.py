@@ -178,14 +178,6 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def message_of(error: Exception) -> str:
-    """What an error says; without the traceback where torch hands on that of a process which decodes a stream."""
-    text, name = str(error), type(error).__name__
-    if not text.startswith(f"Caught {name} in DataLoader worker process"):
-        return text
-    return text.rpartition(f"{name}: ")[2].strip()
-
-
 def same_command(*more: str, without: str = "") -> str:
     """The command line of this process without the word `without`, and with `more` at its end."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
