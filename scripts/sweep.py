@@ -36,7 +36,9 @@ def main() -> None:
     points = make_points(sweep, vqvae)
     folder = SweepFolder(sweep, (data, vqvae))
     accelerator = make_accelerator(points[0].training, points[0].folder)
-    go_on = same_command(without="--overwrite_output_dir")
+    go_on = same_command(
+        *(["--overwrite_output_dir", "False"] if sweep.overwrite_output_dir else [])
+    )
     with locked_together(accelerator, folder.path), stopped_by_signals(folder.path, go_on):
         of_main_process(accelerator, folder.check)
         train_points(points, folder, data, accelerator)
@@ -60,7 +62,8 @@ def train_points(
             continue
         accelerator.print(f"{name}:")
         started = time.monotonic()
-        train_point(point, images, data, accelerator)
+        with locked_together(accelerator, point.folder.output_dir):
+            train_point(point, images, data, accelerator)
         accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
     if accelerator.is_main_process:
         rows = write_results(points, images, folder.path, accelerator.device)

@@ -136,14 +136,13 @@ def test_half_a_checkpoint_is_never_taken(folder, accelerator):
     assert names(folder) == ["vqvae-1", "vqvae-2"]
 
 
-def test_checkpoints_from_a_step_on_can_be_discarded(folder, accelerator):
-    for step in (1, 2, 10):
-        save(accelerator, folder, step)
+def test_checkpoints_can_be_discarded(folder, accelerator):
+    first, second, third = (save(accelerator, folder, step) for step in (1, 2, 10))
     save(accelerator, folder, 10, stage="prior")
-    discard_checkpoints(folder, "vqvae", from_step=2)
+    discard_checkpoints([second, third, folder / "vqvae-3"])
     assert names(folder) == ["vqvae-1", "prior-10"]
-    discard_checkpoints(folder, "vqvae")
-    assert names(folder) == ["prior-10"]
+    discard_checkpoints([first])
+    assert sorted(path.name for path in folder.iterdir()) == ["prior-10"]
 
 
 def test_a_disk_without_room_leaves_the_last_good_checkpoint_and_nothing_half(folder, accelerator):
@@ -226,7 +225,10 @@ def test_one_whose_record_says_something_else_is_damaged_too(folder, accelerator
 def test_one_with_a_file_that_was_not_saved_with_it_is_passed_over(folder, accelerator, capsys):
     """Accelerate would count it among what it has to load."""
     save(accelerator, folder, 1)
-    (save(accelerator, folder, 2) / "custom_checkpoint_0.pkl").write_bytes(b"cos\nabort\n(tR.")
+    second = save(accelerator, folder, 2)
+    (second / ".DS_Store").write_text("no harm")
+    assert choose(accelerator, folder) == second
+    (second / "custom_checkpoint_0.pkl").write_bytes(b"cos\nabort\n(tR.")
     assert choose(accelerator, folder).name == "vqvae-1"
     assert "passed over: custom_checkpoint_0.pkl not saved with it" in capsys.readouterr().out
 

@@ -116,7 +116,7 @@ def test_a_session_killed_while_it_finished_can_be_finished_by_the_next(folder):
     # Killed between the two renames: the old run has gone aside, the new one is not in its place yet.
     folder.start(resume=False)
     (folder.partial / "metrics.json").write_text("new")
-    aside = folder.output_dir.with_name("tiny.replaced")
+    aside = folder.output_dir.with_name(".tiny.replaced")
     aside.mkdir()
     (aside / "metrics.json").write_text("old")
     folder.finish()
@@ -125,7 +125,7 @@ def test_a_session_killed_while_it_finished_can_be_finished_by_the_next(folder):
 
 
 def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_not_remove(folder):
-    for name in ("tiny/checkpoints/vqvae-1", "tiny/full", "tiny/codes", "tiny.replaced"):
+    for name in ("tiny/checkpoints/vqvae-1", "tiny/full", "tiny/codes", ".tiny.replaced"):
         (folder.output_dir.parent / name).mkdir(parents=True)
     (folder.output_dir / "codes" / "eval.writing").mkdir()
     for name in ("data.json", "run_id.json", "metrics.json", ".seen-by-all-0", "a.json.writing"):
@@ -138,14 +138,14 @@ def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_no
 def test_a_file_is_replaced_like_a_folder(folder):
     folder.start(resume=False)
     folder.output_dir.write_text("notes")
-    folder.output_dir.with_name("tiny.replaced").write_text("of a session that was killed")
+    folder.output_dir.with_name(".tiny.replaced").write_text("of a session that was killed")
     folder.finish()
     assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
     assert (folder.output_dir).is_dir()
 
 
 def test_what_a_killed_session_left_aside_does_not_stop_the_next_replacement(folder):
-    for name in ("tiny", "tiny.replaced", "tiny.partial"):
+    for name in ("tiny", ".tiny.replaced", "tiny.partial"):
         path = folder.output_dir.with_name(name)
         path.mkdir(parents=True)
         (path / "metrics.json").write_text(name)

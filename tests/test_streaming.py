@@ -157,7 +157,7 @@ def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_pat
     arguments = TrainingArguments(train_batch_size=12, gradient_accumulation_steps=2)
     loader, order = make_loader(open_stream(folder, tmp_path), 5, arguments, workers)
     for batch in (0, 3):
-        with pytest.raises(ValueError, match=r"ended after 53 of 60: .*--max_train_samples"):
+        with pytest.raises(ValueError, match=r"ended after 4 of 5 batches: .*--max_train_samples"):
             batches_of(loader, order, batch=batch)
 
 

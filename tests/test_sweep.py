@@ -308,7 +308,7 @@ def test_a_sweep_is_discarded_whole_or_not_at_all(sweep, tmp_path, scripts):
     new = ["--seed", "1", "--overwrite_output_dir"]
     killed = scripts.run("scripts/sweep.py", *flags, *new, dies_at=(folder, 9))
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "sweep.discarded").exists() and not folder.exists()
+    assert (tmp_path / ".sweep.discarded").exists() and not folder.exists()
     done = scripts.run("scripts/sweep.py", *flags, *new)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]

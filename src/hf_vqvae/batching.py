@@ -108,8 +108,8 @@ class EpochStream(IterableDataset):
                 yield dict(zip(part, values, strict=True))
         if first < self.steps_per_epoch * self.batch_size:
             raise ValueError(
-                f"the training rows ended after {first} of {self.steps_per_epoch * self.batch_size}: the dataset has "
-                "fewer than it says, or than --max_train_samples does; make that smaller."
+                f"the training rows ended after {first // self.batch_size} of {self.steps_per_epoch} batches: the "
+                "dataset has fewer than it says, or than --max_train_samples does; make that smaller."
             )
 
 

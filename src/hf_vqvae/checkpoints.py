@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CHANGEABLE |= {"num_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps
 CHANGEABLE |= {"weight_decay", "average_decay", "max_grad_norm", "train_batch_size", "seed"}
 CHANGEABLE |= {"gradient_accumulation_steps"}
 AVERAGE = "average.safetensors"
+READ = (".safetensors", ".bin", ".pkl", ".pt")
 NO_MATTER = ("transformers_version", "_name_or_path")
 
 
@@ -41,11 +43,10 @@ def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
     return sorted((path for path in found if name.fullmatch(path.name)), key=_order)
 
 
-def discard_checkpoints(folder: Path, stage: str, from_step: int = 0) -> None:
-    """Deletes the checkpoints of `stage` from a step on."""
-    for path in list_checkpoints(folder, stage):
-        if _step(path) >= from_step:
-            _discard(path)
+def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
+    """Deletes checkpoints, or what has their names, in such a way that they are never seen in part."""
+    for path in checkpoints:
+        remove_at_once(path, path.with_name(f".discarded-{path.name}"))
 
 
 def save_checkpoint(
@@ -82,16 +83,15 @@ def save_checkpoint(
         write_json(writing / "state.json", state | {"digest": _digest_of(state)})
         if place.exists():  # which goes when the new one is in sight
             beside = place.with_name(f"{name}+")
-            _discard(beside)
+            discard_checkpoints([beside])
             put_in_place(writing, beside)
-            _discard(place)
+            discard_checkpoints([place])
             beside.rename(place)
         else:
             put_in_place(writing, place)
         # One that cannot be read takes no other's place.
         readable = [path for path in list_checkpoints(folder) if _number(path) is not None]
-        for old in readable[:-limit]:
-            _discard(old)
+        discard_checkpoints(readable[:-limit])
 
     main = accelerator.is_main_process
     try:
@@ -174,10 +174,11 @@ def load_checkpoint(
     try:
         accelerator.load_state(str(folder))
         _load_random_state(folder, accelerator.process_index)
-        if average is not None:
+        # Without one in it, it starts with the weights.
+        if average is not None and (folder / AVERAGE).exists():
             load_model(average, str(folder / AVERAGE))
     except Exception as error:  # whatever its readers raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(
             f"cannot resume from the checkpoint {folder}: {reason}. Remove that folder to go on from the one before "
             "it, or start anew with --overwrite_output_dir."
@@ -214,7 +215,9 @@ def _examine(
     damaged = [name for name in files if found.get(name) != files[name]]
     if damaged:
         return f"{', '.join(damaged)} damaged or missing", False
-    if foreign := sorted(found.keys() - files.keys()):
+    # Accelerate takes what it finds by its name.
+    foreign = [name for name in sorted(found.keys() - files.keys()) if name.endswith(READ)]
+    if foreign:
         return f"{', '.join(foreign)} not saved with it", False
     here = json.loads(json.dumps(identity))
     other = [
@@ -250,11 +253,6 @@ def _order(checkpoint: Path) -> tuple[float, int]:
     """One that cannot be read comes last, so that it is not passed over without a word."""
     number = _number(checkpoint)
     return (float("inf") if number is None else number, _step(checkpoint))
-
-
-def _discard(checkpoint: Path) -> None:
-    """Deletes a checkpoint, or what has its name, in such a way that it is never seen in part."""
-    remove_at_once(checkpoint, checkpoint.with_name(f".discarded-{checkpoint.name}"))
 
 
 def _digest_of(state: dict[str, Any]) -> str:

@@ -78,8 +78,9 @@ def _open_locked(path: Path, folder: Path) -> int | None:
             path.unlink(missing_ok=True)
             return None
         if _is_at(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with suppress(OSError):  # the disk is full: it is locked all the same
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return descriptor
         os.close(descriptor)  # of a run that ended just now
     return None

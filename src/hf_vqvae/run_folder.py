@@ -20,7 +20,9 @@ HARMLESS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cac
 HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
 HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
 HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size", "num_eval_samples"}
-HARMLESS |= {"resume_with_changes"}
+HARMLESS |= {"resume_with_changes", "dataloader_num_workers"}
+# (what revision there is of the data is told by its fingerprint)
+HARMLESS |= {"dataset_revision"}
 # those of stage 1, which act no more when it is over,
 STAGE_1 = {"learning_rate", "num_train_epochs"}
 # and those that act no more when stage 2 is over.
@@ -222,8 +224,8 @@ class RunFolder:
             remove(path)
 
     def _aside(self, name: str) -> Path:
-        """Where goes what is about to be removed."""
-        return self.output_dir.with_name(f"{self.output_dir.name}.{name}")
+        """Where goes what is about to be removed; hidden, so that it takes no name of the user's."""
+        return self.output_dir.with_name(f".{self.output_dir.name}.{name}")
 
     def checkpoints_to_resume(self, wanted: str, stage: str) -> list[Path]:
         """The checkpoints of `stage` up to `wanted` ("latest" or a folder), in the order of saving."""

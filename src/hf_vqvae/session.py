@@ -178,12 +178,18 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def same_command(*more: str, without: str = "") -> str:
-    """The command line of this process without the word `without`, and with `more` at its end."""
+def same_command(*more: str) -> str:
+    """The command line of this process with `more` at its end; of the launcher's flags those that matter."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    words = list(sys.orig_argv)  # as typed, with the interpreter
-    if processes > 1:
-        words = ["accelerate", "launch", "--num_processes", str(processes), *sys.argv]
-    words = [word for word in words if word != without]
     # The last flag of a name counts.
-    return shlex.join(words if words[len(words) - len(more) :] == list(more) else [*words, *more])
+    words = sys.argv if sys.argv[len(sys.argv) - len(more) :] == list(more) else [*sys.argv, *more]
+    if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
+        return f"accelerate launch [on each machine, as before] {shlex.join(words)}"
+    launched = ["--num_processes", str(processes)] if processes > 1 else []
+    for flag in ("mixed_precision", "dynamo_backend"):
+        value = os.environ.get(f"ACCELERATE_{flag.upper()}", "no").lower()
+        launched += [f"--{flag}", value] if value != "no" else []
+    if launched:
+        return shlex.join(["accelerate", "launch", *launched, *words])
+    python = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv)]  # as typed
+    return shlex.join([*python, *words])

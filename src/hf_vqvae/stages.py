@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .arguments import TrainingArguments, VQVAEArguments
 from .averages import widen
 from .batching import count_steps
-from .checkpoints import discard_checkpoints
+from .checkpoints import discard_checkpoints, list_checkpoints
 from .data import ImageSplits
 from .encoding import encode_split, own_batches
 from .evaluation import load_model
@@ -258,7 +258,7 @@ def _train_and_save(trainer, model, done, folder, accelerator, arguments) -> Non
             write_json(path, (read_json(path) if path.exists() else {}) | {stage: value})
         # Contiguous as in every other folder; channels last is a matter of training speed only.
         _save_model(model.to(memory_format=torch.contiguous_format), done)
-        discard_checkpoints(folder.checkpoints, stage)
+        discard_checkpoints(list_checkpoints(folder.checkpoints, stage))
     accelerator.wait_for_everyone()
     accelerator.free_memory()
 

@@ -38,10 +38,11 @@ MINIMA = {"num_embeddings": 2, "embedding_dim": 1}
 # Flags of `train.py` that mean the same for every point.
 SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
 SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
-SHARED += ("checkpointing_steps", "logging_steps")
+SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes")
 # Flags that may change while a sweep goes on: they change no result, or only which points there are.
 FREE = {"output_dir", "overwrite_output_dir", "num_embeddings", "embedding_dim", "cache_dir"}
 FREE |= {"eval_batch_size", "checkpointing_steps", "logging_steps", "dataloader_num_workers"}
+FREE |= {"resume_with_changes", "dataset_revision"}
 
 SweptVQVAEArguments = config_arguments(
     VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
@@ -184,9 +185,11 @@ class SweepFolder:
         """
         record = self.path / "sweep.json"
         if self.sweep.overwrite_output_dir:
-            remove_at_once(self.path, self.path.with_name(f"{self.path.name}.discarded"))
+            remove_at_once(self.path, self.path.with_name(f".{self.path.name}.discarded"))
         elif record.is_file():
-            self._check_same(read_json(record)["dataset"], dataset, "data")
+            before = read_json(record)["dataset"]
+            if before["fingerprint"] != dataset["fingerprint"]:
+                self._check_same(before, dataset, "data")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(record, {"settings": self.common, "dataset": dataset})
 
@@ -215,7 +218,7 @@ def find_finished(points: list[Point]) -> list[bool]:
 def train_point(
     point: Point, images: ImageSplits, data: DataArguments, accelerator: Accelerator
 ) -> None:
-    """Trains, measures and documents one point, from where an earlier session left it."""
+    """Trains, measures and documents one point, from where an earlier session left it; its folder is locked."""
     config = start_config(point.vqvae, None)
     if point.vqvae.data_variance is None:
         config.data_variance = images.data_variance

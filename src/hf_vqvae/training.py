@@ -112,12 +112,14 @@ class StageTrainer:
         self.loader.base_dataloader.generator = torch.Generator()
         self.weight_average = None
         if stage.average_decay is not None:
-            # A copy of what is prepared: on its device, but without the wrappers of several processes.
+            # A copy of what is prepared: on its device, but without the wrappers of several processes and of compiling.
             self.weight_average = AveragedModel(
-                accelerator.unwrap_model(self.model), multi_avg_fn=partial(_average, stage)
+                self._unwrapped_model(), multi_avg_fn=partial(_average, stage)
             )
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
+        # Those loaded and saved here, and after which step: an earlier session may have counted otherwise.
+        self.checkpoints: dict[Path, int] = {}
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
         self.seconds_before, self.started = 0.0, time.monotonic()
 
@@ -142,6 +144,9 @@ class StageTrainer:
         names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
         settings |= {name: getattr(stage, name) for name in names}
         return settings | {"max_grad_norm": stage.max_grad_norm, "data": stage.data}
+
+    def _unwrapped_model(self) -> PreTrainedModel:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def seconds(self) -> float:
@@ -191,7 +196,7 @@ class StageTrainer:
         """Exchanges weights and averaged weights."""
         if self.weight_average is None:
             return
-        now = self.accelerator.unwrap_model(self.model).parameters()
+        now = self._unwrapped_model().parameters()
         for one, other in zip(now, self.weight_average.module.parameters(), strict=True):
             one.data, other.data = other.data, one.data
 
@@ -208,6 +213,7 @@ class StageTrainer:
                 f"{self.total_steps} ({self.stage.num_epochs} epochs of {self.steps_per_epoch}): ask for more epochs, "
                 "or go on from an earlier checkpoint."
             )
+        self.checkpoints[checkpoint] = self.step
 
     def _take_up_changes(self, steps_before: int) -> None:
         """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
@@ -249,7 +255,7 @@ class StageTrainer:
             self.scheduler.step()
             self.optimizer.zero_grad()
         if self.weight_average is not None and self.accelerator.sync_gradients:
-            self.weight_average.update_parameters(self.accelerator.unwrap_model(self.model))
+            self.weight_average.update_parameters(self._unwrapped_model())
         codes = output.codes if self.stage.num_codes is not None else None
         measures = {"loss": output.loss, **self.stage.measure(output, batch)}
         self.averages.add(measures, codes, self.stage.num_codes)
@@ -284,7 +290,7 @@ class StageTrainer:
         """The error for a loss that is not finite at `step`; a checkpoint of those very weights is no good."""
         name, accelerator = self.stage.name, self.accelerator
         if accelerator.is_main_process:
-            discard_checkpoints(self.folder.checkpoints, name, from_step=step - 1)
+            discard_checkpoints(path for path, at in self.checkpoints.items() if at >= step - 1)
         accelerator.wait_for_everyone()
         saved = list_checkpoints(self.folder.checkpoints, name)
         flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
@@ -339,8 +345,10 @@ class StageTrainer:
         state |= {"history": self.history, "identity": self.identity}
         state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
-        checkpoints = self.folder.checkpoints
-        return save_checkpoint(self.accelerator, checkpoints, state, limit, self.weight_average)
+        folder = self.folder.checkpoints
+        saved = save_checkpoint(self.accelerator, folder, state, limit, self.weight_average)
+        self.checkpoints[saved] = self.step
+        return saved
 
 
 @torch.no_grad()
