@@ -259,3 +259,13 @@ def test_a_named_checkpoint_is_gone_on_from_or_else_one_before_it(unfinished):
     assert found("latest", "vqvae") == ["vqvae-3", "vqvae-6", "vqvae-9"]
     assert found(str(unfinished.checkpoints / "vqvae-6"), "vqvae") == ["vqvae-3", "vqvae-6"]
     assert found(str(unfinished.checkpoints / "vqvae-6"), "prior") == []
+
+
+def test_folders_of_the_user_beside_it_stay(folder):
+    for name in ("discarded", "replaced"):
+        folder.output_dir.with_name(f"{folder.output_dir.name}.{name}").mkdir(parents=True)
+    for _ in range(2):
+        folder.start(resume=False)
+        folder.finish()
+    assert len(list(folder.output_dir.parent.glob("*.discarded"))) == 1
+    assert len(list(folder.output_dir.parent.glob("*.replaced"))) == 1

@@ -291,6 +291,36 @@ def test_fewer_epochs_than_are_done_are_refused(scripts, tmp_path):
     assert_refused(done, "6 steps into stage vqvae, which is to have 4", "more epochs")
 
 
+def test_a_run_that_diverges_after_a_change_keeps_what_it_went_on_from(scripts, tmp_path):
+    """With larger batches the steps are counted anew, and fewer."""
+    words = stop(scripts, tmp_path / "run", signals=[(7, signal.SIGTERM)])
+    changes = ["--train_batch_size", "32", "--num_train_epochs", "4", "--learning_rate", "1e30"]
+    changes += ["--lr_scheduler_type", "constant", "--checkpointing_steps", "1"]
+    changes += ["--checkpoints_total_limit", "9"]
+    done = scripts.run(*words, *LATEST, "--resume_with_changes", *changes)
+    assert_refused(done, "NaN or infinite at step", "The last good checkpoint is", "vqvae-7.")
+    assert (tmp_path / "run.partial" / "checkpoints" / "vqvae-7").exists()
+
+
+@pytest.mark.parametrize(
+    "first, environment, change",
+    [
+        (["--prior_average_decay", "0"], {}, ["--prior_average_decay", "0.9"]),
+        ([], {"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, []),
+    ],
+)
+def test_a_prior_goes_on_with_an_average_begun_or_left_compiled(
+    scripts, tmp_path, first, environment, change
+):
+    words = [TRAIN, *TINY, *first, "--output_dir", tmp_path / "run"]
+    # Of 8 steps of each stage.
+    done = scripts.run(*words, environment=environment, signals=[(11, signal.SIGTERM)])
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    done = scripts.run(*words, *LATEST, "--resume_with_changes", *change)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())["prior"]) == 2
+
+
 # Runs a script that gets a signal as it calls a function.
 SIGNALLED = """
 import os, runpy, signal, sys

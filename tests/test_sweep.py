@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.files import read_json
+from hf_vqvae.locking import locked
 from hf_vqvae.models import VQVAEModel
 from hf_vqvae.plotting_sweep import plot_sweep
-from hf_vqvae.sweeping import SHARED, SweepArguments
+from hf_vqvae.sweeping import SHARED, SweepArguments, SweepFolder
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TINY = ["--dataset_name", "digits", "--max_train_samples", "64", "--max_eval_samples", "16"]
@@ -299,6 +301,39 @@ def test_overwriting_discards_the_points_of_before(sweep, tmp_path, monkeypatch,
     assert "kept" not in capsys.readouterr().out
     assert not (folder / "8x2").exists()
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
+
+
+def test_a_sweep_goes_on_when_its_data_are_the_same_by_another_revision(sweep, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep[0], folder)
+    record = read_json(folder / "sweep.json")
+    there, common = record["dataset"], record["settings"]
+    assert "dataset_revision" not in common and "resume_with_changes" not in common
+    opened = SweepFolder(SweepArguments(output_dir=str(folder)), ())
+    opened.start(there | {"revision": "another"})
+    with pytest.raises(ValueError, match=f"fingerprint {there['fingerprint']} there, other here"):
+        opened.start(there | {"fingerprint": "other"})
+
+
+def test_a_point_that_another_run_writes_is_refused(sweep, tmp_path, scripts):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep[0], folder)
+    shutil.rmtree(folder / "8x2")
+    with locked(folder / "8x2"):
+        done = scripts.run("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"process {os.getpid()}" in done.stderr and "8x2: wait until" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--overwrite_output_dir", "--overwrite-output-dir"])
+def test_the_printed_line_of_a_sweep_that_overwrites_discards_nothing(tmp_path, scripts, flag):
+    flags = [*TINY, "--num_train_epochs", "2", *GRID, "--output_dir", tmp_path / "sweep", flag]
+    done = scripts.run("scripts/sweep.py", *flags, signals=[(3, signal.SIGTERM)])
+    assert done.returncode == 128 + signal.SIGTERM
+    words = shlex.split(done.stderr.strip().splitlines()[-1])
+    assert words[-2:] == ["--overwrite_output_dir", "False"]
+    again = scripts.run(*words[1:], signals=[(1, signal.SIGTERM)])
+    assert "vqvae-4" in again.stderr
 
 
 def test_a_sweep_is_discarded_whole_or_not_at_all(sweep, tmp_path, scripts):

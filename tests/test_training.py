@@ -1,5 +1,6 @@
 """The parts of the training loop: order of rows, averages, signals, devices."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hf_vqvae.batching import EpochShuffle, EpochStream, count_steps, make_loade
 from hf_vqvae.decoding import DecodedImages
 from hf_vqvae.encoding import CodesDataset
 from hf_vqvae.run_folder import RunFolder
+from hf_vqvae.session import same_command
 from hf_vqvae.training import Stage, StageTrainer
 
 
@@ -273,3 +275,38 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
         assert torch.equal(again.state_dict()[name], value), name
     accelerator.free_memory()
     accelerator._custom_objects.clear()
+
+
+# What is printed to go on with
+
+
+@pytest.mark.parametrize(
+    "variables, command",
+    [
+        ({}, "python train.py --seed 1"),
+        ({"WORLD_SIZE": "2"}, "accelerate launch --num_processes 2 train.py --seed 1"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+            "accelerate launch --mixed_precision bf16 --dynamo_backend inductor train.py --seed 1",
+        ),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"},
+            "python train.py --seed 1",
+        ),
+        (
+            {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+            "accelerate launch [on each machine, as before] train.py --seed 1",
+        ),
+    ],
+)
+def test_the_command_to_go_on_with_is_the_one_that_was_given(monkeypatch, variables, command):
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        monkeypatch.delenv(name)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--seed", "1"])
+    assert same_command("--resume", "latest") == f"{command} --resume latest"
+    assert same_command("--seed", "1") == command
