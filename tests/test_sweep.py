@@ -181,7 +181,8 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
     assert process.returncode == 128 + signal.SIGTERM, output + errors[-3000:]
     words = " ".join(map(str, command))
     assert "stopped by SIGTERM" in errors and "Go on with:" in errors
-    assert errors.rstrip().endswith(words), "the line would overwrite what is to go on"
+    # Else the line would overwrite what is to go on.
+    assert errors.rstrip().endswith(f"{words} --overwrite_output_dir --overwrite_output_dir False")
     assert not (tmp_path / "sweep" / "8x2").exists()
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
     assert reached < 48  # of 12 epochs of 4 steps: it was indeed stopped on the way
