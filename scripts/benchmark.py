@@ -14,9 +14,9 @@ from statistics import median
 
 import torch
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
+from hf_vqvae.arguments import ScriptArgumentParser
 from hf_vqvae.benchmarking import (
     PriorArguments,
     SampleArguments,
@@ -47,15 +47,11 @@ def main() -> None:
         "prior": (PriorArguments, prior, "training of the prior against ordinary convolutions"),
         "vqvae": (VQVAEArguments, vqvae, "training of the VQ-VAE"),
     }
-    parser = HfArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parsers = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=HfArgumentParser
-    )
+    parser = ScriptArgumentParser(description=__doc__.splitlines()[0])
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (kind, _, line) in commands.items():
         text = f"Times {line}."
-        parsers.add_parser(
-            name, dataclass_types=kind, help=line, description=text, allow_abbrev=False
-        )
+        parsers.add_parser(name, dataclasses=kind, help=line, description=text)
     values = vars(parser.parse_args())
     kind, command, _ = commands[values.pop("command")]
     arguments = kind(**values)

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import HfArgumentParser
 
-from hf_vqvae.arguments import DataArguments
+from hf_vqvae.arguments import DataArguments, ScriptArgumentParser
 from hf_vqvae.classifier import ImageClassifier
 from hf_vqvae.classifier_training import NoLabelsError
 from hf_vqvae.data import DecodedImages, load_split
@@ -126,20 +125,10 @@ def find_classifier(
 
 def parse_arguments() -> tuple[EvaluationArguments, SampleQualityArguments, DataArguments]:
     """The flags, with MODEL also as a positional argument anywhere among them."""
-    parser = HfArgumentParser(
-        (EvaluationArguments, SampleQualityArguments, DataArguments),
-        description=__doc__,
-        allow_abbrev=False,
-    )
+    kinds = (EvaluationArguments, SampleQualityArguments, DataArguments)
+    parser = ScriptArgumentParser(kinds, description=__doc__)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="A folder, or owner/name.")
-    try:
-        evaluation, sampling, data, rest, unknown = parser.parse_args_into_dataclasses(
-            return_remaining_strings=True
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    if unknown:
-        parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
+    evaluation, sampling, data, rest = parser.parse()
     named = [name for name in (rest.model, evaluation.model_name_or_path) if name is not None]
     if len(named) != 1:
         parser.error(f"name one model, as MODEL or --model_name_or_path, got {len(named)}: {named}")

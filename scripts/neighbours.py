@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
-from hf_vqvae.arguments import DataArguments
+from hf_vqvae.arguments import DataArguments, ScriptArgumentParser
 from hf_vqvae.card_figures import draw_neighbours, to_8_bits
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
@@ -100,15 +99,9 @@ def main() -> None:
 
 def parse_arguments() -> tuple[NeighbourArguments, DataArguments, str]:
     """The flags, and MODEL."""
-    parser = HfArgumentParser(
-        (NeighbourArguments, DataArguments), description=__doc__, allow_abbrev=False
-    )
+    parser = ScriptArgumentParser((NeighbourArguments, DataArguments), description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
-    arguments, data, rest, unknown = parser.parse_args_into_dataclasses(
-        return_remaining_strings=True
-    )
-    if unknown:
-        parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
+    arguments, data, rest = parser.parse_args_into_dataclasses()
     return arguments, data, rest.model
 
 

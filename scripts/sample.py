@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
-from transformers import HfArgumentParser
 
 from hf_vqvae import VQVAEForImageGeneration
+from hf_vqvae.arguments import ScriptArgumentParser
 from hf_vqvae.completion import HALVES, box_mask, half_mask, open_image, to_pixel_values
 from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
 from hf_vqvae.evaluation import load_model
@@ -107,13 +107,9 @@ def main() -> None:
 
 def parse_arguments() -> tuple[SampleArguments, str]:
     """The flags, and MODEL."""
-    parser = HfArgumentParser(
-        SampleArguments, description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = ScriptArgumentParser(SampleArguments, description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
-    arguments, rest, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    if unknown:
-        parser.error(f"no such flag: {' '.join(unknown)}. The flags there are stand above.")
+    arguments, rest = parser.parse_args_into_dataclasses()
     return arguments, rest.model
 
 

@@ -57,6 +57,7 @@ def test_every_setting_of_a_config_is_a_flag_with_a_help_text(parse, capsys):
     for name in ("--num_embeddings", "--commitment_cost", "--architecture", "--dataset_name"):
         assert name in text
     assert "--data_variance" in text and "--grid_size" not in text
+    assert "(default: None)" not in text and "(default: cosine)" in text
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])

@@ -249,14 +249,14 @@ def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
         (["prior", "--device", "abacus"], "--device abacus cannot be used here"),
         (["vqvae", "--image_size", "30"], "image_size"),
         (["sample", "--architectures", "round"], "invalid choice: 'round'"),
-        (["sample", "--round", "3"], "unrecognized arguments: --round"),
+        (["sample", "--round", "3"], "unknown argument --round (did you mean --rounds?)"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_timed(scripts, flags, message):
     done = scripts.run(BENCHMARK, *flags)
     assert done.returncode != 0 and message in done.stderr
-    assert "Traceback" not in done.stderr and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
 def test_help_lists_the_commands_and_their_flags(scripts):

@@ -126,3 +126,10 @@ def test_a_wrong_flag_is_one_clear_line(scripts, model, flags, message):
     done = scripts.run(NEIGHBOURS, model, "--dataset_name", "digits", *flags)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_one(scripts, model):
+    done = scripts.run(NEIGHBOURS, model, "--num_measure", "5")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "unknown argument --num_measure (did you mean --num_measured?)" in line

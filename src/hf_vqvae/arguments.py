@@ -2,9 +2,11 @@
 
 import difflib
 import sys
-from dataclasses import dataclass, field, fields, make_dataclass
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
+from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -295,31 +297,56 @@ PriorArguments = config_arguments(
 )
 
 
-def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
-    """Instances of `dataclasses` from the command line, or from a YAML or JSON file and the flags after it.
+class HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Tells the defaults, but for those that the text of the help has to tell."""
 
-    `train.py run.yaml --seed 1` reads run.yaml as if its keys were flags, and lets later flags win. What is wrong,
-    an unknown flag above all, ends the program with status 2 and a line that names it.
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class ScriptArgumentParser(HfArgumentParser):
+    """A parser that takes no abbreviated flag, and ends the program with status 2 and a line that names what is wrong.
+
+    Args:
+        dataclasses: one or several whose fields are flags.
+        options: of `argparse.ArgumentParser`.
     """
-    parser = HfArgumentParser(dataclasses, description=description, allow_abbrev=False)
-    # Without the usage, which is longer than a screen.
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
-    words = sys.argv[1:]
-    try:
-        if words and words[0].endswith((".yaml", ".yml", ".json")):
-            words = flags_of_file(words[0]) + words[1:]
-        namespace, unknown = parser.parse_known_args(words)
+
+    def __init__(self, dataclasses: type | tuple[type, ...] = (), **options: Any):
+        super().__init__(dataclasses, allow_abbrev=False, formatter_class=HelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        # Without the usage, which is longer than a screen.
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_known_args(self, args: list[str] | None = None, namespace: Namespace | None = None):
+        # Unknown arguments are refused here and not by `parse_args`, which is not called for a subcommand.
+        namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            flags = [option for action in parser._actions for option in action.option_strings]
+            flags = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"unknown argument {unknown[0]}{hint}; --help lists all.")
-        values = vars(namespace)
-        return tuple(
-            cls(**{f.name: values[f.name] for f in fields(cls) if f.init}) for cls in dataclasses
-        )
-    except ValueError as error:
-        parser.error(str(error))
+            self.error(f"unknown argument {unknown[0]}{hint}; --help lists all.")
+        return namespace, unknown
+
+    def parse(self) -> tuple:
+        """Instances of the dataclasses from the command line, or from a YAML or JSON file and the flags after it.
+
+        `train.py run.yaml --seed 1` reads run.yaml as if its keys were flags, and lets later flags win. Last comes
+        the namespace of the arguments that were added one by one, if there are any.
+        """
+        words = sys.argv[1:]
+        try:
+            if words and words[0].endswith((".yaml", ".yml", ".json")):
+                words = flags_of_file(words[0]) + words[1:]
+            return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+        except ValueError as error:
+            self.error(str(error))
+
+
+def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
+    """Instances of `dataclasses`; see [`ScriptArgumentParser`]."""
+    return ScriptArgumentParser(dataclasses, description=description).parse()
 
 
 def flags_of_file(path: str) -> list[str]:
