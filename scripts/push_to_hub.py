@@ -6,30 +6,39 @@ The token is that of HF_TOKEN or `hf auth login`.
 """
 
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from hf_vqvae.arguments import HubArguments
+from hf_vqvae.arguments import HubTargetArguments, ScriptArgumentParser
 from hf_vqvae.hub import (
     PushError,
     check_can_push,
+    check_finished,
     push_command,
     push_folder,
     push_stopped_by_signals,
 )
 
 
+@dataclass
+class PushArguments(HubTargetArguments):
+    """What to push it as."""
+
+    # The card has the license of the run already: only a flag changes it.
+    hub_license: str | None = field(
+        default=None, metadata={"help": "License on the card (default: the card's is kept)."}
+    )
+
+
 def main() -> None:
-    parser = HfArgumentParser(HubArguments, description=__doc__.splitlines()[0])
+    parser = ScriptArgumentParser(PushArguments, description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="Folder of a finished run, as scripts/train.py leaves it.")
     parser.add_argument(
         "--overwrite_card",
         action="store_true",
         help="Overwrite a README.md that was written or edited by hand on the Hub.",
     )
-    # The card has the license of the run already: only a flag changes it.
-    parser.set_defaults(hub_license=None)
-    hub, rest = parser.parse_args_into_dataclasses()
+    hub, rest = parser.parse()
     if not hub.hub_model_id:
         parser.error("--hub_model_id says where to push: name or owner/name.")
     target = {
@@ -46,6 +55,7 @@ def main() -> None:
         rest.folder, hub.hub_model_id, **flags, overwrite_card=rest.overwrite_card
     )
     try:
+        check_finished(Path(rest.folder))
         with push_stopped_by_signals(command):
             try:
                 repo_id = check_can_push(hub.hub_model_id, **target)

@@ -165,6 +165,38 @@ def cases(faults, is_quick):
     return found
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--hub_modl", "x"], "unknown argument --hub_modl (did you mean --hub_model_id?)"),
+        (["--overwrite"], "unknown argument --overwrite (did you mean --overwrite_card?)"),
+        (["--push_to_hub"], "unknown argument --push_to_hub"),
+    ],
+)
+def test_a_flag_that_is_none_is_named_and_nothing_is_pushed(world, flags, message):
+    done = world.push(*flags)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line
+    assert not world.hub.requests
+
+
+def test_the_help_says_whose_license_is_kept(world):
+    text = " ".join(world.run("scripts/push_to_hub.py", "--help").stdout.split())
+    assert "License on the card (default: the card's is kept). --" in text
+    assert "--push_to_hub" not in text and "(default: None)" not in text
+
+
+def test_a_folder_that_is_no_run_is_named_before_the_hub_is_asked(world, tmp_path):
+    """Without a token, too, and without a command that would fail again."""
+    flags = ("--hub_model_id", "me/tiny")
+    for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "not the folder")):
+        done = world.client.run("scripts/push_to_hub.py", folder, *flags, token="")
+        assert done.returncode == 1 and message in done.stderr
+        assert str(folder) in done.stderr and "tries again" not in done.stderr
+    assert not world.hub.requests
+
+
 def flags_for(stage: str) -> tuple[str, ...]:
     return ("--hub_revision", "v1") if stage == "branch" else ()
 

@@ -237,10 +237,9 @@ class TrainingArguments:
 
 
 @dataclass
-class HubArguments:
-    """Whether and how to publish. The token comes from HF_TOKEN or `hf auth login`, never from a flag."""
+class HubTargetArguments:
+    """Where and how to publish. The token comes from HF_TOKEN or `hf auth login`, never from a flag."""
 
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the finished run to the Hub."})
     hub_model_id: str | None = field(
         default=None, metadata={"help": "Repository to push to, as owner/name."}
     )
@@ -251,6 +250,13 @@ class HubArguments:
     hub_create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
     hub_commit_message: str | None = field(default=None, metadata={"help": "Commit message."})
     hub_license: str = field(default="apache-2.0", metadata={"help": "License on the card."})
+
+
+@dataclass
+class HubArguments(HubTargetArguments):
+    """Whether to publish when the run is finished, and as above."""
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the finished run to the Hub."})
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:

@@ -37,6 +37,7 @@ from .models.publishing import add_code, copy_files, copy_run_files
 __all__ = [
     "PushError",
     "check_can_push",
+    "check_finished",
     "check_repo_id",
     "push_command",
     "push_folder",
@@ -93,7 +94,7 @@ def push_folder(
     """
     check_repo_id(repo_id)
     folder = Path(folder)
-    _check_finished(folder)
+    check_finished(folder)
     try:
         with tempfile.TemporaryDirectory() as staging:
             with answers_within(timeout):
@@ -185,7 +186,12 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_finished(folder: Path) -> None:
+def check_finished(folder: Path) -> None:
+    """Checks, without the Hub, that `folder` is that of a finished run.
+
+    Raises:
+        PushError: if it is not; the message says what it lacks.
+    """
     going = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
     if going.is_dir() and (going == folder or not folder.is_dir()):
         hint = "scripts/train.py with --resume_from_checkpoint latest goes on with it"
