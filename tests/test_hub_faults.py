@@ -686,9 +686,29 @@ def test_a_model_is_not_waited_for_without_end(world, tmp_path):
     script.write_text(LOAD_MODEL.replace('"me/tiny"', '"me/silent", timeout=0.5'))
     world.hub.fail("GET", "/api/models/me/silent", status="slow", seconds=1.5)
     done = world.run(script)
-    message = "cannot get the model 'me/silent': no answer from http://127.0.0.1.* in time"
+    message = (
+        "cannot get the model 'me/silent': there is no folder me/silent, and getting it from the Hub failed: "
+        "no answer from http://127.0.0.1.* in time"
+    )
     assert re.search(message, done.stderr), done.stderr
     assert world.run(script).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["me/nothing", "nothing"])
+def test_a_model_that_is_nowhere_is_neither_a_folder_nor_downloaded_in_part(world, name):
+    done = world.run("scripts/sample.py", name)
+    assert done.returncode == 1
+    assert f"model {name!r}: there is no folder {name}, and getting it from the Hub" in done.stderr
+    assert "the Hub answered 404" in done.stderr and "Name a folder with config.json" in done.stderr
+    assert "downloaded is kept" not in done.stderr and ".." not in done.stderr
+
+
+def test_a_model_that_no_repo_can_be_is_not_asked_for(world, tmp_path):
+    (tmp_path / "model").write_text("")
+    for name in ("outputs/mnist/8", "./outputs", tmp_path / "model"):
+        done = world.run("scripts/sample.py", name)
+        assert f"there is no folder {name}, and it is no name of a repo. Name" in done.stderr
+    assert not world.hub.requests
 
 
 LOAD_CLASSIFIER = """

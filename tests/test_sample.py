@@ -217,3 +217,11 @@ def test_a_model_that_cannot_draw_says_how_to_make_one_that_can(scripts, tmp_pat
     assert done.returncode == 1
     assert "Error: cannot" in done.stderr and str(tmp_path / "nothing") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_nowhere_is_no_download_to_go_on_with(scripts):
+    """Without the Hub: what is said first is that there is no such folder, and each sentence has one full stop."""
+    done = scripts.run(SAMPLE, "outputs/mnis")
+    assert done.returncode == 1
+    assert "there is no folder outputs/mnis, and getting it from the Hub failed: no" in done.stderr
+    assert "downloaded is kept" not in done.stderr and ".." not in done.stderr

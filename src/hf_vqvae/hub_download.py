@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import validate_repo_id
 
 from .hub_errors import FAILURES, explain
 from .models.hub_commit import TIMEOUT, WEIGHTS
@@ -22,18 +25,33 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
         timeout: seconds to wait for an answer of the Hub.
 
     Raises:
-        ValueError: if there is no such repo, or it cannot be downloaded.
+        ValueError: if there is neither such a folder nor such a repo, or it cannot be downloaded.
     """
     if Path(name_or_path).is_dir():
         return str(name_or_path)
+    name = str(name_or_path)
+    wrong = f"cannot get the model {name!r}: there is no folder {name}, and"
+    way_out = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
+    if not _may_be_repo(name):
+        raise ValueError(f"{wrong} it is no name of a repo. {way_out}")
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS]
         with answers_within(timeout):
-            return ask_again(
-                snapshot_download, name_or_path, revision=revision, allow_patterns=patterns
-            )
+            return ask_again(snapshot_download, name, revision=revision, allow_patterns=patterns)
     except FAILURES as error:
+        cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+        # Of a repo or revision that there is not, nothing was downloaded.
+        begun = cached.is_dir() and not isinstance(error, RevisionNotFoundError)
+        kept = "What was downloaded is kept: the same command goes on. " if begun else ""
         raise ValueError(
-            f"cannot get the model {name_or_path!r}: {explain(error)} What was downloaded is kept: the same command "
-            "goes on. Else name a folder that training wrote (with config.json and model.safetensors)."
+            f"{wrong} getting it from the Hub failed: {explain(error)} {kept}{way_out}"
         ) from error
+
+
+def _may_be_repo(name: str) -> bool:
+    """Whether a repo of the Hub may have that name; a file that is there is none."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name) and not Path(name).is_file()

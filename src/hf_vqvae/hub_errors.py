@@ -36,8 +36,8 @@ def explain(error: BaseException) -> str:
             "login page of a network between, or has the Hub a problem? Push again later."
         )
     if isinstance(error, (httpx2.HTTPError, ConnectionError)):
-        reason = f"no connection to {constants.ENDPOINT}: {error or type(error).__name__}"
-        return f"{reason}. Is there a network, and is HF_HUB_OFFLINE unset?"
+        said = str(error).rstrip(".") or type(error).__name__
+        return f"no connection to {constants.ENDPOINT}: {said}. Is there a network, and is HF_HUB_OFFLINE unset?"
     if isinstance(error, RuntimeError) and isinstance(cause, Exception):
         # A large file, or a commit whose answer was lost. The Hub's storage has no rights of its own.
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (403, 404, 409, 412):
@@ -60,4 +60,8 @@ def _explain_answer(error: HfHubHTTPError) -> str:
     meaning = meanings.get(
         status, "the Hub has a problem; push again later" if status >= 500 else ""
     )
-    return f"the Hub answered {status}" + (f" ({said})" if said else "") + f": {meaning or error}."
+    return (
+        f"the Hub answered {status}"
+        + (f" ({said})" if said else "")
+        + f": {meaning or str(error).rstrip('.')}."
+    )
