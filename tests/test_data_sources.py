@@ -69,6 +69,12 @@ def test_a_folder_named_like_a_loader_or_the_digits_is_that_folder(folder, open_
     assert open_named("digits").kind == "digits"
 
 
+def test_the_digits_without_scikit_learn_are_an_error_of_the_data(open_named, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DataError, match=r"`--dataset_name digits`: .*pip install -e '\.\[demo\]'"):
+        open_named("digits")
+
+
 def test_the_command_that_loads_the_digits_gives_the_same_rows(open_named):
     import hf_vqvae.digits
 

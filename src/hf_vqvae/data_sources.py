@@ -202,7 +202,10 @@ def open_source(arguments: DataArguments) -> Source:
                 "have no configurations, leave it out."
             )
         command = "hf_vqvae.digits.load_digits()"
-        return Source(DIGITS, "digits", None, command, load_digits())
+        try:
+            return Source(DIGITS, "digits", None, command, load_digits())
+        except ModuleNotFoundError as error:
+            raise DataError(f"`--dataset_name digits`: {error}") from error
     if path.is_dir():
         return _open_folder(path, arguments)
     if path.exists():

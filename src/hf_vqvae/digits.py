@@ -22,7 +22,8 @@ def load_digits() -> datasets.DatasetDict:
         from sklearn.datasets import load_digits as load_small_digits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "The embedded digits come with scikit-learn: pip install 'hf_vqvae[demo]'."
+            "The embedded digits come with scikit-learn: pip install 'hf_vqvae[demo]', or in a "
+            "checkout pip install -e '.[demo]'."
         ) from error
     digits = load_small_digits()
     # The stream of RandomState is frozen by numpy, that of newer generators is not.
