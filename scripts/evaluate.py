@@ -2,7 +2,7 @@
 and how good its samples are.
 
     python scripts/evaluate.py outputs/mnist
-    accelerate launch scripts/evaluate.py me/vqvae-mnist --dataset_name ylecun/mnist \
+    accelerate launch scripts/evaluate.py me/vqvae-mnist --dataset_name ylecun/mnist \\
         --eval_split test --output_file metrics.json
 """
 

@@ -60,6 +60,20 @@ def test_every_setting_of_a_config_is_a_flag_with_a_help_text(parse, capsys):
     assert "(default: None)" not in text and "(default: cosine)" in text
 
 
+def test_the_help_keeps_lines_and_defaults_and_says_what_a_negated_flag_does(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        parse_arguments(TrainingArguments, description="Trains.\n\ntrain.py one\ntrain.py two\n")
+    text = capsys.readouterr().out
+    assert "Trains.\n\ntrain.py one\ntrain.py two\n" in text
+    text = " ".join(text.split())
+    assert "--seed SEED Seed of weights, shuffling and samples. (default: 0)" in text
+    assert "Train the prior (stage 2). (default: True) --no_train_prior" in text
+    for name in ("train_prior", "class_conditional"):
+        flags = f"--no_{name}, --no-{name.replace('_', '-')}"
+        assert f"{flags} The same as --{name} False. --" in text
+
+
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
 def test_a_file_gives_flags_and_later_flags_win(parse, tmp_path, suffix):
     names = {"dataset_name": "digits", "hidden_sizes": [4, 8], "train_prior": False, "seed": 3}

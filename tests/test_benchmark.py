@@ -262,6 +262,8 @@ def test_bad_flags_are_named_before_anything_is_timed(scripts, flags, message):
 def test_help_lists_the_commands_and_their_flags(scripts):
     assert re.search(r"sample .*\n.*prior .*\n.*vqvae ", scripts.run(BENCHMARK, "--help").stdout)
     assert "--loop_steps" in scripts.run(BENCHMARK, "sample", "--help").stdout
+    text = " ".join(scripts.run(BENCHMARK, "prior", "--help").stdout.split())
+    assert text.endswith("--no_memory, --no-memory The same as --memory False.")
 
 
 def test_the_device_is_the_fastest_there_is_unless_named():

@@ -1,5 +1,6 @@
 """Evaluation over a split: against numbers computed at once, on two processes, from the script."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -387,6 +388,13 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(
     assert values(written) == values(expected)
     assert {entry["count"] for entry in written.values()} == {37}
     assert [path.name for path in output.parent.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "neighbours", "sweep", "train"])
+def test_the_help_of_a_script_keeps_the_lines_of_its_text(scripts, name):
+    script = SCRIPT.with_name(f"{name}.py")
+    text = ast.get_docstring(ast.parse(script.read_text()), clean=False)
+    assert f"\n\n{text.strip()}\n\n" in scripts.run(f"scripts/{name}.py", "--help").stdout
 
 
 def test_the_script_prints_a_table_of_name_value_unit_and_protocol(

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
+from argparse import Namespace
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from .help_text import HelpFormatter
 from .models.configuration_pixelcnn import PixelCNNConfig
 from .models.configuration_strict import own_fields
 from .models.configuration_vqvae import VQVAEConfig
@@ -301,13 +302,6 @@ PriorArguments = config_arguments(
     num_classes=...,
     architecture="gated",
 )
-
-
-class HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Tells the defaults, but for those that the text of the help has to tell."""
-
-    def _get_help_string(self, action: Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class ScriptArgumentParser(HfArgumentParser):
