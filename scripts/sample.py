@@ -88,7 +88,8 @@ def main() -> None:
     known = None if picture is None else read_known_part(picture, arguments.keep, model)
     model.to(PartialState().device)
     rows = draw(model, arguments, known)  # (labels, images of each, H, W, C)
-    number = rows.shape[0] * rows.shape[1]
+    of_each = rows.shape[1]
+    number = len(rows) * of_each
     if output.suffix.lower() == ".png":
         if known is not None:
             rows = np.concatenate([show_known_part(*known, len(rows)), rows], axis=1)
@@ -98,9 +99,10 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(rows.reshape(-1, *rows.shape[2:])):
             write(image, output / f"{index:0{len(str(number - 1))}}.png")
-    labels = arguments.class_labels or []
-    of_each = f", {rows.shape[1]} each" if len(labels) > 1 and known is None else ""
-    of_labels = f" of {', '.join(labels)}{of_each}" if labels else ""
+    *others, last = arguments.class_labels or [None]
+    of_labels = "" if last is None else f" of {last}"
+    if others:
+        of_labels = f", {of_each} each of {', '.join(others)} and {last}"
     before = "; before them the image and what is known of it" if known is not None else ""
     print(f"{number} images{of_labels}{before}: {output}")
 
