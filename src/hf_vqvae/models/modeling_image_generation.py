@@ -187,8 +187,9 @@ class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
             The images, or with `return_dict=True` a [`VQVAESampleOutput`].
 
         Raises:
-            TypeError: if an argument is of a wrong type.
-            ValueError: if an argument is out of its range or does not fit the model; the message names it and the rule.
+            TypeError: if labels, codes, images, a mask, `generator` or `seeds` as a whole are of a wrong type.
+            ValueError: if another argument or one of the seeds is, or if an argument is out of its range or does not fit
+                the model; the message names it and the rule.
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f'`output_type` must be "pt", "np" or "pil", got {output_type!r}.')

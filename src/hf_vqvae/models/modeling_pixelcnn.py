@@ -255,8 +255,9 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             Codes (N, h, w), int64.
 
         Raises:
-            TypeError: if an argument is of a wrong type.
-            ValueError: if an argument is out of its range or does not fit the prior; the message names it and the rule.
+            TypeError: if labels, codes, a mask, `generator` or `seeds` as a whole are of a wrong type.
+            ValueError: if another argument or one of the seeds is, or if an argument is out of its range or does not fit
+                the prior; the message names it and the rule.
         """
         settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
         number = count_grids(
