@@ -18,7 +18,7 @@ from hf_vqvae.classifier import ImageClassifier
 from hf_vqvae.classifier_training import NoLabelsError
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
-from hf_vqvae.files import write_json
+from hf_vqvae.files import output_file_errors, write_json
 from hf_vqvae.processes import join_processes, lost_processes_named
 from hf_vqvae.sample_quality import (
     SampleQualityArguments,
@@ -152,10 +152,11 @@ def format_table(metrics: dict[str, dict[str, Any]]) -> str:
 
 def write_metrics(metrics: dict[str, dict[str, Any]], path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, metrics)
+        with output_file_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, metrics)
     except OSError as error:
-        sys.exit(f"Error: cannot write `--output_file` {path}: {error}")
+        sys.exit(f"Error: {error}")
 
 
 if __name__ == "__main__":

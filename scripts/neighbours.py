@@ -22,6 +22,7 @@ from hf_vqvae.card_figures import draw_neighbours, to_8_bits
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
 from hf_vqvae.evaluation import load_model
+from hf_vqvae.files import output_file_errors
 from hf_vqvae.neighbours import nearest_images
 
 
@@ -116,7 +117,8 @@ def check(arguments: NeighbourArguments) -> None:
     output = Path(arguments.output_file)
     if output.suffix.lower() != ".png" or output.is_dir():
         raise ValueError(f"--output_file must be a file that ends in .png, got {output}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with output_file_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def draw(model: VQVAEForImageGeneration, arguments: NeighbourArguments) -> Tensor:
@@ -152,8 +154,9 @@ def reconstruct(
 def write(samples: Tensor, train_images: DecodedImages, device: torch.device, path: Path) -> None:
     """Writes the picture beside its place and renames it."""
     writing = path.with_name(f"{path.name}.writing")
-    draw_neighbours(samples.permute(0, 2, 3, 1).numpy(), train_images, device, writing)
-    os.replace(writing, path)
+    with output_file_errors(path):
+        draw_neighbours(samples.permute(0, 2, 3, 1).numpy(), train_images, device, writing)
+        os.replace(writing, path)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from hf_vqvae.arguments import ScriptArgumentParser
 from hf_vqvae.completion import HALVES, box_mask, half_mask, open_image, to_pixel_values
 from hf_vqvae.drawing import DrawArguments, check_guidance, find_label
 from hf_vqvae.evaluation import load_model
+from hf_vqvae.files import output_file_errors
 from hf_vqvae.plotting import image_grid
 from hf_vqvae.plotting_tables import hide_unknown
 
@@ -96,7 +97,6 @@ def main() -> None:
         images = rows.reshape(-1, *rows.shape[2:])
         write(image_grid(images, columns=rows.shape[1] if len(rows) > 1 else None), output)
     else:
-        output.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(rows.reshape(-1, *rows.shape[2:])):
             write(image, output / f"{index:0{len(str(number - 1))}}.png")
     *others, last = arguments.class_labels or [None]
@@ -138,6 +138,10 @@ def check(arguments: SampleArguments, output: Path) -> None:
     if output.suffix.lower() == ".png":
         if output.is_dir():
             raise ValueError(f"--output_file {output} is a folder: name a file.")
+    elif output.suffix.lower() in Image.registered_extensions():
+        raise ValueError(
+            f"--output_file {output}: images are written as PNG, name a file that ends in .png or a new folder."
+        )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(
             f"--output_file {output} exists: name a new folder, or a file that ends in .png."
@@ -192,10 +196,12 @@ def show_known_part(pixel_values: torch.Tensor, mask: torch.Tensor, rows: int) -
 
 def write(image: np.ndarray, path: Path) -> None:
     """Writes a PNG of (H, W, C) beside its place and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     writing = path.with_name(f"{path.name}.writing")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(writing, format="PNG")
-    os.replace(writing, path)
+    with output_file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(writing, format="PNG")
+        os.replace(writing, path)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,12 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         ),
         (["--image", "a.png", "--keep", "upper", "left"], "--keep takes one half"),
         (["--output_file", "/proc/no/samples.png"], "/proc/no"),
+        (
+            ["--output_file", "/proc/x.png"],
+            "cannot write `--output_file` /proc/x.png: No such file",
+        ),
+        (["--output_file", "/proc/x"], "cannot write `--output_file` /proc/x/00.png: No such file"),
+        (["--output_file", "x.JPG"], "--output_file x.JPG: images are written as PNG, name"),
     ],
 )
 def test_a_wrong_flag_is_one_clear_line(scripts, model, flags, message, tmp_path):
@@ -201,6 +207,7 @@ def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept,
     [
         (["0", "0", "9", "8"], "must be in the image: 0 <= X0 < X1 <= 8"),
         (["0", "0", "8", "8"], "holds all of the 2 x 2 cells"),
+        (["0", "0", "8", "8"], "it must hold some, not all."),
         (["1", "1", "7", "7"], "holds none of the 2 x 2 cells"),
     ],
 )

@@ -65,7 +65,7 @@ def box_mask(
         kept = "all" if cells.all() else "none"
         raise ValueError(
             f"the box {x0} {y0} {x1} {y1} holds {kept} of the {rows} x {columns} cells of codes as "
-            f"a whole (each {width / columns:g} x {height / rows:g} pixels): it must hold some."
+            f"a whole (each {width / columns:g} x {height / rows:g} pixels): it must hold some, not all."
         )
     return _to_pixels(cells, config)
 

@@ -81,6 +81,17 @@ def _sync_one(path: Path) -> None:
 
 
 @contextmanager
+def output_file_errors(path: Path) -> Iterator[None]:
+    """Makes an `OSError` that names the flag of every one that says that its file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        # Without the name that the file has while it is written.
+        reason = error.strerror or error
+        raise OSError(f"cannot write `--output_file` {path}: {reason}.") from error
+
+
+@contextmanager
 def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
     """Makes one clear `OSError` of the many errors by which libraries say that `path` cannot be written.
 
