@@ -458,6 +458,14 @@ def test_a_dataset_without_a_kind_is_known_by_its_name(tmp_path):
         assert describe_dataset(dataset)["is_hub"] == is_hub
 
 
+def test_the_command_that_repeats_a_run_says_where_it_runs_and_that_the_record_lies_here(tmp_path):
+    make_run(tmp_path)
+    lines = write_card(tmp_path).read_text().splitlines()
+    (line,) = [line for line in lines if "scripts/train.py" in line]
+    assert "here beside this card; in a checkout of the training code" in line
+    assert "scripts/train.py path/to/arguments.json --output_dir" in line
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "run.json", "arguments.json"])
 @pytest.mark.parametrize("content", ["[]", "[1]", "5", '"x"', "null", "{", "[" * 10**5, "\0"])
 def test_a_record_that_is_no_object_is_named(tmp_path, name, content):
