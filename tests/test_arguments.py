@@ -112,6 +112,10 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
         (["--max_grad_norm", "0"], "--max_grad_norm must be above 0 and finite, got 0.0"),
         (["--gradient_accumulation_steps", "3"], "--train_batch_size (128) must be a multiple"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
+        (
+            ["--vqvae_name_or_path", "me/vqvae", "--no_train_prior"],
+            "--vqvae_name_or_path me/vqvae with --no_train_prior leaves nothing to train: leave one",
+        ),
         (["--log_with", "mlflow"], "mlflow: the trackers are tensorboard, wandb, trackio"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),

@@ -230,6 +230,11 @@ class TrainingArguments:
                 f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
                 f"--gradient_accumulation_steps ({self.gradient_accumulation_steps})."
             )
+        if self.vqvae_name_or_path is not None and not self.train_prior:
+            raise ValueError(
+                f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: leave "
+                "one of them out, or measure the VQ-VAE with scripts/evaluate.py."
+            )
         unknown = set(self.log_with) - {"tensorboard", "wandb", "trackio"}
         if unknown:
             raise ValueError(
