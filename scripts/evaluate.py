@@ -7,6 +7,7 @@ and how good its samples are.
 """
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from hf_vqvae.sample_quality import (
     choose_classifier,
     measure_samples,
 )
+
+LONG = 50  # characters of a clause that the table does not repeat
 
 
 @dataclass
@@ -137,17 +140,24 @@ def parse_arguments() -> tuple[EvaluationArguments, SampleQualityArguments, Data
 
 
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:
-    """One line a metric: name, value, unit, protocol."""
+    """One line a metric: name, value, unit, protocol; below them, once, long clauses that protocols share."""
+    clauses = [metric["protocol"].split("; ") for metric in metrics.values()]
+    counts = Counter(clause for protocol in clauses for clause in protocol)
+    shared = [clause for clause, count in counts.items() if count > 1 and len(clause) > LONG]
+    notes = {clause: f"({number})" for number, clause in enumerate(shared, start=1)}
     rows = [("name", "value", "unit", "protocol")]
-    for metric in metrics.values():
+    for metric, protocol in zip(metrics.values(), clauses, strict=True):
         value = f"{metric['value']:.6g}"
-        rows.append((metric["name"], value, metric["scale"], metric["protocol"]))
+        short = "; ".join(notes.get(clause, clause) for clause in protocol)
+        rows.append((metric["name"], value, metric["scale"], short))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     rows.insert(1, (*("-" * width for width in widths), "-" * len("protocol")))
-    return "\n".join(
+    lines = [
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {unit:<{widths[2]}}  {protocol}"
         for name, value, unit, protocol in rows
-    )
+    ]
+    lines += ["", *(f"{number} {clause}" for clause, number in notes.items())] if notes else []
+    return "\n".join(lines)
 
 
 def write_metrics(metrics: dict[str, dict[str, Any]], path: Path) -> None:

@@ -22,6 +22,7 @@ from hf_vqvae import (
     VQVAEModel,
 )
 from hf_vqvae.arguments import DataArguments
+from hf_vqvae.classifier_training import DESCRIPTION
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.evaluation import evaluate_model, load_model
 from hf_vqvae.stages import mean_over_split
@@ -79,12 +80,18 @@ def values(metrics):
     return {key: entry["value"] for key, entry in metrics.items()}
 
 
-def run_script(*arguments, monkeypatch):
-    """scripts/evaluate.py's `main` in this process, with these arguments."""
+def load_script(monkeypatch):
+    """scripts/evaluate.py as a module."""
     spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "evaluate_script", script)
     spec.loader.exec_module(script)
+    return script
+
+
+def run_script(*arguments, monkeypatch):
+    """scripts/evaluate.py's `main` in this process, with these arguments."""
+    script = load_script(monkeypatch)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     script.main()
 
@@ -388,6 +395,26 @@ def test_the_script_on_two_processes_writes_the_numbers_of_one(
     assert values(written) == values(expected)
     assert {entry["count"] for entry in written.values()} == {37}
     assert [path.name for path in output.parent.iterdir()] == ["metrics.json"]
+
+
+def test_the_table_has_what_protocols_share_once_and_below_it(monkeypatch):
+    clause = f"96 features, the input of the last layer of {DESCRIPTION}"
+    protocols = {
+        "near": f"samples, temperature 1; 8-bit images; {clause}",
+        "floor": f"real training images; 8-bit images; {clause}",
+        "sure": f"likeliest class; {DESCRIPTION}",
+        "read": f"images that are read as their label; {DESCRIPTION}",
+        "alone": f"something that is as long as the clause but {'long ' * 20}and not shared",
+    }
+    metrics = {
+        name: {"name": name, "value": 0.5, "scale": "share", "protocol": protocol}
+        for name, protocol in protocols.items()
+    }
+    lines = load_script(monkeypatch).format_table(metrics).splitlines()
+    assert lines[2] == "near     0.5  share  samples, temperature 1; 8-bit images; (1)"
+    assert lines[5] == "read     0.5  share  images that are read as their label; (2)"
+    assert lines[6].endswith(protocols["alone"])
+    assert lines[7:] == ["", f"(1) {clause}", f"(2) {DESCRIPTION}"]
 
 
 @pytest.mark.parametrize("name", ["evaluate", "neighbours", "sweep", "train"])
