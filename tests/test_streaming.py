@@ -156,9 +156,13 @@ def test_a_bad_row_is_named_by_its_number_in_the_split_however_it_is_shuffled(
 def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_path, workers):
     arguments = TrainingArguments(train_batch_size=12, gradient_accumulation_steps=2)
     loader, order = make_loader(open_stream(folder, tmp_path), 5, arguments, workers)
-    for batch in (0, 3):
-        with pytest.raises(ValueError, match=r"ended after 4 of 5 batches: .*--max_train_samples"):
-            batches_of(loader, order, batch=batch)
+    # Whole batches, in two parts each, and no part of another; where there are none, an error.
+    assert [[len(part) for part in batches_of(loader, order, batch=batch)] for batch in (0, 3)] == [
+        [6] * 8,
+        [6] * 2,
+    ]
+    with pytest.raises(ValueError, match=r"ended after 4 of 5 batches: .*--max_train_samples"):
+        batches_of(loader, order, batch=4)
 
 
 BAD_ROW = """

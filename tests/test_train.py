@@ -316,7 +316,7 @@ def test_a_run_is_discarded_whole_or_not_at_all(scripts, stopped):
     new = [*TINY, "--seed", "1", "--overwrite_output_dir", "--output_dir", stopped]
     done = scripts.run(TRAIN, *new, dies_at=(stopped, 7))
     assert done.returncode == -KILL
-    partial, discarded = (stopped.with_name(f"run.{name}") for name in ("partial", "discarded"))
+    partial, discarded = (stopped.with_name(name) for name in ("run.partial", ".run.discarded"))
     assert discarded.exists() and not partial.exists()  # it died in the middle of it
     assert_refused(scripts.run(TRAIN, *new, *LATEST), "no unfinished run")
     scripts.run(TRAIN, *new, signals=[(1, KILL)])

@@ -100,17 +100,26 @@ class EpochStream(IterableDataset):
             collate_fn=_rows_or_error,
             worker_init_fn=_leave_signals_to_parent,
         )
+        batch, given = [], self.first_batch
         for part in loader:
             if isinstance(part, ValueError):
                 raise part
             for values in zip(*part.values(), strict=True):
-                first += 1
-                yield dict(zip(part, values, strict=True))
-        if first < self.steps_per_epoch * self.batch_size:
-            raise ValueError(
-                f"the training rows ended after {first // self.batch_size} of {self.steps_per_epoch} batches: the "
-                "dataset has fewer than it says, or than --max_train_samples does; make that smaller."
-            )
+                batch.append(dict(zip(part, values, strict=True)))
+                if len(batch) == self.batch_size:
+                    # Whole ones only: of a stream that ends early, Accelerate would make a step of a part.
+                    yield from batch
+                    batch, given = [], given + 1
+        if given == self.first_batch < self.steps_per_epoch:  # Accelerate cannot take nothing
+            raise ended_early(given, self.steps_per_epoch)
+
+
+def ended_early(batches: int, expected: int) -> ValueError:
+    """The error for a stream of fewer batches than an epoch is to have."""
+    return ValueError(
+        f"the training rows ended after {batches} of {expected} batches: the dataset has fewer than it says, or than "
+        "--max_train_samples does; make that smaller."
+    )
 
 
 class _Decoding(Dataset):

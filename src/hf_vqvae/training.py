@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from .arguments import TrainingArguments
 from .averages import Averages
-from .batching import make_loader
+from .batching import ended_early, make_loader
 from .checkpoints import (
     choose_checkpoint,
     discard_checkpoints,
@@ -242,6 +242,9 @@ class StageTrainer:
             if self._train_on(batch):
                 bar.update(self.arguments.train_batch_size)
                 self._after_step(bar, caught)
+        done = self.step - self.epoch * self.steps_per_epoch
+        if done < self.steps_per_epoch:
+            raise ended_early(done, self.steps_per_epoch)
 
     def _train_on(self, batch: dict[str, Tensor]) -> bool:
         """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
