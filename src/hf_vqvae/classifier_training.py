@@ -70,9 +70,8 @@ def kept_classifier(
     def find_or_train() -> dict[str, bytes]:
         try:
             if not _can_be_read(kept):
-                kept.parent.mkdir(
-                    parents=True, exist_ok=True
-                )  # found out before a minute of training
+                # What cannot be written is found out before a minute of training.
+                kept.parent.mkdir(parents=True, exist_ok=True)
                 remove_at_once(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
                 device = accelerator.device
                 model = train_classifier(images.images[known], labels[known], label_names, device)

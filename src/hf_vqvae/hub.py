@@ -138,9 +138,8 @@ def push_command(folder: str | Path, repo_id: str, **flags: str | bool | None) -
     for name, value in flags.items():
         if value is True:
             words.append(f"--{name}")
-        elif isinstance(
-            value, str
-        ):  # one that begins with a dash would be read as a flag of its own
+        elif isinstance(value, str):
+            # One that begins with a dash would be read as a flag of its own.
             words += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
     return shlex.join(words)
 

@@ -139,11 +139,11 @@ class StageTrainer:
             "steps_per_epoch": self.steps_per_epoch,
         }
         names = ("lr_scheduler_type", "warmup_steps", "train_batch_size", "seed")
+        names += ("gradient_accumulation_steps",)
         settings |= {name: getattr(arguments, name) for name in names}
-        settings["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
         names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
-        settings |= {name: getattr(stage, name) for name in names}
-        return settings | {"max_grad_norm": stage.max_grad_norm, "data": stage.data}
+        names += ("max_grad_norm", "data")
+        return settings | {name: getattr(stage, name) for name in names}
 
     def _unwrapped_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

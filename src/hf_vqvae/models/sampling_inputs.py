@@ -238,6 +238,7 @@ def _length(values: Sequence | Tensor) -> int:
 
 
 def is_integer(value) -> bool:
+    """Whether `value` is one of Python's integers, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
