@@ -1,15 +1,36 @@
-"""What all tests share: one thread a process, caches of their own, and a server that runs scripts."""
+"""Fixtures of all tests, in an environment and a folder that hold nothing of the user's."""
 
 import os
+import sys
 import tempfile
-
-# Before anything is imported that reads them.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_vqvae_tests_")
+from pathlib import Path
 
 import pytest
 
 from script_server import ScriptServer
+
+# Settings of the libraries in use, of launchers and of Python, which a user's shell or notebook may have.
+SETTINGS = ("ACCELERATE_", "DATASETS_", "HF_", "HUGGING", "TRANSFORMERS_", "WANDB_", "TRACKIO_")
+SETTINGS += ("MPL", "MATPLOTLIB", "KMP_", "MKL_", "OMP_", "TORCH", "TQDM_")
+SETTINGS += ("LOCAL_", "MASTER_", "RANK", "WORLD_SIZE", "PYTHON", "COLUMNS")
+SOURCE = Path(__file__).parents[1] / "src"
+home = tempfile.TemporaryDirectory(prefix="hf_vqvae_tests_")
+
+# Before the tests import what reads them.
+for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+    del os.environ[name]
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HOME"] = home.name  # also where the settings of `accelerate` are
+os.environ["MATPLOTLIBRC"] = os.devnull
+os.environ["PYTHONPATH"] = str(SOURCE)  # this package, whatever else is installed
+sys.path.insert(0, str(SOURCE))
+
+
+def pytest_configure():
+    """Leaves the checkout, so that no test finds what lies there beside the project's files."""
+    current = Path(home.name, "current")
+    current.mkdir()
+    os.chdir(current)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ class HubClient:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
+            cwd=home,
             env=environment | variables,
         )
 
@@ -55,7 +55,7 @@ class HubClient:
 
     def run(self, script, *arguments, token: str) -> Done:
         """Runs a script to its end, as the user of `token`."""
-        job = {"words": [str(word) for word in (script, *arguments)], "token": token}
+        job = {"words": [str(ROOT / script), *map(str, arguments)], "token": token}
         return Done(*self._ask(job))
 
     def start(self, script, *arguments, token: str) -> "Started":
@@ -63,7 +63,7 @@ class HubClient:
         output = Path(tempfile.mkdtemp(dir=self.home))
         for name in ("stdout", "stderr"):  # it may be killed before it opens them
             (output / name).touch()
-        job = {"words": [str(word) for word in (script, *arguments)], "token": token}
+        job = {"words": [str(ROOT / script), *map(str, arguments)], "token": token}
         return Started(self, self._ask(job | {"output": str(output)}), output)
 
     def _ask(self, job: dict):
@@ -155,7 +155,7 @@ if __name__ == "__main__":
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(seconds / 10)
     for name in SCRIPTS:
-        runpy.run_path(f"scripts/{name}.py", run_name="imported")
+        runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="imported")
     gc.freeze()  # what is imported stays: children need not look through it
     job = serve(answers)
     become(job)

@@ -50,8 +50,7 @@ class ScriptServer:
 
     def __init__(self, home: Path, prefix: Sequence[str] = (), *, cpu: bool = True):
         self.home = home
-        environment = {key: value for key, value in os.environ.items() if key[:3] != "HF_"}
-        environment |= {
+        environment = os.environ | {
             "HF_HOME": str(home / "home"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
@@ -62,7 +61,7 @@ class ScriptServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
+            cwd=home,
             env=environment,
         )
 
@@ -74,24 +73,36 @@ class ScriptServer:
         self.server.wait()
 
     def run(
-        self, script, *arguments, signals=(), environment=None, dies_at=None, timeout=120
+        self,
+        script,
+        *arguments,
+        folder=None,
+        signals=(),
+        environment=None,
+        dies_at=None,
+        timeout=120,
     ) -> Done:
         """Runs a script to its end.
 
         Args:
+            script: its path, from the checkout.
+            folder: where it runs; a new one by default.
             signals: pairs of an optimizer step (counted from 1 in this process) and the signal that the process is to
                 get after it.
             environment: variables that it has besides the server's.
             dies_at: `(folder, number)`: SIGKILL comes just before the process changes something on the disk, in or
                 beside `folder`, for the `number`-th time.
         """
-        return self.wait(
-            self._start(script, arguments, signals, environment or {}, dies_at), timeout
-        )
+        job = self._start(script, arguments, signals, environment or {}, dies_at, folder)
+        return self.wait(job, timeout)
+
+    def start(self, script, *arguments, folder=None) -> tuple[int, Path]:
+        """As `run`, without waiting; returns the process id and the folder of its output."""
+        return self._start(script, arguments, (), {}, folder=folder)
 
     def run_for(self, seconds, script, *arguments, timeout=120) -> Done:
         """Runs a script to its end or, if that is sooner, until it is killed after some seconds."""
-        job = self._start(script, arguments, (), {})
+        job = self.start(script, *arguments)
         until = time.monotonic() + seconds
         while (status := self._ask({"wait": job[0]})) is None and time.monotonic() < until:
             time.sleep(0.005)
@@ -123,12 +134,17 @@ class ScriptServer:
             started.append(self._start(script, arguments, own, variables))
         return started
 
-    def _start(self, script, arguments, signals, environment, dies_at=None) -> tuple[int, Path]:
+    def _start(
+        self, script, arguments, signals, environment, dies_at=None, folder=None
+    ) -> tuple[int, Path]:
         output = Path(tempfile.mkdtemp(dir=self.home))
-        job = {"script": str(script), "arguments": [str(word) for word in arguments]}
+        for name in ("stdout", "stderr"):  # it may be killed, or read, before it opens them
+            (output / name).touch()
+        job = {"script": str(ROOT / script), "arguments": [str(word) for word in arguments]}
         job |= {"signals": [[step, int(number)] for step, number in signals]}
         job |= {"dies_at": dies_at and [str(dies_at[0]), dies_at[1]]}
-        self._tell(job | {"environment": environment, "output": str(output)})
+        job |= {"environment": environment, "output": str(output), "folder": str(folder or output)}
+        self._tell(job)
         return self._answer(), output
 
     def wait(self, job: tuple[int, Path], timeout: float) -> Done:
@@ -181,6 +197,7 @@ def become(job: dict) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(job["environment"])
+    os.chdir(job["folder"])
     sys.argv = [job["script"], *job["arguments"]]
     sys.orig_argv = [sys.executable, *sys.argv]
     if job["dies_at"]:
@@ -224,7 +241,7 @@ def die_at(folder: str, number: int) -> None:
 
 if __name__ == "__main__":
     for path in ("scripts/train.py", "scripts/sample.py"):
-        runpy.run_path(path, run_name="imported")  # imports all, runs nothing
+        runpy.run_path(str(ROOT / path), run_name="imported")  # imports all, runs nothing
     for module in LATER:
         importlib.import_module(module)
     Image.init()

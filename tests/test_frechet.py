@@ -14,7 +14,6 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hf_vqvae.metrics import ClassifiedImages, FrechetDistance, frechet_distance
-from test_evaluation import run_on_two_processes
 
 
 def random_features(rows, columns, seed=0, shift=0.0):
@@ -207,7 +206,7 @@ def test_wrong_readings_are_named(predictions, references, message):
 # Several processes
 
 
-def test_two_processes_compute_what_one_does_also_where_one_has_no_row(tmp_path):
+def test_two_processes_compute_what_one_does_also_where_one_has_no_row(scripts, tmp_path):
     predictions, references = random_features(11, 4), random_features(7, 4, seed=1)
     np.savez(tmp_path / "features.npz", predictions=predictions, references=references)
     worker = tmp_path / "worker.py"
@@ -229,7 +228,8 @@ def test_two_processes_compute_what_one_does_also_where_one_has_no_row(tmp_path)
         "json.dump(results, open(f'{sys.argv[1]}/{rank}.json', 'w'))\n"
         "accelerator.end_training()\n"
     )
-    run_on_two_processes(worker, tmp_path, tmp_path=tmp_path)
+    for done in scripts.run_together(worker, tmp_path):
+        assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     rows, distance, classified = first

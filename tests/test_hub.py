@@ -107,7 +107,6 @@ def run(server, home, arguments, token=TOKEN):
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=server.environment(home, token=token),
-        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -130,11 +129,11 @@ def published(server, run_folder, tmp_path_factory):
     before = digest(run_folder)
     server.fail("POST", "/me/tiny/commit/main", status=503, times=4, Retry_After="0")
     flags = ["--hub_model_id", "tiny", "--hub_private", "--hub_license", "mit"]
-    failed = run(server, home, ["scripts/push_to_hub.py", run_folder, *flags])
+    failed = run(server, home, [ROOT / "scripts/push_to_hub.py", run_folder, *flags])
     is_there_after_failure = ("model", "me/tiny") in server.repos
     command = next(line for line in failed.stderr.splitlines() if "scripts/push_to_hub.py" in line)
     words = shlex.split(command)
-    again = run(server, home, words[1:])
+    again = run(server, home, [ROOT / words[1], *words[2:]])
     assert digest(run_folder) == before
     return failed, is_there_after_failure, words, again
 

@@ -25,7 +25,7 @@ from hub_server import HubServer
 from script_server import ScriptServer
 
 ROOT = Path(__file__).parents[1]
-WORKER, TRAIN = "tests/process_worker.py", "scripts/train.py"
+WORKER, TRAIN = "tests/process_worker.py", str(ROOT / "scripts/train.py")
 KILL = signal.SIGKILL
 LONG = 500  # seconds
 GPUS = torch.cuda.device_count() >= 2
@@ -334,7 +334,7 @@ def two_folders(tmp_path):
 def test_a_file_damaged_for_one_process_ends_both_with_its_message(scripts, two_folders, each):
     start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
     flags = ["--dataset_name", "pictures", *ONE, "--output_dir", two_folders / "run"]
-    first, second = scripts.run_together(start, ROOT / TRAIN, *flags)
+    first, second = scripts.run_together(start, TRAIN, *flags)
     assert_clear(second, "Error: ", "7.png", "cannot be decoded")
     assert first.returncode == 1 and LOST in first.stderr
     assert not list(two_folders.glob("run*"))
@@ -347,7 +347,7 @@ def test_other_images_for_one_process_end_all_before_anything_is_written(
     shutil.copy(pictures / "6.png", pictures / "7.png")
     start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
     flags = ["--dataset_name", "pictures", *ONE, "--output_dir", two_folders / "run"]
-    for done in scripts.run_together(start, ROOT / TRAIN, *flags):
+    for done in scripts.run_together(start, TRAIN, *flags):
         assert_clear(done, "did not read the same images", "process 1 20 to train on", "dataset")
     assert not list(two_folders.glob("*run*"))
 
@@ -358,10 +358,10 @@ def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scrip
     (tmp_path / "0" / "run" / "notes").touch()
     start = each(f"os.chdir({str(tmp_path)!r} + '/' + rank)")
     flags = [*DATA, *ONE, "--output_dir", "run"]
-    for done in scripts.run_together(start, ROOT / TRAIN, *flags, timeout=60):
+    for done in scripts.run_together(start, TRAIN, *flags, timeout=60):
         assert_clear(done, "Error: run exists and is not empty")
     for done in scripts.run_together(
-        start, ROOT / TRAIN, *flags, "--resume_from_checkpoint", "latest", timeout=60
+        start, TRAIN, *flags, "--resume_from_checkpoint", "latest", timeout=60
     ):
         assert_clear(done, "there is no unfinished run run.partial")
 
@@ -374,7 +374,7 @@ import hf_vqvae.processes
 hf_vqvae.processes.SHARED_FOLDER_SECONDS = 1.0
 os.chdir({str(tmp_path)!r} + "/" + rank)
 """)
-    for done in scripts.run_together(start, ROOT / TRAIN, *DATA, *ONE, "--output_dir", "run"):
+    for done in scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "run"):
         assert_clear(done, "--output_dir run", "process 1 in", f"{tmp_path}/1/run.partial", "share")
         assert f"{tmp_path}/0/run.partial" in done.stderr
     assert not list((tmp_path / "1").iterdir())
@@ -548,7 +548,6 @@ def launch(hub, home, *words, processes=2):
         environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(
         [sys.executable, *launcher, *map(str, words)],
-        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,

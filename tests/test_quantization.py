@@ -2,11 +2,11 @@
 
 import copy
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_vqvae import VectorQuantizer, VQVAEConfig, VQVAEModel
@@ -348,9 +348,19 @@ def train_everything(rank, world, folder):
         dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
+WORKER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from test_quantization import train_everything
+train_everything(int(os.environ["RANK"]), 2, sys.argv[2])
+"""
+
+
+def test_two_processes_equal_one(scripts, tmp_path):
     train_everything(0, 1, tmp_path)
-    multiprocessing.spawn(train_everything, args=(2, str(tmp_path)), nprocs=2)
+    (tmp_path / "worker.py").write_text(WORKER)
+    for done in scripts.run_together(tmp_path / "worker.py", Path(__file__).parent, tmp_path):
+        assert done.returncode == 0, done.stderr
     one, first, second = (
         torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
     )

@@ -16,7 +16,6 @@ import fnmatch
 import importlib.util
 import io
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -65,47 +64,40 @@ def blocks_of(text, language):
     return [[text.count("\n", 0, match.start()) + 1, match[1]] for match in fence.finditer(text)]
 
 
-def environment(home):
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return os.environ | offline | {"PATH": path, "MPLBACKEND": "agg", "ACCELERATE_USE_CPU": "true"}
-
-
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory):
-    """A folder as that of a person who has run `make quickstart`, but with a tiny run in outputs/quickstart."""
+def workspace(scripts, tmp_path_factory):
+    """Runs Python files as a person who has run `make quickstart`, but with a tiny run in outputs/quickstart."""
     folder = tmp_path_factory.mktemp("workspace")
     for name in ("scripts", "model_card"):
         (folder / name).symlink_to(ROOT / name)
-    command = [sys.executable, "scripts/train.py", "scripts/quickstart.yaml", *TINY]
-    run_in(folder, command)
+    workspace = Workspace(scripts, folder)
+    workspace.run("scripts/train.py", "scripts/quickstart.yaml", *TINY)
     assert (folder / RUN / "model.safetensors").is_file()
-    return folder
+    return workspace
 
 
-def run_in(folder, command, **options):
-    """Runs a command to its end; what it prints is in the message if it fails."""
-    finished = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder / "home"),
-        text=True,
-        capture_output=True,
-        **options,
-    )
-    assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr[-3000:]}"
+class Workspace:
+    """A folder to run Python files in."""
+
+    def __init__(self, scripts, folder):
+        self.scripts, self.folder = scripts, folder
+
+    def run(self, *words):
+        """Runs a Python file to its end; what it prints is in the message if it fails."""
+        done = self.scripts.run(*words, folder=self.folder)
+        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr[-3000:]}"
 
 
 def run_blocks(text, page, workspace, tmp_path):
     """Runs the Python of a page; `page` is what tracebacks call it."""
-    run = json.dumps(str(workspace / RUN))
+    run = json.dumps(str(workspace.folder / RUN))
     code = [
         [line, re.sub(r"""(["'])me/[\w.-]+\1""", lambda _: run, block)]
         for line, block in blocks_of(text, "python")
     ]
     (tmp_path / "blocks.json").write_text(json.dumps(code))
     (tmp_path / "runner.py").write_text(RUNNER)
-    run_in(workspace, [sys.executable, tmp_path / "runner.py", tmp_path / "blocks.json", page])
+    workspace.run(tmp_path / "runner.py", tmp_path / "blocks.json", page)
 
 
 # Python
@@ -118,7 +110,7 @@ def test_the_python_of_the_readme_runs(workspace, tmp_path):
 
 
 def test_the_python_of_a_generated_card_runs(workspace, tmp_path):
-    text = (workspace / RUN / "README.md").read_text("utf-8")
+    text = (workspace.folder / RUN / "README.md").read_text("utf-8")
     code = "\n".join(block for _, block in blocks_of(text, "python"))
     assert ".sample(" in code and ".encode(" in code and RUN in code
     run_blocks(text, "the card", workspace, tmp_path)
@@ -244,7 +236,9 @@ def test_the_commands_marked_as_tested_run(workspace):
     ]
     assert marked, "mark a command that is quick, on outputs/quickstart, with `# tested`"
     for command in marked:
-        run_in(workspace, ["bash", "-euc", command], timeout=120)
+        program, *words = shlex.split(command, comments=True)
+        assert program == "python", command
+        workspace.run(*words)
 
 
 @pytest.mark.parametrize(

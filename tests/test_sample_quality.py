@@ -19,7 +19,7 @@ from hf_vqvae.classifier import (
 from hf_vqvae.data import DecodedImages, load_split
 from hf_vqvae.metrics import FrechetDistance
 from hf_vqvae.sample_quality import SampleQualityArguments, check_arguments, measure_samples
-from test_evaluation import SCRIPT, make_images, make_model, run_on_two_processes, run_script
+from test_evaluation import SCRIPT, make_images, make_model, run_script
 
 UNCONDITIONAL = {
     "frechet_distance",
@@ -424,14 +424,15 @@ def test_wrong_values_are_found_before_a_model_is_looked_for(monkeypatch, capsys
     )
 
 
-def test_the_script_on_two_processes_writes_the_numbers_of_one(model_folder, tmp_path, monkeypatch):
+def test_the_script_on_two_processes_writes_the_numbers_of_one(
+    model_folder, scripts, tmp_path, monkeypatch
+):
     outputs = [tmp_path / "one.json", tmp_path / "two.json"]
     flags = ("--dataset_name", "digits", "--max_eval_samples", 20, "--max_train_samples", 50)
     flags += ("--num_samples", 130, "--classifier_dir", tmp_path / "kept")  # drawn in two parts
     flags += ("--batch_size", 8)
-    run_on_two_processes(
-        SCRIPT, model_folder, *flags, "--output_file", outputs[1], tmp_path=tmp_path
-    )
+    for done in scripts.run_together(SCRIPT, model_folder, *flags, "--output_file", outputs[1]):
+        assert done.returncode == 0, done.stderr
     run_script(model_folder, *flags, "--output_file", outputs[0], monkeypatch=monkeypatch)
     one, two = (json.loads(output.read_text()) for output in outputs)
     assert set(one) == set(two) > UNCONDITIONAL

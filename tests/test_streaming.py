@@ -189,7 +189,7 @@ def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(
     flags += ["--image_size", "4", "--hidden_sizes", "4", "--num_embeddings", "8"]
     flags += ["--max_train_samples", "53", "--train_batch_size", "12", "--num_train_epochs", "5"]
     flags += ["--no_train_prior", "--output_dir", tmp_path / "run"]
-    train = Path("scripts/train.py").absolute()
+    train = Path(__file__).parents[1] / "scripts/train.py"
     done = scripts.run(tmp_path / "bad_row.py", train, *flags, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -242,7 +242,6 @@ def test_a_signal_to_all_processes_of_a_stream_saves_a_checkpoint(scripts, tmp_p
     flags = [*TINY, *STREAM, "--dataloader_num_workers", "2", "--num_train_epochs", "10000"]
     run = subprocess.Popen(
         [sys.executable, TRAIN, *flags, "--output_dir", str(tmp_path / "run")],
-        cwd=Path(__file__).parents[1],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from hf_vqvae.plotting_sweep import plot_sweep
 from hf_vqvae.sweeping import SHARED, SweepArguments, SweepFolder
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+SWEEP = str(SCRIPTS / "sweep.py")
 TINY = ["--dataset_name", "digits", "--max_train_samples", "64", "--max_eval_samples", "16"]
 TINY += ["--hidden_sizes", "4", "8", "--train_batch_size", "16", "--learning_rate", "5e-3"]
 GRID = ["--num_embeddings", "4", "8", "--embedding_dim", "2"]
@@ -49,23 +49,13 @@ def run_script(monkeypatch, name, *arguments):
     script.main()
 
 
-def start(*command, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, **pipes, **options
-    )
-
-
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(scripts, tmp_path_factory):
     """The folder of a finished sweep of two points, and what was printed."""
     folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    process = start(SCRIPTS / "sweep.py", *FEW, *GRID, "--output_dir", folder)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors[-3000:]
-    return folder, output
+    done = scripts.run(SWEEP, *FEW, *GRID, "--output_dir", folder, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
 
 
 # What a sweep leaves
@@ -168,17 +158,21 @@ def test_a_longer_list_adds_points_and_keeps_the_finished_ones(
     assert read_json(folder / "results.json")["points"] == points
 
 
-def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
+def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(
+    scripts, tmp_path, monkeypatch
+):
     flags = [*TINY, "--num_train_epochs", 12, "--num_embeddings", 8, "--embedding_dim", 2]
     flags += ["--checkpointing_steps", 3]
-    command = [SCRIPTS / "sweep.py", *flags, "--output_dir", "sweep"]
-    process = start(*command, "--overwrite_output_dir", cwd=tmp_path)
+    command = [SWEEP, *flags, "--output_dir", "sweep"]
+    job = scripts.start(*command, "--overwrite_output_dir", folder=tmp_path)
     checkpoints = tmp_path / "sweep" / "8x2.partial" / "checkpoints"
-    while not list(checkpoints.glob("vqvae-*")) and process.poll() is None:
+    until = time.monotonic() + 60
+    while not list(checkpoints.glob("vqvae-*")) and time.monotonic() < until:
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output + errors[-3000:]
+    os.kill(job[0], signal.SIGTERM)
+    done = scripts.wait(job, 120)
+    errors = done.stderr
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout + errors[-3000:]
     words = " ".join(map(str, command))
     assert "stopped by SIGTERM" in errors and "Go on with:" in errors
     # Else the line would overwrite what is to go on.
@@ -187,11 +181,10 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
     assert reached < 48  # of 12 epochs of 4 steps: it was indeed stopped on the way
 
-    process = start(*command, cwd=tmp_path)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors[-3000:]
+    done = scripts.run(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     # The bar begins where the checkpoint was: it was not trained anew.
-    assert f" {reached * 16}/768 " in errors
+    assert f" {reached * 16}/768 " in done.stderr
 
     run_script(monkeypatch, "sweep", *flags, "--output_dir", tmp_path / "whole")
     for name in ("history.json", "metrics.json"):
@@ -199,12 +192,11 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
         assert whole == resumed
 
 
-def test_two_processes_make_the_sweep_of_one(sweep, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
     flags = [*FEW, "--num_embeddings", 8, "--embedding_dim", 2, "--output_dir", tmp_path / "two"]
-    process = start(*launcher, SCRIPTS / "sweep.py", *flags)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors[-3000:]
+    both = scripts.run_together(SWEEP, *flags)
+    assert [done.returncode for done in both] == [0, 0], both[0].stderr[-3000:]
+    output = "".join(done.stdout for done in both)
     assert output.count("Point 1 of 1") == 2  # begun and done: only one process speaks
     one = read_json(sweep[0] / "results.json")["points"][1]
     (two,) = read_json(tmp_path / "two" / "results.json")["points"]

@@ -24,7 +24,7 @@ from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
 from hub_server import HubServer
 
 ROOT = Path(__file__).parents[1]
-TRAIN = "scripts/train.py"
+TRAIN = str(ROOT / "scripts/train.py")
 MODEL = [
     "--hidden_sizes",
     "4",
@@ -224,7 +224,6 @@ def test_accelerate_launch_starts_the_script(outputs):
     flags = [*DATA, *MODEL, "--train_batch_size", "16", "--num_train_epochs", "1"]
     done = subprocess.run(
         [*launch, TRAIN, *flags, "--no_train_prior", "--output_dir", str(folder)],
-        cwd=ROOT,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -277,7 +276,6 @@ def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, 
     again = subprocess.run(
         lines[place + 1].strip(),
         shell=True,
-        cwd=ROOT,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -709,7 +707,6 @@ def hub(image_folder):
 def run_online(hub, home, *words, token="hf_write"):
     return subprocess.run(
         [sys.executable, *map(str, words)],
-        cwd=ROOT,
         env=hub.environment(home, token=token),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -743,7 +740,8 @@ def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, tmp_path):
     command = next(line for line in lines if "scripts/push_to_hub.py" in line)
     revision = read(folder, "run")["dataset"]["revision"]
     assert revision == hub.repo("me/pictures", "dataset").refs["main"]
-    done = run_online(hub, home, *command.split()[1:])
+    _, script, *flags = command.split()
+    done = run_online(hub, home, ROOT / script, *flags)
     assert done.returncode == 0, done.stderr
     assert digest(folder) == before
     assert len(hub.repo("me/tiny").history()) == 2
@@ -763,7 +761,6 @@ def test_without_network_and_cache_a_dataset_of_the_hub_is_a_quick_clear_error(h
     environment = hub.environment(tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, TRAIN, "--output_dir", str(tmp_path / "run")],
-        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,

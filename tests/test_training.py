@@ -2,8 +2,9 @@
 
 import os
 import signal
-import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import datasets
 import pytest
@@ -157,41 +158,66 @@ time.sleep(100)
 """
 
 
-def start_deaf(*words):
-    process = subprocess.Popen(
-        [sys.executable, "-c", DEAF, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Deaf:
+    """A process that runs `DEAF`."""
+
+    def __init__(self, scripts, folder, *words):
+        (folder / "deaf.py").write_text(DEAF)
+        self.scripts = scripts
+        self.job = scripts.start(folder / "deaf.py", *words)
+        self.wait_for("ready\n")
+
+    def wait_for(self, printed):
+        """Returns when it has printed `printed`, and nothing else."""
+        until = time.monotonic() + 60
+        while (text := (self.job[1] / "stdout").read_text()) != printed:
+            assert printed.startswith(text) and time.monotonic() < until, text
+            time.sleep(0.01)
+
+    def send(self, number):
+        os.kill(self.job[0], number)
+
+
+@pytest.fixture
+def deaf(scripts, tmp_path):
+    """Starts such processes; one that a failed test has left is killed."""
+    started = []
+
+    def start(*words):
+        started.append(Deaf(scripts, tmp_path, *words))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            process.send(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")])
-def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(first, second):
+def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(
+    deaf, first, second
+):
     first, second = (getattr(signal, f"SIG{name}") for name in (first, second))
-    process = start_deaf("deaf")
-    process.send_signal(first)
-    assert process.stdout.readline() == f"[{int(first)}]\n"
+    process = deaf("deaf")
+    process.send(first)
+    process.wait_for(f"ready\n[{int(first)}]\n")
     # What a launcher passes on comes at the same time.
-    process.send_signal(second)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1.2)
-    process.send_signal(second)
-    assert process.wait(5) == 128 + second
-    told = process.stderr.read()
-    assert f"{first.name}: saving a checkpoint" in told
-    assert f"{second.name}: ended without a checkpoint" in told
+    process.send(second)
+    time.sleep(1.2)
+    assert "ended" not in (process.job[1] / "stderr").read_text()
+    process.send(second)
+    done = process.scripts.wait(process.job, 5)
+    assert done.returncode == 128 + second
+    assert f"{first.name}: saving a checkpoint" in done.stderr
+    assert f"{second.name}: ended without a checkpoint" in done.stderr
 
 
-def test_signals_act_as_before_when_they_are_no_longer_caught():
-    process = start_deaf("")
-    process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == f"[{int(signal.SIGTERM)}]\n"
-    assert process.stdout.readline() == "left\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == -signal.SIGTERM
+def test_signals_act_as_before_when_they_are_no_longer_caught(deaf):
+    process = deaf("")
+    process.send(signal.SIGTERM)
+    process.wait_for(f"ready\n[{int(signal.SIGTERM)}]\nleft\n")
+    process.send(signal.SIGTERM)
+    assert process.scripts.wait(process.job, 5).returncode == -signal.SIGTERM
 
 
 # The learning rate
