@@ -85,7 +85,8 @@ def assert_as_in_the_reference(numbers, name):
     reference = load_file(FIXTURES / name / "reference.safetensors")
     assert numbers.keys() == reference.keys()
     for key, value in reference.items():
-        tolerance = {"rtol": 1e-5, "atol": 1e-6} if value.is_floating_point() else {}
+        # What other instructions of a CPU change (measured with AVX2 and SSE4.1: 7e-6 of logits).
+        tolerance = {"rtol": 1e-5, "atol": 2e-5} if value.is_floating_point() else {}
         torch.testing.assert_close(
             numbers[key], value, **tolerance, msg=lambda m, k=key: f"{k}: {m}"
         )
