@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_vqvae.arguments import HubTargetArguments, ScriptArgumentParser
-from hf_vqvae.hub import (
+from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,
     check_finished,

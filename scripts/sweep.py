@@ -35,7 +35,7 @@ def main() -> None:
     data, vqvae, sweep = flags
     points = make_points(sweep, vqvae)
     folder = SweepFolder(sweep, (data, vqvae))
-    accelerator = make_accelerator(points[0].training, points[0].folder)
+    accelerator = make_accelerator(points[0].training, points[0].folder.partial)
     go_on = same_command(
         *(["--overwrite_output_dir", "False"] if sweep.overwrite_output_dir else [])
     )

@@ -22,15 +22,15 @@ from hf_vqvae.arguments import (
 from hf_vqvae.batching import count_steps
 from hf_vqvae.data import load_images
 from hf_vqvae.files import write_json
-from hf_vqvae.hub import (
+from hf_vqvae.locking import locked_together
+from hf_vqvae.processes import check_same_images, check_shared_folder, of_main_process
+from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,
     push_command,
     push_folder,
     push_stopped_by_signals,
 )
-from hf_vqvae.locking import locked_together
-from hf_vqvae.processes import check_same_images, check_shared_folder, of_main_process
 from hf_vqvae.reporting import report, tracker_images
 from hf_vqvae.run_folder import RunFolder
 from hf_vqvae.session import (
@@ -61,7 +61,7 @@ def main() -> None:
     data, vqvae, prior, training, hub = flags
     folder = RunFolder(Path(training.output_dir))
     folder.check_name()
-    accelerator = make_accelerator(training, folder)
+    accelerator = make_accelerator(training, folder.partial)
     go_on = same_command("--resume_from_checkpoint", "latest")
     with locked_together(accelerator, folder.output_dir):
         with stopped_by_signals(folder.partial, go_on):
@@ -140,7 +140,7 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
         write_json(folder.partial / "arguments.json", values)
         write_json(folder.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
-    check_shared_folder(accelerator, folder)
+    check_shared_folder(accelerator, folder.partial, folder.output_dir)
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
     show = tracker_images(images.eval)

@@ -97,7 +97,7 @@ def run_case(name: str, case: dict, output: Path, images: ImageSplits) -> dict:
     AcceleratorState._reset_state()
     GradientState._reset_state()
     folder = RunFolder(output / f"{name}-{os.environ.get('WORLD_SIZE', '1')}")
-    accelerator = make_accelerator(arguments, folder)
+    accelerator = make_accelerator(arguments, folder.partial)
     if accelerator.is_main_process:
         folder.start(resume=False)
     accelerator.wait_for_everyone()

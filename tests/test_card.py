@@ -26,7 +26,7 @@ from hf_vqvae.models import (
     VQVAEImageProcessorPil,
     VQVAEModel,
 )
-from hf_vqvae.models.publishing import add_code
+from hf_vqvae.publishing.staging import add_code
 
 HOME = "/home/somebody"
 VALUES = {"reconstruction_mse": 0.0031234, "psnr": 25.05, "ssim": 0.9512}

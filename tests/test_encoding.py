@@ -55,7 +55,9 @@ def encode(vqvae, count, streaming, accelerator, output):
         folder.partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     arguments = TrainingArguments(eval_batch_size=4)
-    return encode_split(vqvae, load(count, streaming), "train", arguments, accelerator, folder)
+    return encode_split(
+        vqvae, load(count, streaming), "train", arguments, accelerator, folder.partial
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_images_without_labels_have_codes_alone(vqvae, accelerator, tmp_path):
     images.labels = None
     folder = RunFolder(tmp_path / "run")
     folder.partial.mkdir()
-    codes = encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder)
+    codes = encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial)
     assert set(codes.__getitems__([4, 0])) == {"codes"} and codes.largest_label is None
 
 
@@ -149,7 +151,10 @@ def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelera
     (codes / "train.writing" / "data-00000-of-00001.arrow").write_bytes(b"half")
     (codes / "train.arrow.writing").write_bytes(b"half")
     images = load(5, False)
-    assert len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder)) == 5
+    assert (
+        len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial))
+        == 5
+    )
     assert [path.name for path in codes.iterdir()] == ["train"]
 
 
@@ -160,7 +165,12 @@ def test_a_row_that_cannot_be_encoded_leaves_no_codes(accelerator, vqvae, tmp_pa
     folder.partial.mkdir()
     with pytest.raises(ValueError, match="row 7 of split 'train'"):
         encode_split(
-            vqvae, images, "train", TrainingArguments(eval_batch_size=4), accelerator, folder
+            vqvae,
+            images,
+            "train",
+            TrainingArguments(eval_batch_size=4),
+            accelerator,
+            folder.partial,
         )
     assert not (folder.partial / "codes" / "train").exists()
 

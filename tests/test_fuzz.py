@@ -28,8 +28,7 @@ from hf_vqvae.arguments import (
 )
 from hf_vqvae.data_sources import open_source
 from hf_vqvae.decoding import DecodedImages, decode_image
-from hf_vqvae.hub import PushError, check_repo_id, push_folder
-from hf_vqvae.hub_download import fetch_model
+from hf_vqvae.hub.download import fetch_model
 from hf_vqvae.metrics import (
     ClassifiedImages,
     CodebookUsage,
@@ -39,6 +38,7 @@ from hf_vqvae.metrics import (
     frechet_distance,
 )
 from hf_vqvae.models.configuration_strict import own_fields
+from hf_vqvae.publishing.push import PushError, check_repo_id, push_folder
 
 VALUES = {
     "none": None,

@@ -29,7 +29,7 @@ from hf_vqvae import (
     VQVAEModel,
 )
 from hf_vqvae.evaluation import load_model
-from hf_vqvae.models.publishing import copy_files, copy_run_files
+from hf_vqvae.publishing.staging import copy_files, copy_run_files
 
 MARKUP = "a|b`c`</td><script>alert(1)</script>\n```\n# title [x](http://evil.example) {{7*7}}"
 

@@ -19,8 +19,14 @@ from hf_vqvae import (
     VQVAEImageProcessorPil,
 )
 from hf_vqvae.card import write_card
-from hf_vqvae.hub import PushError, check_can_push, check_repo_id, push_command, push_folder
-from hf_vqvae.models.hub_commit import is_as_signed, sign_card
+from hf_vqvae.hub.commit import is_as_signed, sign_card
+from hf_vqvae.publishing.push import (
+    PushError,
+    check_can_push,
+    check_repo_id,
+    push_command,
+    push_folder,
+)
 from hub_server import HubServer, read_card_metadata
 
 ROOT = Path(__file__).parents[1]
@@ -364,7 +370,7 @@ def outcomes(server, run_folder, tmp_path_factory):
         tmp_path_factory.mktemp("home"),
         f"""
         import json, time
-        from hf_vqvae.hub import check_can_push, push_folder
+        from hf_vqvae.publishing.push import check_can_push, push_folder
         time.sleep = lambda seconds: None  # the client's own retries, without their pauses
         folder = {str(run_folder)!r}
 

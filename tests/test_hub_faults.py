@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load, save
 
 from hf_vqvae.classifier import SmallClassifier, SmallClassifierConfig
-from hf_vqvae.models.hub_commit import sign_card
+from hf_vqvae.hub.commit import sign_card
 from hub_client import HubClient
 from hub_server import Blob, HubServer
 from test_hub import digest, make_run
@@ -493,7 +493,7 @@ def test_a_damaged_card_is_kept_as_it_is_by_a_push_from_python(world, tmp_path, 
 
 PUSH_IN_A_SECOND = """
 import sys
-from hf_vqvae.hub import PushError, push_folder
+from hf_vqvae.publishing.push import PushError, push_folder
 try:
     print(push_folder(sys.argv[1], "me/tiny", timeout=1))
 except PushError as error:
@@ -533,7 +533,7 @@ def test_no_answer_is_not_waited_for_without_end(world, tmp_path, old):
 
 PUSH_BARE_FOLDER = """
 import sys
-from hf_vqvae.models.hub_commit import commit_folder
+from hf_vqvae.hub.commit import commit_folder
 print(commit_folder(sys.argv[1], "me/tiny", commit_message="No weights").commit_url)
 """
 
@@ -555,7 +555,7 @@ ASK_AFTER_A_LOST_CONNECTION = """
 import sys
 from huggingface_hub import get_session
 from huggingface_hub.utils import _http, http_backoff, httpx
-from hf_vqvae.models.hub_requests import answers_within
+from hf_vqvae.hub.requests import answers_within
 factory = _http._GLOBAL_CLIENT_FACTORY
 with answers_within(9), answers_within(1):
     try:
@@ -584,7 +584,7 @@ LOAD_MODEL = """
 import sys
 from transformers import AutoModel
 import hf_vqvae
-from hf_vqvae.hub_download import fetch_model
+from hf_vqvae.hub.download import fetch_model
 try:
     folder = fetch_model("me/tiny")
 except ValueError as error:

@@ -255,7 +255,7 @@ data = DataArguments(source, streaming=True, cache_dir=f"{output}-cache")
 count = int(Path(source).name)
 data.max_train_samples = count
 folder = RunFolder(Path(output))
-accelerator = make_accelerator(arguments, folder)
+accelerator = make_accelerator(arguments, folder.partial)
 images = load_images(data, config)
 folder.start(resume=False)
 vqvae = train_vqvae(config, images, arguments, accelerator, folder, dict)

@@ -18,6 +18,7 @@ from .models import (
     VQVAEModel,
 )
 from .models import __all__ as _models
+from .models.pipeline_image_generation import TASK as _TASK
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ for _config, _model in (
 for _config in (VQVAEConfig, VQVAEForImageGenerationConfig):
     AutoImageProcessor.register(_config, image_processor_classes={"pil": VQVAEImageProcessorPil})
 PIPELINE_REGISTRY.register_pipeline(
-    "unconditional-image-generation",
+    _TASK,
     pipeline_class=ImageGenerationPipeline,
     pt_model=AutoModel,
     type="image",

@@ -21,9 +21,9 @@ from .card_sections import (
 )
 from .card_text import as_string, clean
 from .files import put_in_place
+from .hub.commit import is_as_signed, sign_card
 from .models import VQVAEConfig, VQVAEForImageGenerationConfig
-from .models.hub_commit import is_as_signed, sign_card
-from .models.publishing import TASK
+from .models.pipeline_image_generation import TASK
 
 __all__ = ["build_card", "choose_images", "template_path", "write_card", "write_figures"]
 

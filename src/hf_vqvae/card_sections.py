@@ -19,6 +19,7 @@ from .card_text import (
     as_setting,
     as_string,
     clean,
+    without_path,
 )
 from .models import (
     PixelCNNConfig,
@@ -28,7 +29,7 @@ from .models import (
     VQVAEModel,
 )
 from .models.configuration_strict import own_fields, shown
-from .models.publishing import TASK, without_path
+from .models.pipeline_image_generation import TASK
 
 METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
 BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓", "code_accuracy": "↑"}

@@ -7,7 +7,14 @@ escaped, so that none can break a table or bring HTML, and of paths only the las
 import json
 import re
 
-from .models.publishing import without_path
+# How a path begins that means nothing on another machine, of whatever system.
+_PATH = re.compile(r"/|~|\.{1,2}[\\/]|\\|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+
+
+def without_path(text: str) -> str:
+    """Of a path on this machine the last part, anything else as it is."""
+    parts = re.split(r"[\\/]", text.rstrip("\\/"))
+    return parts[-1] if _PATH.match(text) or ".." in parts else text
 
 
 def clean(value: object) -> str:

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .hub_download import fetch_model
+from .hub.download import fetch_model
 from .models import VQVAEImageProcessorPil
 from .models.configuration_strict import MAX_SIZE, StrictConfig, setting, shown, strict
 from .models.configuration_vqvae import as_pair

@@ -21,8 +21,8 @@ from huggingface_hub.utils import httpx
 
 from .arguments import DataArguments
 from .digits import load_digits
-from .models.hub_commit import TIMEOUT
-from .models.hub_requests import answers_within, ask_again
+from .hub.commit import TIMEOUT
+from .hub.requests import answers_within, ask_again
 
 DIGITS = "digits"
 # What `datasets` raises of files that are damaged, or say of themselves what cannot be.

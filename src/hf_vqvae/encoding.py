@@ -21,7 +21,6 @@ from .data import StreamedImages
 from .decoding import DecodedImages
 from .files import put_in_place
 from .models import VQVAEModel
-from .run_folder import RunFolder
 
 
 class CodesDataset(Dataset):
@@ -91,14 +90,14 @@ def encode_split(
     name: str,
     arguments: TrainingArguments,
     accelerator: Accelerator,
-    folder: RunFolder,
+    folder: Path,
 ) -> CodesDataset:
-    """The codes of a split, encoded once and kept in `codes/<name>` of the unfinished run.
+    """The codes of a split, encoded once and kept in `codes/<name>` of `folder`.
 
     All processes encode; the first one writes. The codes and their order depend neither on the number of processes nor
     on whether the images are a stream, and no more than a batch of each process is in memory at a time.
     """
-    kept = folder.partial / "codes" / name
+    kept = folder / "codes" / name
     if not kept.exists():
         streamed = isinstance(images, StreamedImages)
         labelled = images.decoder.label_column if streamed else images.labels

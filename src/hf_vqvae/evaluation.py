@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from .encoding import own_batches
-from .hub_download import fetch_model
+from .hub.download import fetch_model
 from .metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
-
-from .run_folder import RunFolder
 
 # How long processes wait for each other: while the first downloads a dataset and fills the cache, or makes the card,
 # the others do nothing but wait, and the default, 10 minutes on GPUs, would end them. A process that dies ends the
@@ -72,7 +71,7 @@ def _check_launch(accelerator: Accelerator) -> None:
         )
 
 
-def check_shared_folder(accelerator: Accelerator, folder: RunFolder) -> None:
+def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:
     """Finds out whether all processes see the folder that the first one writes; called by all, once it exists.
 
     Raises:
@@ -80,7 +79,7 @@ def check_shared_folder(accelerator: Accelerator, folder: RunFolder) -> None:
     """
     # A name that nobody can have looked up before: what a file system over the network remembers cannot be wrong of it.
     (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
-    record = folder.partial / name
+    record = folder / name
     if accelerator.is_main_process:
         record.touch()
     accelerator.wait_for_everyone()
@@ -96,7 +95,7 @@ def check_shared_folder(accelerator: Accelerator, folder: RunFolder) -> None:
     ]
     if blind:
         raise ValueError(
-            f"--output_dir {folder.output_dir} is not one folder for all processes: what process 0 wrote in "
+            f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in "
             f"{places[0][0]} is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines "
             "share."
         )

@@ -18,8 +18,8 @@ from .data import DecodedImages, ImageSplits
 from .evaluation import evaluate_model, load_model
 from .files import read_json, write_json, writing_errors
 from .models import VQVAEForImageGeneration, VQVAEModel
-from .models.publishing import add_code, image_processor_for
 from .plotting import color_codes, image_grid
+from .publishing.staging import add_code, image_processor_for
 from .run_folder import RunFolder
 from .sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 

@@ -4,7 +4,6 @@ import math
 from statistics import fmean
 from typing import Any
 
-from .classifier import ImageClassifier
 from .metrics import SURE
 
 Record = dict[str, Any]
@@ -15,7 +14,7 @@ def sample_records(
     results: dict[str, Any],
     *,
     split: str,
-    classifier: ImageClassifier,
+    classifier: Any,
     controls: dict[str, Any],
     guidance_scale: float,
 ) -> dict[str, Record]:
@@ -111,7 +110,7 @@ def _readings(
     label: str,
     how: str,
     results: dict[str, Any],
-    classifier: ImageClassifier,
+    classifier: Any,
 ) -> dict[str, Record]:
     """What the classifier reads in samples, and in the real images of the floor."""
     result = results[kind]

@@ -18,7 +18,6 @@ from accelerate.tracking import get_available_trackers
 
 from .arguments import TrainingArguments
 from .processes import is_first_process, join_processes, lost_processes_named
-from .run_folder import RunFolder
 
 NO_SIGNAL = 0  # the number of none
 
@@ -43,7 +42,7 @@ def keep_freed_memory() -> None:
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
 
 
-def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Accelerator:
+def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
     """The `Accelerator` of a run.
 
     Raises:
@@ -57,7 +56,7 @@ def make_accelerator(arguments: TrainingArguments, folder: RunFolder) -> Acceler
         # `--train_batch_size` is that of all processes together.
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=arguments.log_with or None,
-        project_dir=str(folder.partial / "trackers"),
+        project_dir=str(folder / "trackers"),
     )
     installed = [str(tracker) for tracker in get_available_trackers()]
     for name in arguments.log_with:

@@ -22,7 +22,7 @@ from .data import ImageSplits
 from .encoding import encode_split, own_batches
 from .evaluation import load_model
 from .files import put_in_place, read_json, write_json, writing_errors
-from .hub_download import fetch_model
+from .hub.download import fetch_model
 from .models import (
     PixelCNNConfig,
     VQVAEConfig,
@@ -193,7 +193,7 @@ def train_prior(
     set_seed(arguments.seed)
     vqvae = VQVAEModel.from_pretrained(vqvae_folder).to(accelerator.device)
     train_codes, eval_codes = (
-        encode_split(vqvae, split, name, arguments, accelerator, folder)
+        encode_split(vqvae, split, name, arguments, accelerator, folder.partial)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
     names = None

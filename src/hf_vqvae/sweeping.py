@@ -225,7 +225,7 @@ def train_point(
     if accelerator.is_main_process:
         point.folder.start(resume=True)
     accelerator.wait_for_everyone()
-    check_shared_folder(accelerator, point.folder)
+    check_shared_folder(accelerator, point.folder.partial, point.folder.output_dir)
     training = replace(point.training, resume_from_checkpoint="latest")
     workers = data.dataloader_num_workers
     model_folder = train_vqvae(

@@ -18,8 +18,8 @@ from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .image_processing_vqvae import VQVAEImageProcessorPil
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
-from .publishing import PublishMixin
 from .sampling_inputs import ClassLabels, count_grids, count_known, count_labels, count_seeds
+from .saving import PublishMixin
 
 
 @dataclass

@@ -29,7 +29,6 @@ from .pixelcnn_layers import (
     draw_kept,
     drop,
 )
-from .publishing import PublishMixin
 from .sampling_inputs import (
     ClassLabels,
     count_grids,
@@ -41,6 +40,7 @@ from .sampling_inputs import (
     label_rows,
 )
 from .sampling_pixelcnn import DrawSettings, sample_codes
+from .saving import PublishMixin
 
 
 @dataclass

@@ -19,8 +19,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
 from .codes import check_codes, check_return_loss
 from .configuration_vqvae import VQVAEConfig, as_pair
-from .publishing import PublishMixin
 from .quantization import VectorQuantizer
+from .saving import PublishMixin
 
 
 @dataclass

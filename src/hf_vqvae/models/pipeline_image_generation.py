@@ -8,6 +8,8 @@ from .sampling_inputs import count_grids, count_labels
 
 _ARGUMENTS = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "seed")
 
+TASK = "unconditional-image-generation"
+
 
 class ImageGenerationPipeline(Pipeline):
     """Draws images from a [`VQVAEForImageGeneration`].

@@ -14,13 +14,8 @@ Shapes: B batch, K codes, w columns, C channels, r reach of a kernel, k = 2r + 1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from .modeling_pixelcnn import PixelCNNModel
 
 
 class PixelCNNCache:
@@ -34,7 +29,7 @@ class PixelCNNCache:
         labels: (B,) rows of the class embeddings, or None for a prior without classes.
     """
 
-    def __init__(self, prior: PixelCNNModel, batch: int, labels: Tensor | None, device):
+    def __init__(self, prior: nn.Module, batch: int, labels: Tensor | None, device):
         config = prior.config
         self.batch, self.device, self.dtype = batch, device, prior.dtype
         self.width, self.channels = config.grid_size[1], config.hidden_size
@@ -130,7 +125,7 @@ class PixelCNNCache:
 class PlainCache(PixelCNNCache):
     """Of the plain architecture; its first layer holds the sum before the ReLU."""
 
-    def __init__(self, prior: PixelCNNModel, batch: int, labels: Tensor | None, device):
+    def __init__(self, prior: nn.Module, batch: int, labels: Tensor | None, device):
         super().__init__(prior, batch, labels, device)
         channels, half = self.channels, self.channels // 2
         # One transposition of the whole kernel is faster than one of the taps alone.
@@ -191,7 +186,7 @@ class PlainCache(PixelCNNCache):
 class GatedCache(PixelCNNCache):
     """Of the gated architecture; its first layer is the input of the horizontal stack."""
 
-    def __init__(self, prior: PixelCNNModel, batch: int, labels: Tensor | None, device):
+    def __init__(self, prior: nn.Module, batch: int, labels: Tensor | None, device):
         super().__init__(prior, batch, labels, device)
         above, left = (
             self._weight(layer).view(-1, self.num_codes, self.channels).transpose(0, 1)
@@ -279,7 +274,7 @@ class GatedCache(PixelCNNCache):
 
 
 def make_cache(
-    prior: PixelCNNModel, batch: int, labels: Tensor | None, device: torch.device
+    prior: nn.Module, batch: int, labels: Tensor | None, device: torch.device
 ) -> PixelCNNCache:
     """The cache for the prior's architecture."""
     kind = PlainCache if prior.config.architecture == "plain" else GatedCache

@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging
 
 from .pixelcnn_cache import PixelCNNCache, make_cache
 from .sampling_inputs import is_integer
-
-if TYPE_CHECKING:
-    from .modeling_pixelcnn import PixelCNNModel
 
 # Guided logits are to stay finite in float32.
 _MAX_SCALE = 1e6
@@ -86,7 +82,7 @@ class DrawSettings:
 
 
 def sample_codes(
-    prior: PixelCNNModel,
+    prior: nn.Module,
     settings: DrawSettings,
     noise: Tensor,
     labels: Tensor | None,
@@ -126,7 +122,7 @@ class _Row:
 
     def __init__(
         self,
-        prior: PixelCNNModel,
+        prior: nn.Module,
         settings: DrawSettings,
         batch: int,
         labels: Tensor | None,

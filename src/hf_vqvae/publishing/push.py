@@ -19,11 +19,9 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedModel
 
-from . import models
-from .card import build_card
-from .hub_errors import FAILURES, PushError, explain
-from .hub_rights import check_can_push, check_repo_id
-from .models.hub_commit import (
+from .. import models
+from ..card import build_card
+from ..hub.commit import (
     WEIGHTS,
     EditedCardError,
     commit_folder,
@@ -31,8 +29,10 @@ from .models.hub_commit import (
     is_as_signed,
     sign_card,
 )
-from .models.hub_requests import answers_within
-from .models.publishing import add_code, copy_files, copy_run_files
+from ..hub.errors import FAILURES, PushError, explain
+from ..hub.preflight import check_can_push, check_repo_id
+from ..hub.requests import answers_within
+from .staging import add_code, copy_files, copy_run_files
 
 __all__ = [
     "PushError",

@@ -1,5 +1,3 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
 """Repos and branches to commit to: created where they are missing, and gone again where nothing comes there."""
 
 from contextlib import contextmanager
@@ -8,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers.utils import logging
 
-from .hub_requests import ask_again, may_have_worked
+from .requests import ask_again, may_have_worked
 
 logger = logging.get_logger(__name__)
 

@@ -1,5 +1,3 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
 """One commit to the Hub, atomic and careful: nothing half, nothing public by mistake, no card overwritten unseen."""
 
 import hashlib
@@ -14,8 +12,8 @@ from huggingface_hub.utils import httpx
 from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
 
-from .hub_places import UnknownCommitError, place_for
-from .hub_requests import answers_within, ask_again, may_have_worked
+from .places import UnknownCommitError, place_for
+from .requests import answers_within, ask_again, may_have_worked
 
 logger = logging.get_logger(__name__)
 

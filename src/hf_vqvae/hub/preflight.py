@@ -4,8 +4,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .hub_errors import FAILURES, PushError, explain
-from .models.hub_requests import answers_within, ask_again
+from .errors import FAILURES, PushError, explain
+from .requests import answers_within, ask_again
 
 
 def check_repo_id(repo_id: str) -> None:

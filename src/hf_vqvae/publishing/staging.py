@@ -1,5 +1,3 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
 """Publishing on the Hub: the model, the code it needs where this package is not installed, and its card.
 
 Everything goes up in one commit, so that nobody ever downloads half a model.
@@ -19,8 +17,9 @@ from huggingface_hub.utils import httpx, validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
-from .configuration_vqvae import as_pair
-from .hub_commit import (
+from .. import models
+from ..card_text import without_path
+from ..hub.commit import (
     CARD_DAMAGE,
     TIMEOUT,
     WEIGHTS,
@@ -31,117 +30,111 @@ from .hub_commit import (
     sign_card,
     unsigned,
 )
-from .hub_requests import answers_within, ask_again, may_have_worked
-from .loading import LoadMixin
+from ..hub.requests import answers_within, ask_again, may_have_worked
+from ..models.configuration_vqvae import as_pair
+from ..models.image_processing_vqvae import VQVAEImageProcessorPil
+from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
-TASK = "unconditional-image-generation"
 # What a training run leaves beside its model; checkpoints and codes stay at home.
 RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
 
-# How a path begins that means nothing on another machine, of whatever system.
-_PATH = re.compile(r"/|~|\.{1,2}[\\/]|\\|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 # The line of a run's card that names what its code loads.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
 
-class PublishMixin(LoadMixin):
-    """`push_to_hub` for the models of this package; comes before `PreTrainedModel` among the bases."""
+def save_for_hub(
+    model,
+    folder,
+    repo_id: str = "",
+    *,
+    max_shard_size: int | str = "50GB",
+    tags: list[str] | str | None = None,
+    token: bool | str | None = None,
+) -> None:
+    """Writes into `folder` everything that a repo needs: what `save_pretrained` writes, the image processor, the
+    model code with its `auto_map`, and the card.
 
-    def save_for_hub(
-        self,
-        folder,
-        repo_id: str = "",
-        *,
-        max_shard_size: int | str = "50GB",
-        tags: list[str] | str | None = None,
-        token: bool | str | None = None,
-    ) -> None:
-        """Writes into `folder` everything that a repo needs: what `save_pretrained` writes, the image processor, the
-        model code with its `auto_map`, and the card.
+    A model that was loaded from the folder or repo of a run and still has the weights of that run brings the
+    run's card, figures and numbers along; any other model gets a card without results.
 
-        A model that was loaded from the folder or repo of a run and still has the weights of that run brings the
-        run's card, figures and numbers along; any other model gets a card without results.
+    Args:
+        folder: an empty or new folder.
+        repo_id: the name that a generated card tells readers to load.
+        max_shard_size: as of `save_pretrained`.
+        tags: tags to add to those of the card.
+        token: reads the repo that the model came from, where that is private.
 
-        Args:
-            folder: an empty or new folder.
-            repo_id: the name that a generated card tells readers to load.
-            max_shard_size: as of `save_pretrained`.
-            tags: tags to add to those of the card.
-            token: reads the repo that the model came from, where that is private.
+    Raises:
+        ValueError: if `repo_id` is no name for the Hub, or a record of the run is damaged.
+    """
+    if not isinstance(repo_id, str) or repo_id:
+        validate_repo_id(repo_id)  # it goes into code that readers copy
+    folder = Path(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    source = _find_source(model, token)
+    processor = _find_image_processor(model, source)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    add_code(folder, type(model))
+    if source is not None and _is_described_by_card_in(source, model):
+        copy_run_files(source, folder)
+        card, generated = _read_card(source, repo_id)
+    else:
+        card, generated = _build_card(model, repo_id), True
+    tags = [tags] if isinstance(tags, str) else tags or []
+    add_tags(card, [*(model.model_tags or []), *tags])
+    # What a person has written stays theirs: unsigned, so that no later push overwrites it.
+    text = sign_card(str(card)) if generated else str(card)
+    (folder / "README.md").write_text(text, "utf-8")
 
-        Raises:
-            ValueError: if `repo_id` is no name for the Hub, or a record of the run is damaged.
-        """
-        if not isinstance(repo_id, str) or repo_id:
-            validate_repo_id(repo_id)  # it goes into code that readers copy
-        folder = Path(folder)
-        self.save_pretrained(folder, max_shard_size=max_shard_size)
-        source = _find_source(self, token)
-        processor = _find_image_processor(self, source)
-        if processor is not None:
-            processor.save_pretrained(folder)
-        add_code(folder, type(self))
-        if source is not None and _is_described_by_card_in(source, self):
-            copy_run_files(source, folder)
-            card, generated = _read_card(source, repo_id)
-        else:
-            card, generated = _build_card(self, repo_id), True
-        tags = [tags] if isinstance(tags, str) else tags or []
-        add_tags(card, [*(self.model_tags or []), *tags])
-        # What a person has written stays theirs: unsigned, so that no later push overwrites it.
-        text = sign_card(str(card)) if generated else str(card)
-        (folder / "README.md").write_text(text, "utf-8")
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str | None = "50GB",
-        tags: list[str] | None = None,
-    ) -> str:
-        """Uploads the model to the Hub in one commit, with its image processor, its code and its card.
+def push_model(
+    model,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str | None = "50GB",
+    tags: list[str] | None = None,
+) -> str:
+    """Uploads the model to the Hub in one commit, with its image processor, its code and its card.
 
-        Arguments and return value are those of `PreTrainedModel.push_to_hub`; see `save_for_hub` for what is written.
-        A README.md of the repo that was written or edited by hand is kept (a warning says so) and only gets `tags`.
+    Arguments and return value are those of `PreTrainedModel.push_to_hub`; see `save_for_hub` for what is written.
+    A README.md of the repo that was written or edited by hand is kept (a warning says so) and only gets `tags`.
 
-        Raises:
-            ValueError: if `repo_id` is no name for the Hub, `private` is asked of a repo that is public, or `create_pr`
-                together with `revision`.
-        """
-        validate_repo_id(repo_id)
-        with answers_within(TIMEOUT), tempfile.TemporaryDirectory() as folder:
-            repo_id = full_name(HfApi(token=token), repo_id)
-            self.save_for_hub(
-                folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token
-            )
-            return commit_folder(
-                folder,
-                repo_id,
-                commit_message=commit_message or "Upload model",
-                commit_description=commit_description,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                edited_card="keep",
-                tags=tags,
-            )
+    Raises:
+        ValueError: if `repo_id` is no name for the Hub, `private` is asked of a repo that is public, or `create_pr`
+            together with `revision`.
+    """
+    validate_repo_id(repo_id)
+    with answers_within(TIMEOUT), tempfile.TemporaryDirectory() as folder:
+        repo_id = full_name(HfApi(token=token), repo_id)
+        save_for_hub(model, folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token)
+        return commit_folder(
+            folder,
+            repo_id,
+            commit_message=commit_message or "Upload model",
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            edited_card="keep",
+            tags=tags,
+        )
 
 
 def add_code(folder: Path, model_class: type) -> None:
     """Makes `load with trust_remote_code=True` work: code files, and the `auto_map` of the JSON files in `folder`."""
-    # Not at the top: loading a model needs neither. The Hub's loader finds these lines all the same.
-    from .image_processing_vqvae import VQVAEImageProcessorPil
-    from .pipeline_image_generation import ImageGenerationPipeline
-
+    if model_class.__module__.startswith("transformers_modules."):
+        # Loaded with the code of a repo: the files are of this package, and so are the classes in them.
+        model_class = getattr(models, model_class.__name__, model_class)
     classes = {"AutoConfig": model_class.config_class, "AutoModel": model_class}
     for one in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
         if one.__module__ == "__main__":
@@ -196,12 +189,6 @@ def copy_run_files(source: Path, folder: Path) -> None:
         arguments.write_text(public + "\n", "utf-8")
 
 
-def without_path(text: str) -> str:
-    """Of a path on this machine the last part, anything else as it is."""
-    parts = re.split(r"[\\/]", text.rstrip("\\/"))
-    return parts[-1] if _PATH.match(text) or ".." in parts else text
-
-
 def _without_paths(value):
     if isinstance(value, dict):
         return {key: _without_paths(one) for key, one in value.items()}
@@ -239,7 +226,6 @@ def _find_source(model, token) -> Path | None:
 
 def image_processor_for(model):
     """The image processor for the image size of a model."""
-    from .image_processing_vqvae import VQVAEImageProcessorPil
 
     height, width = as_pair(model.config.image_size)
     return VQVAEImageProcessorPil(size={"height": height, "width": width})
@@ -247,7 +233,6 @@ def image_processor_for(model):
 
 def _find_image_processor(model, source: Path | None):
     """The source's image processor, or a new one of the config's size; a prior alone has none."""
-    from .image_processing_vqvae import VQVAEImageProcessorPil
 
     if model.main_input_name != "pixel_values":
         return None
@@ -290,7 +275,8 @@ def _read_card(source: Path, repo_id: str) -> tuple[ModelCard, bool]:
         return ModelCard(unsigned(text)), generated
     except CARD_DAMAGE as error:
         raise ValueError(
-            f"the README.md in {source} is damaged ({' '.join(str(error).split())}): mend it, or delete it for a new one."
+            f"the README.md in {source} is damaged ({' '.join(str(error).split())}): "
+            "mend it, or delete it for a new one."
         ) from error
 
 
@@ -312,6 +298,3 @@ def _build_card(model, repo_id: str) -> ModelCard:
         f'model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)\n```\n\n'
         f"## Settings\n\n```json\n{json.dumps(settings, indent=2, default=str)}\n```\n"
     )
-
-
-__all__ = ["PublishMixin"]

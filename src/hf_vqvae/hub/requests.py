@@ -1,5 +1,3 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
 """Requests to the Hub that wait neither for ever nor give up at the first error that passes."""
 
 import json

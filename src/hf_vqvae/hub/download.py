@@ -7,9 +7,9 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
-from .hub_errors import FAILURES, explain
-from .models.hub_commit import TIMEOUT, WEIGHTS
-from .models.hub_requests import answers_within, ask_again
+from .commit import TIMEOUT, WEIGHTS
+from .errors import FAILURES, explain
+from .requests import answers_within, ask_again
 
 
 def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: float = TIMEOUT) -> str:

@@ -1,0 +1,1 @@
+"""Requests to the Hub: retry, timeouts, download, preflight checks, one commit."""
