@@ -191,10 +191,7 @@ images = model.sample(3, generator=torch.Generator().manual_seed(5))
 pixels = processor(Image.new("L", (8, 8), 255), return_tensors="pt").pixel_values
 pipe = pipeline(model="me/tiny", trust_remote_code=True)
 drawn = pipe(2, seed=5)
-model.push_to_hub("copy", tags=["copied"])
-model.prior.requires_grad_(False)
-next(model.prior.parameters()).add_(1)
-model.push_to_hub("changed")
+model.push_to_hub("alone")
 try:
     AutoModel.from_pretrained("me/tiny")
 except ValueError as error:
@@ -209,6 +206,31 @@ print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(
     assert torch.allclose(torch.tensor(images), expected, atol=1e-6)
     assert (white, shape, sizes) == (0.5, [1, 1, 8, 8], [[8, 8], [8, 8]])
     assert "trust_remote_code=True" in refused
+    # Without the package, `push_to_hub` is that of transformers: the model without its card.
+    alone = server.repo("me/alone").find("main").files
+    assert {"config.json", "model.safetensors"} <= set(alone)
+    assert {"metrics.json", "preprocessor_config.json"}.isdisjoint(alone)
+
+
+def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(
+    published, server, tmp_path
+):
+    result = run_code(
+        server,
+        tmp_path,
+        """
+        import json
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)
+        model.push_to_hub("copy", tags=["copied"])
+        model.prior.requires_grad_(False)
+        next(model.prior.parameters()).add_(1)
+        model.push_to_hub("changed")
+        print("\\n" + json.dumps(type(model).__module__.split(".")[0]))
+        """,
+    )
+    assert result == "transformers_modules"
     original, copy = (server.repo(f"me/{name}").find("main").files for name in ("tiny", "copy"))
     assert set(copy) == set(original)
     different = {name for name in copy if copy[name].content != original[name].content}
