@@ -15,9 +15,16 @@ from statistics import median
 import torch
 from tqdm.auto import tqdm
 
-from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.arguments import ScriptArgumentParser
-from hf_vqvae.benchmarking import (
+from benchmark_networks import (
+    REFERENCE,
+    TRAINED,
+    OrdinaryPixelCNN,
+    loss_curve,
+    make_prior_step,
+    make_vqvae_step,
+    plain_loop,
+)
+from benchmarking import (
     PriorArguments,
     SampleArguments,
     VQVAEArguments,
@@ -28,15 +35,8 @@ from hf_vqvae.benchmarking import (
     peak_memory,
     time_interleaved,
 )
-from hf_vqvae.contestants import (
-    REFERENCE,
-    TRAINED,
-    OrdinaryPixelCNN,
-    loss_curve,
-    make_prior_step,
-    make_vqvae_step,
-    plain_loop,
-)
+from hf_vqvae import PixelCNNConfig, PixelCNNModel
+from hf_vqvae.command_line import ScriptArgumentParser
 
 MEBIBYTE = 2**20
 

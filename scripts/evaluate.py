@@ -14,19 +14,20 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from hf_vqvae.arguments import DataArguments, ScriptArgumentParser
-from hf_vqvae.classifier import ImageClassifier
-from hf_vqvae.classifier_training import NoLabelsError
-from hf_vqvae.data import DecodedImages, load_split
-from hf_vqvae.evaluation import evaluate_model, load_model
-from hf_vqvae.files import output_file_errors, write_json
-from hf_vqvae.processes import join_processes, lost_processes_named
-from hf_vqvae.sample_quality import (
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.command_line import ScriptArgumentParser
+from hf_vqvae.data.splits import DecodedImages, load_split
+from hf_vqvae.distributed import join_processes, lost_processes_named
+from hf_vqvae.evaluation.classifier import ImageClassifier
+from hf_vqvae.evaluation.model_metrics import evaluate_model, load_model
+from hf_vqvae.evaluation.sample_quality import (
     SampleQualityArguments,
     check_arguments,
     choose_classifier,
     measure_samples,
 )
+from hf_vqvae.evaluation.small_classifier import NoLabelsError
+from hf_vqvae.files import output_file_errors, write_json
 
 LONG = 50  # characters of a clause that the table does not repeat
 

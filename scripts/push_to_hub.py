@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_vqvae.arguments import HubTargetArguments, ScriptArgumentParser
+from hf_vqvae.arguments import HubTargetArguments
+from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,

@@ -11,13 +11,15 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from hf_vqvae.arguments import DataArguments, parse_arguments
-from hf_vqvae.data import load_images
-from hf_vqvae.locking import locked_together
-from hf_vqvae.processes import check_same_images, of_main_process
-from hf_vqvae.session import make_accelerator, same_command, stopped_by_signals
-from hf_vqvae.stages import start_config
-from hf_vqvae.sweeping import (
+from hf_vqvae.arguments import DataArguments
+from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.data.splits import load_images
+from hf_vqvae.distributed import check_same_images, make_accelerator, of_main_process
+from hf_vqvae.training.locking import locked_together
+from hf_vqvae.training.signals import same_command, stopped_by_signals
+from hf_vqvae.training.stages import start_config
+from hf_vqvae.training.trainer import TrainingFailed
+from sweeping import (
     Point,
     SweepArguments,
     SweepFolder,
@@ -27,7 +29,6 @@ from hf_vqvae.sweeping import (
     train_point,
     write_results,
 )
-from hf_vqvae.training import TrainingFailed
 
 
 def main() -> None:

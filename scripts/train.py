@@ -17,13 +17,17 @@ from hf_vqvae.arguments import (
     PriorArguments,
     TrainingArguments,
     VQVAEArguments,
-    parse_arguments,
 )
-from hf_vqvae.batching import count_steps
-from hf_vqvae.data import load_images
+from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.data.loaders import count_steps
+from hf_vqvae.data.splits import load_images
+from hf_vqvae.distributed import (
+    check_same_images,
+    check_shared_folder,
+    make_accelerator,
+    of_main_process,
+)
 from hf_vqvae.files import write_json
-from hf_vqvae.locking import locked_together
-from hf_vqvae.processes import check_same_images, check_shared_folder, of_main_process
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,
@@ -31,14 +35,11 @@ from hf_vqvae.publishing.push import (
     push_folder,
     push_stopped_by_signals,
 )
-from hf_vqvae.reporting import report, tracker_images
-from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.session import (
-    make_accelerator,
-    same_command,
-    stopped_by_signals,
-)
-from hf_vqvae.stages import (
+from hf_vqvae.training.locking import locked_together
+from hf_vqvae.training.report import report, tracker_images
+from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.signals import same_command, stopped_by_signals
+from hf_vqvae.training.stages import (
     check_number_of_classes,
     hand_in_vqvae,
     start_config,
@@ -46,7 +47,7 @@ from hf_vqvae.stages import (
     train_prior,
     train_vqvae,
 )
-from hf_vqvae.training import TrainingFailed
+from hf_vqvae.training.trainer import TrainingFailed
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
         description=__doc__,
     )
     data, vqvae, prior, training, hub = flags
-    folder = RunFolder(Path(training.output_dir))
+    folder = RunDirectory(Path(training.output_dir))
     folder.check_name()
     accelerator = make_accelerator(training, folder.partial)
     go_on = same_command("--resume_from_checkpoint", "latest")
@@ -82,7 +83,7 @@ def main() -> None:
         push(folder.output_dir, hub)
 
 
-def check(flags: tuple, folder: RunFolder) -> tuple[bool | None, list[str]]:
+def check(flags: tuple, folder: RunDirectory) -> tuple[bool | None, list[str]]:
     """Finds out, before any work, what there is to do.
 
     Returns:
@@ -113,7 +114,7 @@ def values_of(flags: tuple) -> dict:
     return {name: value for part in flags for name, value in asdict(part).items()}
 
 
-def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
+def train(flags: tuple, accelerator: Accelerator, folder: RunDirectory) -> None:
     """Both stages and the report; leaves the whole run in the folder of the unfinished one."""
     data, vqvae, prior, training, hub = flags
     values = values_of(flags)
@@ -165,7 +166,7 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunFolder) -> None:
     accelerator.wait_for_everyone()
 
 
-def check_changes(folder: RunFolder, training: TrainingArguments, values: dict) -> list[str]:
+def check_changes(folder: RunDirectory, training: TrainingArguments, values: dict) -> list[str]:
     """What is other than when the run was stopped; an error unless it may be."""
     model_flags = {
         field.name for part in (VQVAEArguments, PriorArguments) for field in fields(part)

@@ -24,6 +24,8 @@ os.environ["HF_HOME"] = home.name  # also where the settings of `accelerate` are
 os.environ["MATPLOTLIBRC"] = os.devnull
 os.environ["PYTHONPATH"] = str(SOURCE)  # this package, whatever else is installed
 sys.path.insert(0, str(SOURCE))
+# Behind everything else: `import evaluate` is the library, not scripts/evaluate.py.
+sys.path.append(str(SOURCE.with_name("scripts")))
 
 
 def pytest_configure():

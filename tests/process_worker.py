@@ -25,10 +25,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_vqvae import PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.arguments import DataArguments, TrainingArguments
-from hf_vqvae.data import ImageSplits, load_images
-from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.session import make_accelerator
-from hf_vqvae.stages import hand_in_vqvae, train_prior, train_vqvae
+from hf_vqvae.data.splits import ImageSplits, load_images
+from hf_vqvae.distributed import make_accelerator
+from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.stages import hand_in_vqvae, train_prior, train_vqvae
 
 # No batch and no number of processes divides them.
 DATA = DataArguments(dataset_name="digits", max_train_samples=53, max_eval_samples=11)
@@ -96,7 +96,7 @@ def run_case(name: str, case: dict, output: Path, images: ImageSplits) -> dict:
     # As in a fresh process, but in the same group.
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    folder = RunFolder(output / f"{name}-{os.environ.get('WORLD_SIZE', '1')}")
+    folder = RunDirectory(output / f"{name}-{os.environ.get('WORLD_SIZE', '1')}")
     accelerator = make_accelerator(arguments, folder.partial)
     if accelerator.is_main_process:
         folder.start(resume=False)
@@ -121,7 +121,7 @@ def run_case(name: str, case: dict, output: Path, images: ImageSplits) -> dict:
     }
 
 
-def train(case, images, arguments, accelerator: Accelerator, folder: RunFolder) -> Path:
+def train(case, images, arguments, accelerator: Accelerator, folder: RunDirectory) -> Path:
     if case["prior"] is None:
         config = VQVAEConfig(**case["vqvae"])
         return train_vqvae(config, images, arguments, accelerator, folder, show=dict)

@@ -27,7 +27,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 # What the libraries import only when they need it.
-LATER = ["hf_vqvae.plotting_architecture", "hf_vqvae.plotting_charts", "sklearn.datasets"]
+LATER = ["hf_vqvae.figures.architecture", "hf_vqvae.figures.charts", "sklearn.datasets"]
 
 
 @dataclass
@@ -240,6 +240,7 @@ def die_at(folder: str, number: int) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(ROOT / "scripts"))  # where a script finds the modules beside it
     for path in ("scripts/train.py", "scripts/sample.py"):
         runpy.run_path(str(ROOT / path), run_name="imported")  # imports all, runs nothing
     for module in LATER:

@@ -12,8 +12,8 @@ from hf_vqvae.arguments import (
     PriorArguments,
     TrainingArguments,
     VQVAEArguments,
-    parse_arguments,
 )
+from hf_vqvae.command_line import parse_arguments
 
 ALL = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArguments)
 

@@ -8,16 +8,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.benchmarking import (
-    CommonArguments,
-    PriorArguments,
-    format_number,
-    median_ratio,
-    peak_memory,
-    time_interleaved,
-)
-from hf_vqvae.contestants import (
+from benchmark_networks import (
     REFERENCE,
     TRAINED,
     OrdinaryPixelCNN,
@@ -26,6 +17,15 @@ from hf_vqvae.contestants import (
     patterned_codes,
     plain_loop,
 )
+from benchmarking import (
+    CommonArguments,
+    PriorArguments,
+    format_number,
+    median_ratio,
+    peak_memory,
+    time_interleaved,
+)
+from hf_vqvae import PixelCNNConfig, PixelCNNModel
 
 BENCHMARK = "scripts/benchmark.py"
 CPU = torch.device("cpu")

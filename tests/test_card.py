@@ -15,9 +15,9 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_vqvae.arguments import TrainingArguments
-from hf_vqvae.card import build_card, choose_images, write_card, write_figures
-from hf_vqvae.card_sections import METRIC_TYPES, describe_dataset
-from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.model_card.card import build_card, choose_images, write_card, write_figures
+from hf_vqvae.model_card.context import METRIC_TYPES, describe_dataset
 from hf_vqvae.models import (
     PixelCNNConfig,
     VQVAEConfig,
@@ -622,7 +622,7 @@ def test_a_folder_without_a_model_has_no_card(tmp_path):
 
 def test_a_card_needs_no_matplotlib(finished):
     code = (
-        "import sys; sys.modules['matplotlib'] = None; from hf_vqvae.card import build_card; "
+        "import sys; sys.modules['matplotlib'] = None; from hf_vqvae.model_card.card import build_card; "
         f"assert 'samples.png' in build_card({str(finished[True])!r}).text"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

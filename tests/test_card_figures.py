@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae.card_figures import rows_of_classes, write_figures
-from hf_vqvae.completion import HALVES, box_mask, half_mask
-from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.data.masks import HALVES, box_mask, half_mask
+from hf_vqvae.model_card.run_figures import rows_of_classes, write_figures
 from hf_vqvae.models import (
     PixelCNNConfig,
     VQVAEConfig,

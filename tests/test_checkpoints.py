@@ -12,14 +12,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hf_vqvae.checkpoints import (
+from hf_vqvae.files import read_json
+from hf_vqvae.training.checkpoints import (
     choose_checkpoint,
     discard_checkpoints,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from hf_vqvae.files import read_json
 
 IDENTITY = {"num_embeddings": 8, "steps_per_epoch": 4, "run": "a"}
 

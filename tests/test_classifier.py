@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from hf_vqvae import VQVAEImageProcessorPil
-from hf_vqvae.classifier import (
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.evaluation.classifier import (
     ImageClassifier,
     SmallClassifier,
     SmallClassifierConfig,
     load_classifier,
 )
-from hf_vqvae.classifier_training import NoLabelsError, kept_classifier, train_classifier
-from hf_vqvae.decoding import DecodedImages
+from hf_vqvae.evaluation.small_classifier import NoLabelsError, kept_classifier, train_classifier
 
 CPU = torch.device("cpu")
 NAMES = ["left", "right"]

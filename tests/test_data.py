@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data import StreamedImages, load_images, load_split
-from hf_vqvae.data_sources import DataError
-from hf_vqvae.decoding import DecodedImages, scale_pixels
+from hf_vqvae.data.decoding import DecodedImages, scale_pixels
+from hf_vqvae.data.sources import DataError
+from hf_vqvae.data.splits import StreamedImages, load_images, load_split
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
 
 CONFIG = VQVAEConfig(image_size=8)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data_sources import DataError, open_source
+from hf_vqvae.data.sources import DataError, open_source
 from hub_server import HubServer
 
 FEATURES = datasets.Features(image=datasets.Image())
@@ -204,7 +204,7 @@ def test_names_that_mean_nothing_are_refused(folder, open_named, name, settings,
 PROLOGUE = """
 import json, sys
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data_sources import DataError, open_source
+from hf_vqvae.data.sources import DataError, open_source
 
 def attempt(name, split="train", stream=False, **settings):
     try:

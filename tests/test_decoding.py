@@ -13,9 +13,15 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from hf_vqvae.completion import open_image
-from hf_vqvae.data_sources import DataError
-from hf_vqvae.decoding import DecodedImages, RowDecoder, decode_image, decode_rows, scale_pixels
+from hf_vqvae.data.decoding import (
+    DecodedImages,
+    RowDecoder,
+    decode_image,
+    decode_rows,
+    scale_pixels,
+)
+from hf_vqvae.data.masks import open_image
+from hf_vqvae.data.sources import DataError
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
 from hf_vqvae.models.image_processing_vqvae import VQVAEImageProcessorPil
 

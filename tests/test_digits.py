@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits as load_small_digits
 
-from hf_vqvae.digits import load_digits
+from hf_vqvae.data.digits import load_digits
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
 from hf_vqvae.arguments import DataArguments, TrainingArguments
-from hf_vqvae.data import StreamedImages, load_images
-from hf_vqvae.decoding import DecodedImages
-from hf_vqvae.encoding import CodesDataset, encode_split
-from hf_vqvae.run_folder import RunFolder
+from hf_vqvae.data.codes import CodesDataset, encode_split
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.data.splits import StreamedImages, load_images
+from hf_vqvae.training.run_directory import RunDirectory
 
 COUNTS = (1, 2, 9, 12, 17)  # in batches of 4: fewer rows than processes, whole rounds, uneven ones
 WORKER = """
@@ -50,7 +50,7 @@ def load(count, streaming):
 
 def encode(vqvae, count, streaming, accelerator, output):
     """Into OUTPUT/<count>-<streaming>.partial/codes/train."""
-    folder = RunFolder(output / f"{count}-{streaming}")
+    folder = RunDirectory(output / f"{count}-{streaming}")
     if accelerator.is_main_process:
         folder.partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
@@ -138,14 +138,14 @@ def test_several_processes_write_the_files_of_one(
 def test_images_without_labels_have_codes_alone(vqvae, accelerator, tmp_path):
     images = load(5, False)
     images.labels = None
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     folder.partial.mkdir()
     codes = encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial)
     assert set(codes.__getitems__([4, 0])) == {"codes"} and codes.largest_label is None
 
 
 def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelerator, tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     codes = folder.partial / "codes"
     (codes / "train.writing").mkdir(parents=True)
     (codes / "train.writing" / "data-00000-of-00001.arrow").write_bytes(b"half")
@@ -161,7 +161,7 @@ def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelera
 def test_a_row_that_cannot_be_encoded_leaves_no_codes(accelerator, vqvae, tmp_path):
     images = load(9, True)
     images.rows = images.rows.map(break_row_7, with_indices=True)
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     folder.partial.mkdir()
     with pytest.raises(ValueError, match="row 7 of split 'train'"):
         encode_split(

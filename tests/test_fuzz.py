@@ -24,10 +24,10 @@ from hf_vqvae.arguments import (
     PriorArguments,
     TrainingArguments,
     VQVAEArguments,
-    parse_arguments,
 )
-from hf_vqvae.data_sources import open_source
-from hf_vqvae.decoding import DecodedImages, decode_image
+from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.data.decoding import DecodedImages, decode_image
+from hf_vqvae.data.sources import open_source
 from hf_vqvae.hub.download import fetch_model
 from hf_vqvae.metrics import (
     ClassifiedImages,

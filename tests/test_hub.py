@@ -18,8 +18,8 @@ from hf_vqvae import (
     VQVAEForImageGenerationConfig,
     VQVAEImageProcessorPil,
 )
-from hf_vqvae.card import write_card
 from hf_vqvae.hub.commit import is_as_signed, sign_card
+from hf_vqvae.model_card.card import write_card
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load, save
 
-from hf_vqvae.classifier import SmallClassifier, SmallClassifierConfig
+from hf_vqvae.evaluation.classifier import SmallClassifier, SmallClassifierConfig
 from hf_vqvae.hub.commit import sign_card
 from hub_client import HubClient
 from hub_server import Blob, HubServer
@@ -594,7 +594,7 @@ print(AutoModel.from_pretrained(folder).num_parameters())
 LOAD_DATA = """
 import sys
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data_sources import open_source
+from hf_vqvae.data.sources import open_source
 try:
     source = open_source(DataArguments(dataset_name=sys.argv[1]))
     print(sum(len(source.read(split)) for split in source.splits))
@@ -712,7 +712,7 @@ def test_a_model_that_no_repo_can_be_is_not_asked_for(world, tmp_path):
 
 
 LOAD_CLASSIFIER = """
-from hf_vqvae.classifier import load_classifier
+from hf_vqvae.evaluation.classifier import load_classifier
 classifier = load_classifier("me/classifier")
 print(classifier.num_classes, classifier.description)
 """
@@ -772,7 +772,7 @@ def test_data_whose_download_breaks_is_never_read_in_part(world, data, place, fa
 STREAM_DATA = """
 import sys
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data import load_images
+from hf_vqvae.data.splits import load_images
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
 try:
     arguments = DataArguments(dataset_name=sys.argv[1], streaming=True)

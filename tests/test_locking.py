@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_vqvae.locking import locked
+from hf_vqvae.training.locking import locked
 
 pytest.importorskip("fcntl")
 # Holds the lock until it is killed; its own child, as one that decodes a stream, lives on.
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from hf_vqvae.locking import locked
+from hf_vqvae.training.locking import locked
 with locked(Path(sys.argv[1])):
     child = os.fork()
     if child:

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from hf_vqvae import PixelCNNConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
-from hf_vqvae import neighbours as neighbours_module
-from hf_vqvae.neighbours import nearest_images
+from hf_vqvae.evaluation import nearest_neighbors as neighbours_module
+from hf_vqvae.evaluation.nearest_neighbors import nearest_images
 
 NEIGHBOURS = "scripts/neighbours.py"
 

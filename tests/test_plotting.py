@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vqvae import (
-    plotting,
-    plotting_architecture,
-    plotting_charts,
-    plotting_page,
-    plotting_prior,
-    plotting_tables,
-)
+from hf_vqvae.figures import architecture as plotting_architecture
+from hf_vqvae.figures import architecture_prior as plotting_prior
+from hf_vqvae.figures import charts as plotting_charts
+from hf_vqvae.figures import image_tables as plotting_tables
+from hf_vqvae.figures import images as plotting
+from hf_vqvae.figures import page as plotting_page
 from hf_vqvae.models import PixelCNNConfig, VQVAEConfig
 
 RANDOM = np.random.default_rng(0)
@@ -137,7 +135,7 @@ def test_the_figure_tells_a_conditional_prior_from_another(architecture, tmp_pat
 
 @pytest.mark.parametrize("architecture", ["plain", "gated"])
 def test_no_text_of_the_architecture_leaves_its_room(architecture, tmp_path, monkeypatch):
-    from hf_vqvae.plotting_canvas import Canvas
+    from hf_vqvae.figures.canvas import Canvas
 
     left, drawn = [], Canvas.text
 
@@ -339,7 +337,8 @@ def test_a_dark_theme_of_the_caller_changes_nothing(tmp_path):
 
 def test_plotting_leaves_pyplot_and_the_backend_alone(tmp_path):
     code = (
-        "import sys, matplotlib; matplotlib.use('svg'); from hf_vqvae import plotting, plotting_charts; "
+        "import sys, matplotlib; matplotlib.use('svg'); "
+        "from hf_vqvae.figures import charts as plotting_charts, images; "
         f"plotting_charts.plot_codebook_usage([1, 2], {str(tmp_path / 'a.png')!r}); "
         "assert 'matplotlib.pyplot' not in sys.modules; "
         "assert matplotlib.get_backend() == 'svg'"

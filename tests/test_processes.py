@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
-from hf_vqvae.processes import LONGEST_WAIT, SHARDING
+from hf_vqvae.distributed import LONGEST_WAIT, SHARDING
 from hub_server import HubServer
 from script_server import ScriptServer
 
@@ -370,8 +370,8 @@ def test_an_output_folder_that_is_not_shared_is_an_early_clear_error(scripts, tm
     (tmp_path / "0").mkdir()
     (tmp_path / "1").mkdir()
     start = each(f"""
-import hf_vqvae.processes
-hf_vqvae.processes.SHARED_FOLDER_SECONDS = 1.0
+import hf_vqvae.distributed
+hf_vqvae.distributed.SHARED_FOLDER_SECONDS = 1.0
 os.chdir({str(tmp_path)!r} + "/" + rank)
 """)
     for done in scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "run"):
@@ -388,8 +388,8 @@ def test_a_sweep_goes_by_what_the_first_process_finds_and_needs_a_shared_folder(
     for rank in "01":
         (tmp_path / rank).mkdir()
     start = each(f"""
-import hf_vqvae.processes
-hf_vqvae.processes.SHARED_FOLDER_SECONDS = 1.0
+import hf_vqvae.distributed
+hf_vqvae.distributed.SHARED_FOLDER_SECONDS = 1.0
 os.chdir({str(tmp_path)!r} + "/" + rank)
 """)
     flags = [*DATA, "--image_size", "8", "--hidden_sizes", "4", "6", "--train_batch_size", "12"]
@@ -424,9 +424,9 @@ sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
 def test_samples_are_measured_where_each_process_has_a_cache_of_its_own(scripts, tmp_path, each):
     start = each(f"""
 import pathlib
-import hf_vqvae.classifier_training
+import hf_vqvae.evaluation.small_classifier
 cache = pathlib.Path({str(tmp_path)!r}, "cache" + rank)
-hf_vqvae.classifier_training.cached_assets_path = lambda *_: cache / "classifiers" / "small"
+hf_vqvae.evaluation.small_classifier.cached_assets_path = lambda *_: cache / "classifiers" / "small"
 """)
     flags = [*DATA, *SMALL, "--num_train_epochs", "1", "--num_eval_samples", "4"]
     flags += ["--output_dir", tmp_path / "run"]
@@ -463,16 +463,17 @@ def test_others_wait_for_the_first_process_as_long_as_it_takes(scripts, tmp_path
     """The time is that of `LONGEST_WAIT`, and no wait is outside of it."""
     assert timedelta(hours=1) < LONGEST_WAIT  # the default is 10 minutes with NCCL
     slow = """
-import hf_vqvae.data
-load = hf_vqvae.data.load_images
+import hf_vqvae.data.splits
+load = hf_vqvae.data.splits.load_images
 def load_slowly(*arguments):
     if rank == "0":
         time.sleep(4)
     return load(*arguments)
-hf_vqvae.data.load_images = load_slowly
+hf_vqvae.data.splits.load_images = load_slowly
 """
     short = (
-        slow + "import hf_vqvae.processes\nhf_vqvae.processes.LONGEST_WAIT = timedelta(seconds=2)\n"
+        slow
+        + "import hf_vqvae.distributed\nhf_vqvae.distributed.LONGEST_WAIT = timedelta(seconds=2)\n"
     )
     flags = [TRAIN, *DATA, *ONE, "--output_dir", tmp_path / "run"]
     assert not any(done.returncode for done in scripts.run_together(each(slow), *flags))
@@ -509,9 +510,9 @@ def test_sharding_is_refused_by_the_evaluation_too(scripts, evaluation):
 
 def test_a_process_that_the_evaluation_loses_is_named(scripts, evaluation, each):
     start = each("""
-import hf_vqvae.evaluation
+import hf_vqvae.evaluation.model_metrics
 if rank == "1":
-    hf_vqvae.evaluation.evaluate_model = lambda *_, **__: os._exit(3)
+    hf_vqvae.evaluation.model_metrics.evaluate_model = lambda *_, **__: os._exit(3)
 """)
     first, second = scripts.run_together(start, *evaluation, timeout=60)
     assert second.returncode == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_vqvae.files import write_json
-from hf_vqvae.run_folder import RunFolder
+from hf_vqvae.training.run_directory import RunDirectory
 
 FLAGS = {"seed": 0, "learning_rate": 0.1, "logging_steps": 5, "hidden_sizes": [4, 8]}
 MODEL_FLAGS = {"hidden_sizes"}
@@ -15,7 +15,7 @@ DATA = {"name": "digits", "revision": None, "fingerprint": "a"}
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder(tmp_path / "outputs" / "tiny")
+    return RunDirectory(tmp_path / "outputs" / "tiny")
 
 
 # Whether a run may be written
@@ -79,7 +79,7 @@ def test_links_and_files_in_the_place_of_a_folder_are_found_before_any_work(fold
 @pytest.mark.parametrize("name", [".", "..", "/", "runs/..", "runs/mnist.partial"])
 def test_a_name_that_a_finished_run_cannot_have_is_refused(name):
     with pytest.raises(ValueError, match=r"--output_dir .* must name the folder"):
-        RunFolder(Path(name)).check(resume=False, overwrite=False)
+        RunDirectory(Path(name)).check(resume=False, overwrite=False)
 
 
 # Starting and finishing

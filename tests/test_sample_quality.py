@@ -10,15 +10,19 @@ from accelerate import Accelerator
 
 from hf_vqvae import VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEImageProcessorPil
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.classifier import (
+from hf_vqvae.data.splits import DecodedImages, load_split
+from hf_vqvae.evaluation.classifier import (
     ImageClassifier,
     SmallClassifier,
     SmallClassifierConfig,
     load_classifier,
 )
-from hf_vqvae.data import DecodedImages, load_split
+from hf_vqvae.evaluation.sample_quality import (
+    SampleQualityArguments,
+    check_arguments,
+    measure_samples,
+)
 from hf_vqvae.metrics import FrechetDistance
-from hf_vqvae.sample_quality import SampleQualityArguments, check_arguments, measure_samples
 from test_evaluation import SCRIPT, make_images, make_model, run_script
 
 UNCONDITIONAL = {

@@ -19,9 +19,9 @@ from PIL import Image
 
 from hf_vqvae import VQVAEConfig
 from hf_vqvae.arguments import DataArguments, TrainingArguments
-from hf_vqvae.batching import SHUFFLED_ROWS, make_loader
-from hf_vqvae.data import load_images
-from hf_vqvae.decoding import RowDecoder
+from hf_vqvae.data.decoding import RowDecoder
+from hf_vqvae.data.loaders import SHUFFLED_ROWS, make_loader
+from hf_vqvae.data.splits import load_images
 
 # After each reading of several parquet files `datasets` waits 5 seconds for the threads of pyarrow to end.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
@@ -167,9 +167,9 @@ def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_pat
 
 BAD_ROW = """
 import runpy, sys
-import hf_vqvae.data
-from hf_vqvae.decoding import RowDecoder
-hf_vqvae.data.VARIANCE_ROWS = 20  # as if what is damaged came after the first 10,000
+import hf_vqvae.data.splits
+from hf_vqvae.data.decoding import RowDecoder
+hf_vqvae.data.splits.VARIANCE_ROWS = 20  # as if what is damaged came after the first 10,000
 decode = RowDecoder.decode
 def damaged(self, row, number):
     cell = {"bytes": b"no image", "path": None} if number == 40 else row["image"]
@@ -242,10 +242,10 @@ import sys
 from pathlib import Path
 from hf_vqvae import VQVAEConfig
 from hf_vqvae.arguments import DataArguments, TrainingArguments
-from hf_vqvae.data import load_images
-from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.session import make_accelerator
-from hf_vqvae.stages import train_prior, train_vqvae
+from hf_vqvae.data.splits import load_images
+from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.distributed import make_accelerator
+from hf_vqvae.training.stages import train_prior, train_vqvae
 import torch
 source, output = sys.argv[1:]
 flags = {"num_train_epochs": 1, "prior_num_train_epochs": 1, "train_batch_size": 100}
@@ -254,7 +254,7 @@ config = VQVAEConfig(image_size=32, num_channels=3, hidden_sizes=(4,), num_embed
 data = DataArguments(source, streaming=True, cache_dir=f"{output}-cache")
 count = int(Path(source).name)
 data.max_train_samples = count
-folder = RunFolder(Path(output))
+folder = RunDirectory(Path(output))
 accelerator = make_accelerator(arguments, folder.partial)
 images = load_images(data, config)
 folder.start(resume=False)

@@ -339,8 +339,8 @@ def test_a_signal_between_the_steps_of_a_stage_stops_the_run_too(scripts, tmp_pa
     folder, script = tmp_path / "run", tmp_path / "signalled.py"
     words = [TRAIN, *TINY, "--no_train_prior", "--num_train_epochs", "1", "--output_dir", folder]
     for resume, module, name in (
-        ([], "hf_vqvae.stages", "mean_over_split"),
-        (LATEST, "hf_vqvae.training", "load_checkpoint"),
+        ([], "hf_vqvae.training.stages", "mean_over_split"),
+        (LATEST, "hf_vqvae.training.trainer", "load_checkpoint"),
     ):
         script.write_text(SIGNALLED.format(module=module, name=name))
         done = scripts.run(script, *words, *resume)

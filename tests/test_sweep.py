@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.files import read_json
-from hf_vqvae.locking import locked
 from hf_vqvae.models import VQVAEModel
-from hf_vqvae.plotting_sweep import plot_sweep
-from hf_vqvae.sweeping import SHARED, SweepArguments, SweepFolder
+from hf_vqvae.training.locking import locked
+from sweeping import SHARED, SweepArguments, SweepFolder
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SWEEP = str(SCRIPTS / "sweep.py")

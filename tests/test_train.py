@@ -147,7 +147,7 @@ def test_the_model_loads_by_the_auto_classes_and_samples(reference):
 
 def test_the_codes_of_stage_2_are_those_of_the_trained_model(reference):
     from hf_vqvae.arguments import DataArguments
-    from hf_vqvae.data import load_images
+    from hf_vqvae.data.splits import load_images
 
     vqvae = VQVAEModel.from_pretrained(reference)
     data = DataArguments(dataset_name="digits", max_train_samples=70)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.arguments import TrainingArguments
-from hf_vqvae.averages import Averages
-from hf_vqvae.batching import EpochShuffle, EpochStream, count_steps, make_loader
-from hf_vqvae.decoding import DecodedImages
-from hf_vqvae.encoding import CodesDataset
-from hf_vqvae.run_folder import RunFolder
-from hf_vqvae.session import same_command
-from hf_vqvae.training import Stage, StageTrainer
+from hf_vqvae.data.codes import CodesDataset
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.data.loaders import EpochShuffle, EpochStream, count_steps, make_loader
+from hf_vqvae.metrics.sums import Averages
+from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.signals import same_command
+from hf_vqvae.training.trainer import Stage, StageTrainer
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
 
 DEAF = """
 import ctypes, sys, time
-from hf_vqvae.session import signals_caught
+from hf_vqvae.training.signals import signals_caught
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
 with signals_caught() as caught:
     print("ready", flush=True)
@@ -237,7 +237,7 @@ def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, s
         "vqvae", 2, 0.01, {"pixel_values": "pixel_values"}, lambda output, batch: {}, dict, 8
     )
     trainer = StageTrainer(
-        model, stage, images, 10, arguments, accelerator, RunFolder(tmp_path / "run")
+        model, stage, images, 10, arguments, accelerator, RunDirectory(tmp_path / "run")
     )
     group = trainer.optimizer.param_groups[0]
     trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: used.append(group["lr"]))
@@ -276,7 +276,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
         dataset = CodesDataset(codes, labels)
         return model, StageTrainer(model, stage, dataset, 6, arguments, accelerator, folder)
 
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     model, trainer = make(folder)
     average = model.conv_out.weight.detach().clone()
     trainer.optimizer.optimizer.register_step_post_hook(

@@ -24,7 +24,7 @@ installed, checkout, run_folder = map(Path, sys.argv[1:])
 sys.path = [entry for entry in sys.path if not Path(entry or ".").resolve().is_relative_to(checkout / "src")]
 
 import hf_vqvae
-from hf_vqvae.card import build_card, template_path
+from hf_vqvae.model_card.card import build_card, template_path
 
 assert Path(hf_vqvae.__file__).is_relative_to(installed), hf_vqvae.__file__
 assert not any(Path(module.__file__).is_relative_to(checkout / "src")

@@ -1,20 +1,15 @@
 """The flags of the scripts: dataclasses for `HfArgumentParser`, each field with its help."""
 
-import difflib
-import sys
-from argparse import Namespace
+import re
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
-
-from .help_text import HelpFormatter
+from .models import VQVAEForImageGeneration
 from .models.configuration_pixelcnn import PixelCNNConfig
 from .models.configuration_strict import own_fields
 from .models.configuration_vqvae import VQVAEConfig
+from .models.sampling_pixelcnn import DrawSettings
 
 # Those of transformers' get_scheduler that need no settings of their own.
 SCHEDULES = ["cosine", "cosine_with_restarts", "linear", "polynomial", "inverse_sqrt", "constant"]
@@ -309,71 +304,58 @@ PriorArguments = config_arguments(
 )
 
 
-class ScriptArgumentParser(HfArgumentParser):
-    """A parser that takes no abbreviated flag, and ends the program with status 2 and a line that names what is wrong.
-
-    Args:
-        dataclasses: one or several whose fields are flags.
-        options: of `argparse.ArgumentParser`.
-    """
-
-    def __init__(self, dataclasses: type | tuple[type, ...] = (), **options: Any):
-        super().__init__(dataclasses, allow_abbrev=False, formatter_class=HelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        # Without the usage, which is longer than a screen.
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-    def parse_known_args(self, args: list[str] | None = None, namespace: Namespace | None = None):
-        # Unknown arguments are refused here and not by `parse_args`, which is not called for a subcommand.
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            flags = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            self.error(f"unknown argument {unknown[0]}{hint}; --help lists all.")
-        return namespace, unknown
-
-    def parse(self) -> tuple:
-        """Instances of the dataclasses from the command line, or from a YAML or JSON file and the flags after it.
-
-        `train.py run.yaml --seed 1` reads run.yaml as if its keys were flags, and lets later flags win. Last comes
-        the namespace of the arguments that were added one by one, if there are any.
-        """
-        words = sys.argv[1:]
-        try:
-            if words and words[0].endswith((".yaml", ".yml", ".json")):
-                words = flags_of_file(words[0]) + words[1:]
-            return self.parse_args_into_dataclasses(words, look_for_args_file=False)
-        except ValueError as error:
-            self.error(str(error))
-
-
-def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
-    """Instances of `dataclasses`; see [`ScriptArgumentParser`]."""
-    return ScriptArgumentParser(dataclasses, description=description).parse()
-
-
-def flags_of_file(path: str) -> list[str]:
-    """The command line that a YAML or JSON file of flags stands for.
+@dataclass
+class DrawArguments:
+    """How the prior's codes are drawn.
 
     Raises:
-        ValueError: if the file is missing or no mapping from flags to values.
+        ValueError: if a value is out of its range.
     """
-    try:
-        # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot read the arguments in {path}: {reason}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must map flags to values, such as `seed: 1`.")
-    words = []
-    for name, value in values.items():
-        if value is None or value == []:
-            continue
-        # With `=`, a value may begin with a dash.
-        words += (
-            [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "Below 1 likelier and more alike, above 1 more varied; 0 the likeliest."},
+    )
+    top_k: int | None = field(
+        default=None, metadata={"help": "Draw each code among so many likeliest (default: all)."}
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "Draw each code among the likeliest that hold this probability (default: all)."
+        },
+    )
+    guidance_scale: float = field(
+        default=1.0,
+        metadata={
+            "help": "Classifier-free guidance of samples with labels: above 1 more typical of their "
+            "class; 1 is none."
+        },
+    )
+
+    def __post_init__(self):
+        try:
+            DrawSettings(self.temperature, self.top_k, self.top_p, self.guidance_scale)
+        except ValueError as error:
+            raise ValueError(re.sub(r"^`(\w+)`", r"--\1", str(error))) from error
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """These as arguments of `sample`, but for the guidance; filters only where they are named."""
+        given = {"top_k": self.top_k, "top_p": self.top_p}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {"temperature": self.temperature, **given}
+
+
+def check_guidance(guidance_scale: float, class_labels: list[str] | None) -> None:
+    """Raises ValueError where guidance has no label to move images towards."""
+    if guidance_scale != 1 and not class_labels:
+        raise ValueError(
+            f"--guidance_scale {guidance_scale:g} needs --class_labels: it moves images towards a label."
         )
-    return words
+
+
+def find_label(name: str, model: VQVAEForImageGeneration) -> int | str:
+    """What `sample` takes for a word of a command line: the name of a class, or else a number."""
+    names = model.config.prior_config.label2id or {}
+    return int(name) if name.isascii() and name.isdigit() and name not in names else name

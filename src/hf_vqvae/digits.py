@@ -1,52 +1,5 @@
-"""The embedded dataset: the handwritten digits that scikit-learn ships, at MNIST's size."""
+"""The name by which cards that were pushed earlier import `load_digits`."""
 
-import datasets
-import numpy as np
-from PIL import Image
+from .data.digits import load_digits
 
-NUM_TEST_DIGITS = 300
-
-
-def load_digits() -> datasets.DatasetDict:
-    """The 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), 8x8 pixels of
-    17 greys, enlarged to 28x28, for machines without the Hub.
-
-    Returns:
-        `train` (1,497 rows) and `test` (300, every class in its share), in a fixed random order.
-        `image` is 8-bit grey, white on black, `label` the digit.
-
-    Raises:
-        ModuleNotFoundError: without scikit-learn (extra `demo`).
-    """
-    try:
-        from sklearn.datasets import load_digits as load_small_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The embedded digits come with scikit-learn: pip install 'hf_vqvae[demo]', or in a "
-            "checkout pip install -e '.[demo]'."
-        ) from error
-    digits = load_small_digits()
-    # The stream of RandomState is frozen by numpy, that of newer generators is not.
-    order = np.random.RandomState(0).permutation(len(digits.target))
-    by_class = order[np.argsort(digits.target[order], kind="stable")]
-    test = by_class[np.arange(NUM_TEST_DIGITS) * len(order) // NUM_TEST_DIGITS]
-    features = datasets.Features(
-        image=datasets.Image(), label=datasets.ClassLabel(names=[str(digit) for digit in range(10)])
-    )
-
-    def as_rows(indices: np.ndarray) -> datasets.Dataset:
-        images = [_enlarge_digit(digits.images[index]) for index in indices]
-        rows = {"image": images, "label": digits.target[indices].tolist()}
-        return datasets.Dataset.from_dict(rows, features=features)
-
-    in_test = np.isin(order, test)
-    return datasets.DatasetDict(train=as_rows(order[~in_test]), test=as_rows(order[in_test]))
-
-
-def _enlarge_digit(digit: np.ndarray) -> Image.Image:
-    """(8, 8), values 0 to 16, to 28x28 pixels with strokes and margins as in MNIST."""
-    # One empty pixel around gives strokes that touch the border a soft edge there too; 10 -> 26
-    # makes digits about 20 pixels high, MNIST's size.
-    grey = np.pad(np.rint(digit * (255 / 16)).astype(np.uint8), 1)
-    enlarged = Image.fromarray(grey).resize((26, 26), Image.Resampling.BICUBIC)
-    return Image.fromarray(np.pad(np.asarray(enlarged), 1))
+__all__ = ["load_digits"]

@@ -20,7 +20,6 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedModel
 
 from .. import models
-from ..card import build_card
 from ..hub.commit import (
     WEIGHTS,
     EditedCardError,
@@ -32,6 +31,7 @@ from ..hub.commit import (
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_can_push, check_repo_id
 from ..hub.requests import answers_within
+from ..model_card.card import build_card
 from .staging import add_code, copy_files, copy_run_files
 
 __all__ = [

@@ -18,7 +18,6 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .. import models
-from ..card_text import without_path
 from ..hub.commit import (
     CARD_DAMAGE,
     TIMEOUT,
@@ -31,6 +30,7 @@ from ..hub.commit import (
     unsigned,
 )
 from ..hub.requests import answers_within, ask_again, may_have_worked
+from ..model_card.escaping import without_path
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline

@@ -1,0 +1,97 @@
+"""Parse command lines, and YAML or JSON files of flags."""
+
+import difflib
+import sys
+from argparse import (
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Names defaults, keeps the lines of a description, and says of `--no_*` flags that they turn something off."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        # HfArgumentParser gives these the help and the default of the flag that they turn off.
+        if action.nargs == 0 and action.const is False:
+            return f"The same as --{action.dest} False."
+        if action.default is None:  # which the text has to tell
+            return action.help
+        return super()._get_help_string(action)
+
+
+class ScriptArgumentParser(HfArgumentParser):
+    """A parser that takes no abbreviated flag, and ends the program with status 2 and a line that names what is wrong.
+
+    Args:
+        dataclasses: one or several whose fields are flags.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, dataclasses: type | tuple[type, ...] = (), **options: Any):
+        super().__init__(dataclasses, allow_abbrev=False, formatter_class=HelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        # Without the usage, which is longer than a screen.
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_known_args(self, args: list[str] | None = None, namespace: Namespace | None = None):
+        # Unknown arguments are refused here and not by `parse_args`, which is not called for a subcommand.
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unknown argument {unknown[0]}{hint}; --help lists all.")
+        return namespace, unknown
+
+    def parse(self) -> tuple:
+        """Instances of the dataclasses from the command line, or from a YAML or JSON file and the flags after it.
+
+        `train.py run.yaml --seed 1` reads run.yaml as if its keys were flags, and lets later flags win. Last comes
+        the namespace of the arguments that were added one by one, if there are any.
+        """
+        words = sys.argv[1:]
+        try:
+            if words and words[0].endswith((".yaml", ".yml", ".json")):
+                words = flags_of_file(words[0]) + words[1:]
+            return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+        except ValueError as error:
+            self.error(str(error))
+
+
+def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
+    """Instances of `dataclasses`; see [`ScriptArgumentParser`]."""
+    return ScriptArgumentParser(dataclasses, description=description).parse()
+
+
+def flags_of_file(path: str) -> list[str]:
+    """The command line that a YAML or JSON file of flags stands for.
+
+    Raises:
+        ValueError: if the file is missing or no mapping from flags to values.
+    """
+    try:
+        # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot read the arguments in {path}: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must map flags to values, such as `seed: 1`.")
+    words = []
+    for name, value in values.items():
+        if value is None or value == []:
+            continue
+        # With `=`, a value may begin with a dash.
+        words += (
+            [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+        )
+    return words

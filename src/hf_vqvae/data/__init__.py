@@ -1,0 +1,1 @@
+"""Dataset rows to batches, and to codes."""

@@ -1,0 +1,267 @@
+"""What a run trains and is evaluated on: images decoded into memory, or as they stream."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from ..arguments import DataArguments
+from ..models.configuration_vqvae import VQVAEConfig
+from .decoding import ROWS_PER_BATCH, DecodedImages, RowDecoder, check_memory, decode_rows
+from .sources import DataError, Source, open_source
+
+VARIANCE_ROWS = 10_000
+# A folder of images with a subfolder for each split but none for classes looks to `datasets` as if
+# its own names for splits, these, were the classes.
+SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
+SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
+ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
+
+
+class StreamedImages(torch.utils.data.IterableDataset):
+    """Images that are decoded as they stream: `pixel_values` float32 (C, H, W), and `labels` if any.
+
+    In the order of the rows; to be shuffled or skipped, `rows` need not be decoded.
+
+    Args:
+        rows: as the dataset has them, with their number in the column `ROW_NUMBER`.
+        decoder: of the split.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, decoder: RowDecoder):
+        self.rows, self.decoder = rows, decoder
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.decode, self.rows)
+
+    def decode(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The image of one of `rows`."""
+        return self.decoder.decode_streamed(row, row[ROW_NUMBER])
+
+
+@dataclass
+class ImageSplits:
+    """What a run trains and is evaluated on.
+
+    Args:
+        train: images in memory, or a stream of them.
+        eval: images in memory.
+        info: where they come from, as it stands in `run.json` and on the card; `train_count` is
+            `None` for a stream of unknown length. `fingerprint` is another for other pixels or
+            labels (of a stream, in its first 10,000 rows), also at the same name and revision.
+        data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
+            of its first 10,000 rows.
+    """
+
+    train: DecodedImages | StreamedImages
+    eval: DecodedImages
+    info: dict[str, Any]
+    data_variance: float
+
+
+@dataclass
+class _Split:
+    """A split that has been opened but not decoded; `count` is `None` where only reading tells."""
+
+    rows: datasets.Dataset | datasets.IterableDataset
+    count: int | None
+    decoder: RowDecoder
+
+
+def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
+    """The training and the evaluation split, at the size and with the channels of `config`.
+
+    Both are opened and checked before an image of either is decoded. Labels are passed on where a
+    column has them: -1, the Hub's mark for a hidden class, stays, and an empty cell becomes -1.
+
+    Raises:
+        DataError: if something is missing, empty, too large for memory or no image that fits; see
+            also [`open_source`] and [`decode_image`].
+    """
+    flags = {"--train_split": arguments.train_split, "--eval_split": arguments.eval_split}
+    source = _open(arguments, flags)
+    train = _open_split(source, arguments, config, "train")
+    evaluation = _open_split(source, arguments, config, "eval")
+    if not arguments.streaming:
+        check_memory(train.count, train.decoder, "decode images as they are read (`--streaming`)")
+    eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
+    if arguments.streaming:
+        train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
+        labels: list[int] = []
+        pixels = _read_stream(islice(train_images, VARIANCE_ROWS), labels)
+    else:
+        train_images = decode_rows(train.rows, train.count, train.decoder)
+        pixels = train_images.images.split(ROWS_PER_BATCH)
+    digest = hashlib.sha256()
+    variance = _variance(_hashed(pixels, digest), train.decoder.split)
+    for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels):
+        _add(part, digest)
+    _add(torch.tensor(labels) if arguments.streaming else train_images.labels, digest)
+    counts = {"train_count": train.count, "eval_count": len(eval_images)}
+    splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
+    info = _describe(source, arguments, train.decoder) | splits | counts
+    info |= {"fingerprint": digest.hexdigest()}
+    return ImageSplits(train_images, eval_images, info, variance)
+
+
+def load_split(
+    arguments: DataArguments, config: VQVAEConfig, split: str
+) -> tuple[DecodedImages, dict[str, Any]]:
+    """The evaluation split of [`load_images`] alone, or any other split in its place.
+
+    Returns:
+        The first `max_eval_samples` images of `split`, and what `run.json` says of a dataset, with
+        `split` and `count` for this one.
+
+    Raises:
+        DataError: as [`load_images`].
+    """
+    arguments = replace(arguments, eval_split=split)
+    source = _open(arguments, {"--eval_split": split})
+    opened = _open_split(source, arguments, config, "eval")
+    images = decode_rows(opened.rows, opened.count, opened.decoder)
+    info = _describe(source, arguments, opened.decoder)
+    return images, info | {"split": split, "count": len(images)}
+
+
+def _open(arguments: DataArguments, splits: dict[str, str]) -> Source:
+    for name in ("max_train_samples", "max_eval_samples"):
+        limit = getattr(arguments, name)
+        if limit is not None and limit < 1:
+            raise DataError(f"`--{name}` must be at least 1, got {limit}; leave it out for all.")
+    source = open_source(arguments)
+    for flag, split in splits.items():
+        source.check_split(split, flag)
+    return source
+
+
+def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, role: str) -> _Split:
+    """Rows, limited to the samples asked for and to the columns needed; `role` is train or eval."""
+    split = getattr(arguments, f"{role}_split")
+    limit = getattr(arguments, f"max_{role}_samples")
+    if source.features is not None:  # known before the files are there: a typo costs no download
+        _find_columns(source.features, arguments)
+    rows = source.stream(split) if arguments.streaming else source.read(split)
+    if rows.features is None:
+        raise DataError(
+            f"The files of dataset {source.name!r} do not say which columns they have, so they "
+            "cannot be streamed: leave out `--streaming`."
+        )
+    image_column, label_column = _find_columns(rows.features, arguments)
+    label_names = getattr(rows.features.get(label_column), "names", None)
+    count = source.count(split) if arguments.streaming else len(rows)
+    if limit is not None:
+        count = limit if count is None else min(limit, count)
+        rows = rows.take(count)
+    rows = rows.select_columns([column for column in (image_column, label_column) if column])
+    rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    decoder = RowDecoder(split, image_column, label_column, label_names, config, files=source.files)
+    return _Split(rows, count, decoder)
+
+
+def _find_columns(features: datasets.Features, arguments: DataArguments) -> tuple[str, str | None]:
+    """Names of the image column and, if there is one, of the label column."""
+    image_column, label_column = arguments.image_column, arguments.label_column
+    for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
+        if column is not None and column not in features:
+            raise DataError(
+                f"`{flag} {column}`: there is no such column, there are "
+                f"{', '.join(repr(name) for name in features)}."
+            )
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_column = image_column or _only(images, "image", features)
+    if image_column not in images:
+        raise DataError(
+            f"Column {image_column!r} has no images but {features[image_column]}: name an image "
+            f"column with `--image_column`; here these are {images}."
+        )
+    if label_column is None:
+        classes = [
+            name
+            for name, kind in features.items()
+            if isinstance(kind, datasets.ClassLabel)
+            and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
+        ]
+        return image_column, _only(classes, "label", features) if classes else None
+    kind = features[label_column]
+    whole = isinstance(kind, datasets.Value) and "int" in kind.dtype
+    if not whole and not isinstance(kind, datasets.ClassLabel):
+        raise DataError(
+            f"Column {label_column!r} has no class labels but {kind}: name a column of classes or "
+            "whole numbers with `--label_column`, or none."
+        )
+    return image_column, label_column
+
+
+def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise DataError(
+            f"Columns {', '.join(repr(name) for name in candidates)} all have {kind}s: say which "
+            f"with `--{kind}_column`."
+        )
+    raise DataError(
+        f"No column has {kind}s; there are {features}. A column of pixels as lists can be cast "
+        "with `datasets` (`cast_column(name, datasets.Image())`) and saved as parquet."
+    )
+
+
+def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "config": arguments.dataset_config_name,
+        "revision": source.revision,
+        "image_column": decoder.image_column,
+        "label_column": decoder.label_column,
+        "label_names": decoder.label_names,
+        "load_command": source.load_command,
+    }
+
+
+def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
+    return {ROW_NUMBER: number}
+
+
+def _read_stream(rows: Iterable[dict[str, Any]], labels: list[int]) -> Iterator[Tensor]:
+    """The images of `rows` as they are in memory, uint8 (C, H, W); their labels, if any, go to `labels`."""
+    for row in rows:
+        if "labels" in row:
+            labels.append(row["labels"])
+        # 8-bit values come back exactly, so that both kinds of training set are measured alike.
+        yield ((row["pixel_values"] + 0.5) * 255).round().byte()
+
+
+def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:
+    for part in parts:
+        _add(part, digest)
+        yield part
+
+
+def _add(part: Tensor | None, digest: Any) -> None:
+    if part is not None:
+        digest.update(part.contiguous().numpy())
+
+
+def _variance(pixels: Iterable[Tensor], split: str) -> float:
+    """Population variance of uint8 `pixels` on the [0, 1] scale, from exact counts."""
+    counts = torch.zeros(256, dtype=torch.int64)
+    for part in pixels:
+        counts += torch.bincount(part.flatten(), minlength=256)
+    if not counts.any():
+        raise DataError(f"Split {split!r} is empty: name another.")
+    values = torch.linspace(0, 1, 256, dtype=torch.float64)
+    shares = counts.double() / counts.sum()
+    variance = (shares * (values - (shares * values).sum()) ** 2).sum().item()
+    if (counts > 0).sum() == 1:
+        raise DataError(
+            f"All pixels of split {split!r} are equal, so there is nothing to learn: name another "
+            "split or image column."
+        )
+    return variance

@@ -1,0 +1,222 @@
+"""Distributed setup and cross-process consistency checks."""
+
+import ctypes
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, gather_object
+
+from .arguments import TrainingArguments
+
+# How long processes wait for each other: while the first downloads a dataset and fills the cache, or makes the card,
+# the others do nothing but wait, and the default, 10 minutes on GPUs, would end them. A process that dies ends the
+# waiting at once; only one that hangs is found out this late.
+LONGEST_WAIT = timedelta(hours=12)
+# How long a file system over the network may take to show what another machine wrote: NFS looks again after 30 to 60.
+SHARED_FOLDER_SECONDS = 60.0
+# What `accelerate launch` asks for by these variables splits a model too large for a device. The models here have some
+# thousand to some million parameters, and write their codebook in place: tried with two processes, FSDP 1 ends with an
+# error at that, and FSDP 2 drops what was written without a word.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep the memory of a step's large tensors for the next step.
+
+    Given back to the system, as it does by default, it costs thousands of page faults a step: measured, a quarter of
+    the time of a step of the default VQ-VAE in float32.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+
+
+def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
+    """The `Accelerator` of a run.
+
+    Raises:
+        ValueError: if a tracker is not installed, the device has no such precision, the processes cannot share a
+            batch evenly, or they were launched in a way that does not work here.
+    """
+    accelerator = join_processes(
+        # "no" leaves the choice to `accelerate launch`, whose own default is "no".
+        mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        # `--train_batch_size` is that of all processes together.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=arguments.log_with or None,
+        project_dir=str(folder / "trackers"),
+    )
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in arguments.log_with:
+        if name not in installed:  # Accelerate would go on without a word
+            raise ValueError(
+                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
+            )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    precision = accelerator.mixed_precision
+    if precision != "no" and not accelerator.native_amp:  # Accelerate would train in float32
+        raise ValueError(
+            f"--mixed_precision {precision} does not work on {accelerator.device.type}: take bf16, or no."
+        )
+    parts, processes = arguments.gradient_accumulation_steps, accelerator.num_processes
+    if accelerator.gradient_accumulation_steps != parts:
+        raise ValueError(
+            f"accelerate is told to accumulate {accelerator.gradient_accumulation_steps} gradients a step, but "
+            f"--gradient_accumulation_steps is {parts}: give that flag to the script alone."
+        )
+    if arguments.train_batch_size // parts % processes:
+        raise ValueError(
+            f"--train_batch_size {arguments.train_batch_size} in {parts} part(s) cannot be shared by {processes} "
+            f"processes: make it a multiple of {parts * processes}."
+        )
+    return accelerator
+
+
+def join_processes(**options: Any) -> Accelerator:
+    """The `Accelerator` of this process and of those that were launched with it, which wait for each other for long.
+
+    Args:
+        options: of `Accelerator`.
+
+    Raises:
+        ValueError: if the processes were launched in a way that does not work here.
+    """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() in ("1", "true"):
+            raise ValueError(
+                f"{name} ({variable}={os.environ[variable]}) does not work here, and splits models far larger than "
+                "these: launch with --multi_gpu (DistributedDataParallel), or unset the variable."
+            )
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
+    waiting = InitProcessGroupKwargs(backend=None, timeout=LONGEST_WAIT)
+    accelerator = Accelerator(kwargs_handlers=[waiting], **options)
+    # With `--dynamo_backend` Accelerate allows TF32, in which the nearest code may be another one.
+    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    _check_launch(accelerator)
+    return accelerator
+
+
+def _check_launch(accelerator: Accelerator) -> None:
+    """Refuses processes that do not know of each other: all would write the same folder."""
+    kind, launched = accelerator.distributed_type, os.environ.get("WORLD_SIZE", "1")
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise ValueError(
+            f"training through Accelerate's {kind.value} does not work here: the codebook would differ from process "
+            "to process. DistributedDataParallel does (`accelerate launch --multi_gpu`); without a TPU, "
+            "USE_TORCH_XLA=0 keeps Accelerate from taking torch_xla."
+        )
+    if launched != str(accelerator.num_processes):
+        raise ValueError(
+            f"WORLD_SIZE={launched} processes were launched, but Accelerate found no device for them to work "
+            f"together on, and each would do all of the work alone: ACCELERATE_USE_CPU=true takes CPUs."
+        )
+
+
+def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:
+    """Finds out whether all processes see the folder that the first one writes; called by all, once it exists.
+
+    Raises:
+        ValueError: on all processes, if one does not, as on a machine that has no share of the file system.
+    """
+    # A name that nobody can have looked up before: what a file system over the network remembers cannot be wrong of it.
+    (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
+    record = folder / name
+    if accelerator.is_main_process:
+        record.touch()
+    accelerator.wait_for_everyone()
+    until = time.monotonic() + SHARED_FOLDER_SECONDS
+    while not record.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    here = f"{socket.gethostname()}:{record.parent.absolute()}"
+    places = gather_object([(here, record.exists())])
+    if accelerator.is_main_process:
+        record.unlink()
+    blind = [
+        f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees
+    ]
+    if blind:
+        raise ValueError(
+            f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in "
+            f"{places[0][0]} is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines "
+            "share."
+        )
+
+
+def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
+    """Finds out whether all processes, which call this together, have read the images that `info` describes.
+
+    Raises:
+        ValueError: on all processes, if one has read others.
+    """
+    here = (info["fingerprint"][:12], info["train_count"], info["eval_count"])
+    read = gather_object([here])
+    if len(set(read)) == 1:
+        return
+    listed = ", ".join(
+        f"process {number} {train_count} to train on and {eval_count} to evaluate on (fingerprint {fingerprint})"
+        for number, (fingerprint, train_count, eval_count) in enumerate(read)
+    )
+    raise ValueError(
+        f"the processes did not read the same images: {listed}. Give every machine the same dataset, of the Hub at one "
+        "--dataset_revision."
+    )
+
+
+def of_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
+    """What `action` gives on the main process, the only one that runs it, to all processes, which call this together.
+
+    Raises:
+        ValueError: on the others, with the message of what `action` raises on the main process.
+    """
+    result, error, message = None, None, None
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except Exception as failure:  # whatever it is, the others would wait for ever
+            error, message = failure, str(failure) or type(failure).__name__
+    with lost_processes_named():
+        result, message = broadcast_object_list([result, message])
+    if error is not None:
+        raise error
+    if message is not None:
+        raise ValueError(message)
+    return result
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Makes one clear `OSError` of the errors by which libraries say that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL has a class for it; gloo names its own source file.
+        of_gloo = "gloo/transport" in str(error)
+        if not of_gloo and not isinstance(error, torch.distributed.DistError):
+            raise
+        raise ConnectionError(
+            f"another process of this run has ended or does not answer; its own output says why. ({error})"
+        ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,254 @@
+"""Image classifiers that made images are measured by: any of transformers, or a small one of ours."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import httpx
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from ..hub.download import fetch_model
+from ..models import VQVAEImageProcessorPil
+from ..models.configuration_strict import MAX_SIZE, StrictConfig, setting, shown, strict
+from ..models.configuration_vqvae import as_pair
+from ..models.loading import DAMAGE, LoadMixin, check_finite, check_index
+
+# What loading anybody's files may fail with.
+FAILURES = (*DAMAGE, OSError, RuntimeError, SafetensorError, StrictDataclassError)
+FAILURES += (httpx.TransportError,)
+
+
+@strict
+class SmallClassifierConfig(StrictConfig):
+    """Configuration of a [`SmallClassifier`]; the classes are `id2label`."""
+
+    model_type = "hf_vqvae_small_classifier"
+
+    image_size: int | list[int] | tuple[int, ...] = setting(28, "Side, or height and width.")
+    num_channels: int = setting(1, "Channels of the images.")
+    num_features: int = setting(96, "Features that the classes are told from.")
+
+    def validate_sizes(self):
+        """Every size within its bounds."""
+        self.check_between(num_channels=(1, MAX_SIZE), num_features=(1, MAX_SIZE))
+        sides = as_pair(self.image_size)
+        if len(sides) != 2 or not all(1 <= side <= MAX_SIZE for side in sides):
+            raise ValueError(
+                f"`image_size` must be one number or (height, width), each 1 to {MAX_SIZE}, got "
+                f"{shown(self.image_size)}."
+            )
+
+
+class SmallClassifier(LoadMixin, PreTrainedModel):
+    """A convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
+
+    While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
+    of 32 channels, then 64, then 128, each with batch normalisation and ReLU. A linear layer makes
+    the features of all that, a second one the classes of the features. Nothing between the two
+    makes the features of a class alike, as means over the image or a ReLU would.
+    """
+
+    config: SmallClassifierConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: SmallClassifierConfig):
+        super().__init__(config)
+        height, width = as_pair(config.image_size)
+        inputs, channels = config.num_channels, 32
+        layers: list[nn.Module] = [] if min(height, width) >= 8 else _convolution(inputs, channels)
+        inputs = channels if layers else inputs
+        while min(height, width) >= 8:
+            layers += _convolution(inputs, channels, kernel_size=4, stride=2)
+            layers += _convolution(channels, channels)
+            height, width = height // 2, width // 2
+            inputs, channels = channels, min(2 * channels, 128)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.features = nn.Linear(inputs * height * width, config.num_features)
+        self.dropout = nn.Dropout(0.25)
+        self.classifier = nn.Linear(config.num_features, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        """`pixel_values` (B, C, H, W) in [-0.5, 0.5] to `logits` (B, K); `loss` in nats with `labels` (B,)."""
+        logits = self.classifier(self.dropout(self.features(self.layers(pixel_values))))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def whiten_(self, pixel_values: Iterable[Tensor]) -> None:
+        """Makes the features white: mean 0 and, over batches (B, C, H, W), the identity as covariance.
+
+        The change of basis is taken back by the last layer, so that the logits stay the same. In the
+        basis that training leaves, the few directions which tell the classes apart have nearly all
+        of the variance, and a Fréchet distance says little but how often each class occurs.
+
+        A direction that hardly varies (few images) is scaled as if its variance were 1e-4 of the mean.
+        """
+        features = torch.cat([self.features(self.layers(part)) for part in pixel_values]).double()
+        mean = features.mean(0)
+        centred = features - mean
+        variances, basis = torch.linalg.eigh(centred.T @ centred / len(features))
+        least = (1e-4 * variances.mean()).clamp(min=torch.finfo(torch.float32).tiny)
+        deviations = variances.clamp(min=least).sqrt()
+        to_white, back = (basis / deviations).T, basis * deviations
+        for layer, weight, bias in (
+            (
+                self.features,
+                to_white @ self.features.weight.double(),
+                to_white @ (self.features.bias.double() - mean),
+            ),
+            (
+                self.classifier,
+                self.classifier.weight.double() @ back,
+                self.classifier.bias.double() + self.classifier.weight.double() @ mean,
+            ),
+        ):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The layers initialise their own weights."""
+
+
+def _convolution(
+    num_inputs: int, num_outputs: int, kernel_size: int = 3, stride: int = 1
+) -> list[nn.Module]:
+    layer = nn.Conv2d(num_inputs, num_outputs, kernel_size, stride, padding=1, bias=False)
+    return [layer, nn.BatchNorm2d(num_outputs), nn.ReLU()]
+
+
+AutoConfig.register(SmallClassifierConfig.model_type, SmallClassifierConfig)
+AutoModelForImageClassification.register(SmallClassifierConfig, SmallClassifier)
+
+
+class ImageClassifier:
+    """A classifier with its image processor, reading 8-bit images.
+
+    Its features are the input of its last `nn.Linear`, which is to give the logits (the penultimate
+    activations).
+
+    Args:
+        model: any model for image classification of transformers; it is put into eval mode.
+        processor: its image processor.
+        description: what it is, in the words of the metrics' protocols.
+
+    Raises:
+        ValueError: if its last linear layer does not give its classes.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, description: str):
+        self.model, self.processor, self.description = model.eval(), processor, description
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self.num_classes = model.config.num_labels
+        if not linear or linear[-1].out_features != self.num_classes:
+            found = f"gives {linear[-1].out_features} values" if linear else "does not exist"
+            raise ValueError(
+                f"the last nn.Linear of the classifier {type(model).__name__} must give its "
+                f"{self.num_classes} classes, so that its input are the features, but it {found}: "
+                "take another classifier (ViT, ResNet, ConvNeXt, ... have such a layer)."
+            )
+        self._last = linear[-1]
+        self.num_features = self._last.in_features
+
+    def to(self, device: torch.device) -> "ImageClassifier":
+        """Itself, with its model on `device`."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """8-bit images, uint8 (N, C, H, W), to features (N, `num_features`) and probabilities (N, K).
+
+        Grey images are given to a classifier of three channels as three equal ones. In float32.
+
+        Raises:
+            ValueError: if the images have other channels than the classifier takes.
+        """
+        wanted = getattr(self.model.config, "num_channels", 3)
+        if images.shape[1] == 1 != wanted:
+            images = images.expand(-1, wanted, -1, -1)
+        if images.shape[1] != wanted:
+            raise ValueError(
+                f"the classifier ({self.description}) takes images of {wanted} channels, got "
+                f"{images.shape[1]}: name another with `--classifier`, or leave it out to train one."
+            )
+        arrays = list(images.cpu().numpy())
+        inputs = self.processor(arrays, return_tensors="pt", input_data_format="channels_first")
+        pixel_values = inputs["pixel_values"].to(self.model.device)
+        seen: list[Tensor] = []
+        hook = self._last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            with torch.autocast(pixel_values.device.type, enabled=False):
+                logits = self.model(pixel_values=pixel_values).logits
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1).float(), logits.float().softmax(1)
+
+    def classes_of(self, label_names: list[str] | None, num_labels: int) -> Tensor | None:
+        """The classifier's number of each class of a dataset, int64 (`num_labels`,).
+
+        By name where it knows all `label_names`, else by number where it has `num_labels` classes;
+        `None` where neither holds, and its reading cannot be compared with labels.
+        """
+        numbers = {str(name): int(number) for number, name in self.model.config.id2label.items()}
+        if label_names and len(label_names) == num_labels and set(label_names) <= set(numbers):
+            return torch.tensor([numbers[name] for name in label_names])
+        return torch.arange(num_labels) if num_labels == self.num_classes else None
+
+
+def load_classifier(name_or_path: str, description: str | None = None) -> ImageClassifier:
+    """A classifier of transformers from a folder or the Hub, with its own image processor.
+
+    Without one, its images are on [-0.5, 0.5], resized to the `image_size` of its config if it has
+    one.
+
+    Raises:
+        ValueError: if there is none, its weights are not whole and finite safetensors, it needs code of its own, or it
+            has no linear head.
+    """
+    try:
+        folder = fetch_model(name_or_path)
+        check_index(folder)
+        # Else transformers asks on the terminal whether to run code that comes along.
+        options = {"trust_remote_code": False}
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, **options
+        )
+        if loading["missing_keys"]:
+            raise ValueError(
+                f"its weights lack {len(loading['missing_keys'])} tensors, for example "
+                f"{min(loading['missing_keys'])!r}, and it would read images at random"
+            )
+        check_finite(model)
+        processor = _load_processor(folder, model.config, **options)
+    except FAILURES as error:
+        raise ValueError(
+            f"cannot load the classifier {name_or_path!r}: {str(error).rstrip('.')}. Name a model "
+            "for image classification, with safetensors weights: a folder, or owner/name on the Hub."
+        ) from error
+    # Paths of this machine go into no record.
+    name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
+    return ImageClassifier(model, processor, description or f"classifier {name}")
+
+
+def _load_processor(folder: str, config: Any, **options: Any) -> Any:
+    if (Path(folder) / "preprocessor_config.json").is_file():
+        return AutoImageProcessor.from_pretrained(folder, **options)
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return VQVAEImageProcessorPil(do_resize=False)
+    height, width = as_pair(size)
+    return VQVAEImageProcessorPil(size={"height": height, "width": width})

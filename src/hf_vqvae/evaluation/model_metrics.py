@@ -1,0 +1,257 @@
+"""The numbers of a trained model over a whole split, on one process or several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub.utils import httpx
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from ..data.codes import own_batches
+from ..hub.download import fetch_model
+from ..metrics import (
+    SSIM_SIGMA,
+    SSIM_WINDOW,
+    CodebookUsage,
+    CodeLikelihood,
+    ReconstructionQuality,
+    ssim_window,
+)
+from ..models import (
+    PixelCNNConfig,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+
+if TYPE_CHECKING:
+    from ..data.splits import DecodedImages
+
+Model = VQVAEModel | VQVAEForImageGeneration
+
+
+def load_model(name_or_path: str, revision: str | None = None) -> Model:
+    """Load a VQ-VAE, with or without a prior, from a folder or from the Hub, in eval mode.
+
+    Raises:
+        ValueError: if there is no such model, it is of another kind, or its weights are not whole.
+    """
+    folder = fetch_model(name_or_path, revision)
+    try:
+        # Else transformers asks on the terminal whether to run code that comes along.
+        options = {"trust_remote_code": False}
+        config = AutoConfig.from_pretrained(folder, **options)
+        if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
+            raise ValueError(
+                f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
+                "'vqvae_image_generation' can be evaluated here"
+            )
+        model, loading = AutoModel.from_pretrained(
+            folder, config=config, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, httpx.TransportError) as error:
+        raise ValueError(
+            f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
+            "training wrote (with config.json and model.safetensors) or owner/name on the Hub."
+        ) from error
+    if loading["missing_keys"]:
+        # They would be evaluated as they were drawn at random.
+        raise ValueError(
+            f"the weights of {name_or_path!r} lack {len(loading['missing_keys'])} tensors, for "
+            f"example {min(loading['missing_keys'])!r}. Save the model again with its config."
+        )
+    return model
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: Model,
+    images: "DecodedImages",
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 256,
+    split: str = "test",
+) -> tuple[dict[str, dict[str, Any]], list[int]]:
+    """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
+
+    To be called by every process of `accelerator`: each takes every n-th batch, and only the sums
+    behind the metrics travel, so that no image counts twice or is dropped, and the numbers are to
+    the bit those of one process. Runs in eval mode and leaves every module in the mode it was in.
+
+    Args:
+        model: on the device to use; may come out of `accelerator.prepare`.
+        batch_size: images a process handles at a time; it changes at most the last digits.
+        split: name of the split that `images` are, for the record.
+
+    A class-conditional prior is given the labels of the images, as far as they have any, and is
+    measured without them beside that (unless it was trained with labels only).
+
+    Returns:
+        What metrics.json holds, on all processes: under each metric's key a dict of `name`,
+        `value`, `split`, `count` (images), `scale` (or unit), `stage` ("vqvae" or "prior") and
+        `protocol` (how it was measured, in words). And how often each of the `num_embeddings`
+        codes occurs in the codes of all images.
+
+    Raises:
+        ValueError: if there are no images, `batch_size` is below 1, the labels are not the prior's
+            classes, or the model makes NaN.
+    """
+    model = accelerator.unwrap_model(model)
+    vqvae, prior = model.base_model, getattr(model, "prior", None)
+    num_embeddings = vqvae.config.num_embeddings
+    processor = VQVAEImageProcessorPil()
+    quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
+    likelihood, unlabelled = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
+    given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
+    also_without = given_labels and prior.config.label_dropout > 0
+    with eval_mode(model):
+        for batch in _own_batches(images, accelerator, batch_size, vqvae.device, split):
+            codes = vqvae.encode(batch["pixel_values"]).codes
+            # What the codes alone give back, which is what a reader of the codes gets.
+            reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
+            references = processor.postprocess(batch["pixel_values"], output_type="pt")
+            quality.add_batch(predictions=reconstructions, references=references)
+            usage.add_batch(predictions=codes)
+            if prior is not None:
+                labels = batch["labels"] if given_labels else None
+                likelihood.add_batch(**_predict_codes(prior, codes, labels))
+            if also_without:
+                unlabelled.add_batch(**_predict_codes(prior, codes, None))
+    values = {}
+    for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
+        metric.sum_over_processes_(accelerator)
+        values |= metric.compute()
+    if also_without:
+        unlabelled.sum_over_processes_(accelerator)
+        without = unlabelled.compute()
+        values |= {f"{key}_without_labels": without[key] for key in ("nll", "bits_per_image")}
+    metrics = {
+        key: {"name": name, "value": values[key], "split": split, "count": len(images)}
+        | {"scale": scale, "stage": stage, "protocol": protocol}
+        for key, (name, stage, scale, protocol) in _protocols(vqvae.config, given_labels).items()
+        if key in values
+    }
+    return metrics, values["codebook_counts"]
+
+
+def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -> bool:
+    """Whether the prior is conditional and any image has a label, which must be one of its classes."""
+    if config.num_classes is None or labels is None or len(labels) == 0 or labels.max() < 0:
+        return False
+    if labels.max() >= config.num_classes:
+        raise ValueError(
+            f"the labels of the split {split!r} must be the prior's classes, 0 to "
+            f"{config.num_classes - 1}, got {labels.max().item()}: name the right column with "
+            "--label_column, or evaluate on the dataset that the prior was trained on."
+        )
+    return True
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module into eval mode, and back into the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _own_batches(
+    images: "DecodedImages",
+    accelerator: Accelerator,
+    batch_size: int,
+    device: torch.device,
+    description: str,
+) -> Iterator[dict[str, Tensor]]:
+    """This process's share, batch by batch, on `device`."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
+    for batch in own_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
+        yield {key: value.to(device) for key, value in batch.items()}
+
+
+def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """The inputs of `CodeLikelihood`: what `prior` says of each code, given those before it and any labels."""
+    logits = prior(codes, class_labels=labels).logits.float()  # (B, K, h, w)
+    nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
+    return {
+        "predictions": logits.argmax(1),
+        "references": codes,
+        "negative_log_likelihoods": nats,
+    }
+
+
+def _protocols(config: VQVAEConfig, given_labels: bool) -> dict[str, tuple[str, str, str, str]]:
+    """Of each metric: name, stage, scale or unit, and how it is measured."""
+    height, width = config.grid_size
+    size = config.image_size
+    window = ssim_window(*((size, size) if isinstance(size, int) else size))
+    sigma = SSIM_SIGMA * window / SSIM_WINDOW
+    clipped = "clipped to [0, 1], not rounded to 8 bits"
+    of_codebook = f"of {config.num_embeddings} codes"
+    before = without = "given the true codes before it"
+    if given_labels:
+        before, without = f"{before} and the label", f"{before}, without a label"
+    return {
+        "reconstruction_mse": (
+            "Reconstruction MSE",
+            "vqvae",
+            "[0, 1]",
+            f"mean over all pixels; {clipped}",
+        ),
+        "psnr": ("PSNR", "vqvae", "dB", f"of the MSE over all pixels, data range 1; {clipped}"),
+        "ssim": (
+            "SSIM",
+            "vqvae",
+            "at most 1",
+            f"mean over images, {window}x{window} Gaussian window, sigma {sigma:.3g}; {clipped}",
+        ),
+        "codebook_perplexity": (
+            "Codebook perplexity",
+            "vqvae",
+            of_codebook,
+            "exp(entropy) of one histogram of all codes",
+        ),
+        "codes_used": ("Codes used", "vqvae", of_codebook, "codes that occur at least once"),
+        "nll": (
+            "Negative log-likelihood",
+            "prior",
+            "nats per code",
+            f"mean over all codes, each {before}",
+        ),
+        "bits_per_code": ("Bits per code", "prior", "bits per code", "nats per code / ln 2"),
+        "bits_per_image": (
+            "Bits per image",
+            "prior",
+            "bits per image",
+            f"sum over its {height}x{width} codes, each {before}; mean over images",
+        ),
+        "code_accuracy": (
+            "Next-code accuracy",
+            "prior",
+            "share from 0 to 1",
+            f"codes that were the most probable one {before}",
+        ),
+        "nll_without_labels": (
+            "Negative log-likelihood (without labels)",
+            "prior",
+            "nats per code",
+            f"mean over all codes, each {without}",
+        ),
+        "bits_per_image_without_labels": (
+            "Bits per image (without labels)",
+            "prior",
+            "bits per image",
+            f"sum over its {height}x{width} codes, each {without}; mean over images",
+        ),
+    }

@@ -1,0 +1,1 @@
+"""Arrays to PNG; the only room that imports matplotlib."""

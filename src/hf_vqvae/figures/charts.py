@@ -1,0 +1,105 @@
+"""The charts of a run: how its training went, and what it makes of its codebook."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from .page import BLUE, GREEN, PALE, PURPLE, VERMILION, page, plain_log_axis
+
+
+def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
+    """How often each code was chosen, most frequent first; codes in use and their perplexity.
+
+    Args:
+        counts: K integers, one a code, over a whole split; at least one above 0.
+
+    Raises:
+        ValueError: if no code was ever chosen.
+    """
+    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    total, number = ordered.sum(), len(ordered)
+    if not total > 0:
+        raise ValueError(f"`counts` must have at least one code above 0, got {number} zeros.")
+    used = int((ordered > 0).sum())
+    shares = ordered[:used] / total
+    perplexity = math.exp(-(shares * np.log(shares)).sum())
+    with page(path, 800, layout="constrained") as figure:
+        axes = figure.add_subplot(
+            yscale="log", xlabel="codes, most frequent first", ylabel="times chosen"
+        )
+        axes.set_title(f"{used:,} of {number:,} codes in use, perplexity {perplexity:.1f}")
+        edges = np.arange(number + 1)
+        floor = max(0.5, 0.5 * ordered[used - 1])
+        axes.stairs(ordered[:used], edges[: used + 1], baseline=floor, fill=True, color=BLUE)
+        if used < number:
+            label = f"not used: {number - used:,}"
+            axes.axvspan(used, number, color=PALE, label=label)
+        even = total / number
+        label = f"if all were equal: {even:,.{0 if even >= 10 else 1}f}"
+        axes.axhline(even, color=VERMILION, linestyle="--", label=label)
+        axes.set(xlim=(0, number), ylim=(floor, 2 * ordered[0]))
+        axes.grid(False, axis="x")
+        plain_log_axis(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor=PALE)
+
+
+def _curve(axes: Axes, epochs: list[dict], key: str, label: str, color: str, line: str) -> None:
+    points = [(epoch["epoch"], epoch[key]) for epoch in epochs if epoch.get(key) is not None]
+    if points:
+        # A marker a point: one epoch alone draws no line.
+        marker = "o" if len(points) <= 60 else None
+        options = {"color": color, "linestyle": line, "marker": marker, "markersize": 4.5}
+        axes.plot(*zip(*points, strict=True), label=label, **options)
+
+
+def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> None:
+    """Both stages from `history.json`: reconstruction error, codebook use, the prior's loss.
+
+    Args:
+        history: `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...}, ...], "prior": [...]}`. A
+            stage or a value that is missing is left out.
+
+    Raises:
+        ValueError: if no stage has an epoch.
+    """
+    train, held_out = ("training", BLUE, "-"), ("evaluation", VERMILION, "--")
+    panels = {
+        "VQ-VAE: reconstruction MSE": (
+            "vqvae",
+            {"reconstruction_mse": train, "eval_reconstruction_mse": held_out},
+        ),
+        "VQ-VAE: codebook": (
+            "vqvae",
+            {
+                "codes_used": ("codes in use", GREEN, "-"),
+                "perplexity": ("perplexity", PURPLE, "--"),
+            },
+        ),
+        "Prior: nats per code": ("prior", {"loss": train, "eval_loss": held_out}),
+    }
+    panels = {title: panel for title, panel in panels.items() if history.get(panel[0])}
+    if not panels:
+        raise ValueError(f"`history` has no epoch of any stage, only {sorted(history)}.")
+    with page(path, 560 * len(panels), layout="constrained") as figure:
+        for axes, (title, (stage, curves)) in zip(
+            np.atleast_1d(figure.subplots(len(panels))), panels.items(), strict=True
+        ):
+            for key, (label, color, line) in curves.items():
+                _curve(axes, history[stage], key, label, color, line)
+            axes.set(title=title, xlabel="epoch")
+            if title.endswith("MSE"):
+                axes.set_yscale("log")
+                plain_log_axis(axes)
+            elif title.endswith("codebook"):
+                # Room for the legend above a codebook in full use.
+                axes.set_ylim(0, 1.4 * axes.get_ylim()[1])
+            first, last = (history[stage][index]["epoch"] for index in (0, -1))
+            margin = max(0.5, 0.03 * (last - first))
+            axes.set_xlim(first - margin, last + margin)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.legend(loc="best")

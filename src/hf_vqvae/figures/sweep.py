@@ -1,0 +1,196 @@
+"""The figure of a sweep, in the style of `plotting`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from .page import (
+    BLUE,
+    GREEN,
+    INK,
+    MARGIN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    WIDTH,
+    check_images,
+    displayable,
+    page,
+    place_axes,
+    plain_log_axis,
+    show_picture,
+    shown_size,
+    write_text,
+)
+
+HOLLOW = {"linestyle": "", "markerfacecolor": "white"}
+COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
+LABELS = 304  # dots for what stands beside a strip: leaves 4 dots a pixel to 8 images of 28
+HEAD, PANEL, FOOT = 104, 470, 150  # dots above, of and below the axes of a panel
+KEY, KEY_COLUMNS = 50, 4  # dots of a line of the legend, and what stands in one
+
+
+def plot_sweep(
+    points: Sequence[dict[str, Any]],
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    path: str | Path,
+) -> None:
+    """Reconstruction error against bits an image and against perplexity, and what it looks like at every point.
+
+    Args:
+        points: P of them, in the form of results.json: `num_embeddings`, `embedding_dim`, `reconstruction_mse` above
+            0, `codebook_perplexity`, `bits_per_image_at_most` and `bits_per_image_entropy`.
+        originals: uint8 (N, H, W, C).
+        reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
+
+    Raises:
+        ValueError: if there are no points, or not a strip of reconstructions for each.
+    """
+    originals = check_images(originals, "originals")
+    expected = (len(points), *originals.shape)
+    if not points or np.shape(reconstructions) != expected:
+        raise ValueError(
+            f"`reconstructions` must be of shape {expected}, a strip for each of 1 point or more, got "
+            f"{np.shape(reconstructions)}."
+        )
+    strips = [("Original", "", originals)]
+    for point, pictures in zip(points, reconstructions, strict=True):
+        name = f"K {point['num_embeddings']}, D {point['embedding_dim']}"
+        error = f"MSE {point['reconstruction_mse']:#.3g}"
+        strips.append((name, error, check_images(pictures, "reconstructions")))
+    curves = list(_curves(points))
+    # Below the first title: a line for the marks, lines for the dimensions, and the codebooks' sizes.
+    key = KEY * (1 + math.ceil(len(curves) / KEY_COLUMNS)) + 60
+    panel = HEAD + PANEL + FOOT
+    below = key + 2 * panel + 80
+    pitch = (WIDTH - 2 * MARGIN - LABELS) // len(originals)
+    size = shown_size(*originals.shape[1:3], min(pitch - 4, 240))
+    row = max(size[0], 92) + 12
+    with page(path, below + len(strips) * row + MARGIN) as figure:
+        axes = _panel(figure, 0, key, "Error against bits an image", "bits an image")
+        _draw_rates(axes, curves)
+        _draw_key(figure, curves)
+        axes = _panel(figure, key + panel, 0, "Error against perplexity", "codebook perplexity")
+        _draw_perplexities(axes, curves)
+        write_text(figure, MARGIN, below - 32, "What it looks like", weight="bold", size=13)
+        for index, strip in enumerate(strips):
+            _draw_strip(figure, below + index * row + (row - 12) / 2, *strip, size, pitch)
+
+
+def _draw_strip(
+    figure: Figure,
+    middle: float,
+    name: str,
+    error: str,
+    pictures: np.ndarray,
+    size: tuple[int, int],
+    pitch: int,
+) -> None:
+    """Name and error, and beside them the pictures, `pitch` dots from one to the next."""
+    lift = 23 if error else 0
+    write_text(figure, MARGIN, middle - lift, name, weight="bold", va="center", size=11)
+    write_text(figure, MARGIN, middle + lift, error, va="center", size=11)
+    for column, picture in enumerate(pictures):
+        left = MARGIN + LABELS + column * pitch
+        show_picture(place_axes(figure, left, middle - size[0] / 2, *size), displayable(picture))
+
+
+def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
+    """Axes on the page from `top` on, below their title and `key` dots for what explains them."""
+    left, right, dots = 190, 56, int(figure.bbox.height)
+    bottom = dots - top - HEAD - key - PANEL
+    box = (left / WIDTH, bottom / dots, (WIDTH - left - right) / WIDTH, PANEL / dots)
+    write_text(figure, MARGIN, top + 56, title, weight="bold", size=13)
+    return figure.add_axes(box, yscale="log", xlabel=label, ylabel="reconstruction MSE")
+
+
+def _curves(points: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[dict], dict[str, Any]]]:
+    """Of each dimension: the points by size of the codebook, and how their curve is drawn."""
+    for index, dimension in enumerate(sorted({point["embedding_dim"] for point in points})):
+        own = [point for point in points if point["embedding_dim"] == dimension]
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        style = {"color": color, "marker": marker, "markersize": 8}
+        yield dimension, sorted(own, key=lambda point: point["num_embeddings"]), style
+
+
+def _values(points: list[dict[str, Any]], key: str) -> list[float]:
+    return [point[key] for point in points]
+
+
+def _draw_rates(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
+    for _, own, style in curves:
+        errors = _values(own, "reconstruction_mse")
+        entropies, most = (_values(own, f"bits_per_image_{key}") for key in ("entropy", "at_most"))
+        # What frequent codes would save by shorter names: the way from the full to the hollow mark.
+        axes.hlines(errors, entropies, most, color=style["color"], linewidth=1.2, linestyle=":")
+        axes.plot(most, errors, **style)
+        axes.plot(entropies, errors, **style | HOLLOW)
+    plain_log_axis(axes)
+    axes.margins(x=0.08)
+    _label_sizes(axes, [point for _, own, _ in curves for point in own])
+
+
+def _draw_key(figure: Figure, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
+    mark = {"color": INK, "marker": "o", "markersize": 8, "linestyle": ""}
+    marks = [
+        Line2D([], [], **mark, label="at most: log2 K a code"),
+        Line2D([], [], **mark | HOLLOW, label="by entropy: log2 perplexity"),
+    ]
+    lines = [Line2D([], [], **style, label=f"D = {size:,}") for size, _, style in curves]
+    for top, handles in ((HEAD - 8, marks), (HEAD - 8 + KEY, lines)):
+        place = (MARGIN / WIDTH, 1 - top / figure.bbox.height)
+        options = {"ncols": KEY_COLUMNS, "fontsize": 11, "borderpad": 0, "borderaxespad": 0}
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, **options)
+
+
+def _label_sizes(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
+    """The codebook's sizes above the rates that they allow, as far as there is room."""
+    sizes = {point["num_embeddings"]: point["bits_per_image_at_most"] for point in points}
+    low, high = axes.get_xlim()
+    last = -float("inf")
+    for size, bits in sorted(sizes.items()):
+        place = (bits - low) / (high - low)
+        if place - last > 0.03 * (1 + len(f"K {size:,}")) / 2:
+            last = place
+            axes.axvline(bits, color="#b0b0b0", linewidth=0.8, zorder=0)
+            axes.text(
+                place,
+                1.02,
+                f"K {size:,}",
+                transform=axes.transAxes,
+                ha="center",
+                va="bottom",
+                size=10,
+            )
+
+
+def _draw_perplexities(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
+    for index, (_, own, style) in enumerate(curves):
+        errors = _values(own, "reconstruction_mse")
+        perplexities = _values(own, "codebook_perplexity")
+        axes.plot(perplexities, errors, **style)
+        # Curves fall: there is room above the first, and below the last.
+        first, last = index == 0, index == len(curves) - 1
+        if not first and not last:
+            continue
+        place = {"xytext": (6, 4), "ha": "left", "va": "bottom"}
+        if not first:
+            place = {"xytext": (-6, -4), "ha": "right", "va": "top"}
+        for point, x, y in zip(own, perplexities, errors, strict=True):
+            options = {"textcoords": "offset points", "color": style["color"], "size": 10}
+            axes.annotate(f"K {point['num_embeddings']:,}", (x, y), **place, **options)
+    axes.set_xscale("log", base=2)
+    plain_log_axis(axes)
+    axes.margins(x=0.12, y=0.12)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1,) if high > 8 * low else (1, 1.5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,1 @@
+"""A run's records to its model card."""

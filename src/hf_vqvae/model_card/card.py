@@ -1,0 +1,131 @@
+"""The model card of a run, made from nothing but the files in the run's folder."""
+
+import logging
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..files import put_in_place
+from ..hub.commit import is_as_signed, sign_card
+from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
+from ..models.pipeline_image_generation import TASK
+from .context import (
+    METRIC_TYPES,
+    class_counts,
+    describe_dataset,
+    describe_model,
+    describe_run,
+    eval_results,
+    read_record,
+    result_rows,
+    setting_tables,
+)
+from .escaping import as_string, clean
+from .run_figures import choose_images, write_figures
+
+__all__ = ["build_card", "choose_images", "template_path", "write_card", "write_figures"]
+
+logger = logging.getLogger(__name__)
+
+
+def template_path() -> Path:
+    """The card's template, in the installed package or in a checkout."""
+    packaged = Path(__file__).with_name("template.md")
+    if packaged.is_file():
+        return packaged
+    return Path(__file__).parents[3] / "model_card" / "template.md"
+
+
+def build_card(
+    run_folder: str | Path, repo_id: str | None = None, license: str | None = None
+) -> ModelCard:
+    """The card of a run, not signed and not written anywhere.
+
+    Args:
+        run_folder: with config.json and, as far as there are any, metrics.json, history.json,
+            arguments.json, run.json and figures; what is missing leaves its section out.
+        repo_id: the name that the card's code loads; by default that of the folder. With it, or
+            where config.json has an `auto_map`, the card also tells how to load without hf_vqvae.
+        license: identifier of the Hub; by default that of arguments.json, or else "apache-2.0".
+
+    Raises:
+        FileNotFoundError: without config.json.
+        ValueError: if config.json is of another kind of model, or a record is damaged.
+        ImportError: without Jinja2 (extra `train`).
+    """
+    run_folder = Path(run_folder).resolve()
+    config, settings = _read_config(run_folder)
+    metrics, run = read_record(run_folder, "metrics.json"), read_record(run_folder, "run.json")
+    arguments = read_record(run_folder, "arguments.json")
+    name = repo_id or clean(run_folder.name.removesuffix(".partial"))
+    dataset = describe_dataset(run.get("dataset") or {})
+    has_prior = isinstance(config, VQVAEForImageGenerationConfig)
+    data = ModelCardData(
+        license=license or arguments.get("hub_license") or "apache-2.0",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["vq-vae", *(["pixelcnn"] if has_prior else []), "hf_vqvae"],
+        datasets=[dataset["name"]] if dataset["is_hub"] else None,
+        metrics=[METRIC_TYPES.get(key, key) for key in metrics] or None,
+        model_name=name.split("/")[-1],
+        eval_results=eval_results(metrics, dataset) or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(template_path()),
+        model=describe_model(config),
+        dataset=dataset,
+        results=result_rows(metrics),
+        class_counts=class_counts(metrics),
+        metrics=metrics,
+        stages=setting_tables(config, arguments),
+        has_arguments=bool(arguments),
+        figures={path.stem for path in (run_folder / "figures").glob("*.png")},
+        model_id=as_string(name),
+        has_code=repo_id is not None or "auto_map" in settings,
+        run=describe_run(run),
+    )
+    # Sections that are left out leave empty lines behind.
+    card.text = re.sub(r"\n{3,}", "\n\n", card.text)
+    return card
+
+
+def write_card(
+    run_folder: str | Path, repo_id: str | None = None, license: str | None = None
+) -> Path:
+    """Writes the card of a run as its README.md, unless that was written or edited by hand.
+
+    Arguments and errors are those of `build_card`.
+
+    Returns:
+        The file written: README.md, or README.generated.md (and a warning) to spare a README.md
+        that is not as a run left it.
+    """
+    path = Path(run_folder) / "README.md"
+    text = sign_card(str(build_card(run_folder, repo_id, license)))
+    if path.exists() and not is_as_signed(path.read_text("utf-8")):
+        path = path.with_name("README.generated.md")
+        logger.warning(
+            f"{path.parent.name}/README.md was edited by hand and is kept; the new card is in "
+            f"{path.name} beside it. Delete README.md to have it generated again."
+        )
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, "utf-8", newline="\n")
+    put_in_place(partial, path)
+    return path
+
+
+def _read_config(folder: Path) -> tuple[VQVAEConfig | VQVAEForImageGenerationConfig, dict]:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder.name} has no config.json: a card is built in the folder of a finished run."
+        )
+    settings = read_record(folder, "config.json")
+    kinds = {one.model_type: one for one in (VQVAEConfig, VQVAEForImageGenerationConfig)}
+    if settings.get("model_type") not in kinds:
+        raise ValueError(
+            f"`model_type` in {folder.name}/config.json must be {' or '.join(map(repr, kinds))}, "
+            f"got {settings.get('model_type')!r}."
+        )
+    return kinds[settings["model_type"]].from_pretrained(folder), settings

@@ -1,0 +1,298 @@
+"""What each section of the card says, from the records of a run."""
+
+import ast
+import json
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import EvalResult
+
+from ..arguments import TrainingArguments
+from ..models import (
+    PixelCNNConfig,
+    PixelCNNModel,
+    VQVAEConfig,
+    VQVAEForImageGenerationConfig,
+    VQVAEModel,
+)
+from ..models.configuration_strict import own_fields, shown
+from ..models.pipeline_image_generation import TASK
+from .escaping import (
+    as_code,
+    as_duration,
+    as_plain,
+    as_setting,
+    as_string,
+    clean,
+    without_path,
+)
+
+METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
+BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓", "code_accuracy": "↑"}
+BETTER |= {"bits_per_code": "↓", "bits_per_image": "↓", "label_agreement": "↑"}
+BETTER |= {"nll_without_labels": "↓", "bits_per_image_without_labels": "↓"}
+BETTER |= {f"frechet_distance{s}": "↓" for s in ("", "_with_labels", "_reconstructions")}
+# The groups of the table of results, by how the keys of their metrics begin; the first that fits.
+GROUPS = {
+    "Reconstructions": ("reconstruction_mse", "psnr", "ssim"),
+    "Codebook": ("codebook_perplexity", "codes_used"),
+    "Prior": ("nll", "bits_per_", "code_accuracy"),
+    "To compare the samples with": (
+        *("frechet_distance_floor", "frechet_distance_reconstructions", "classifier_accuracy"),
+    ),
+    "Samples": ("frechet_distance", "sure_share", "class_perplexity", "label_agreement"),
+}
+MAX_CLASSES_SHOWN = 20
+# What reading a line of Python raises, of whatever it is made.
+UNREADABLE = (SyntaxError, AttributeError, MemoryError, RecursionError, TypeError, ValueError)
+# Flags that say where and how a run worked, not what it learned.
+HOUSEKEEPING = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_batch_size"}
+HOUSEKEEPING |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """What a JSON file of the run holds; nothing where there is no such file.
+
+    Raises:
+        ValueError: if it is not the JSON of an object, or holds anything else where objects belong.
+    """
+    path = folder / name
+    try:
+        record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
+    parts = {name: record}
+    if isinstance(record, dict) and name == "metrics.json":
+        parts |= record
+    if isinstance(record, dict) and name == "run.json":
+        parts |= {key: record.get(key) or {} for key in ("dataset", "seconds", "versions")}
+    for part, value in parts.items():
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{name} in {folder.name} is damaged: {part} must be an object, got {shown(value)}."
+            )
+    return record
+
+
+def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[str, Any]:
+    """What the template says of the architecture."""
+    prior = getattr(config, "prior_config", None)
+    vqvae = config if prior is None else config.vqvae_config
+    rows, columns = vqvae.grid_size
+    side = vqvae.downsampling_factor
+    bits = rows * columns * math.log2(vqvae.num_embeddings)
+    pixel_bits = 8 * rows * columns * side * side * vqvae.num_channels
+    colors = {1: "grey", 3: "RGB"}
+    return {
+        "vqvae": vqvae,
+        "prior": prior,
+        "label": prior and prior.num_classes and _label_in_code(prior.id2label[0]),
+        "labels_only": bool(prior and prior.num_classes and prior.label_dropout == 0),
+        "height": rows * side,
+        "width": columns * side,
+        "color": colors.get(vqvae.num_channels, f"{vqvae.num_channels}-channel"),
+        "rows": rows,
+        "columns": columns,
+        "codes": rows * columns,
+        "bits": f"{bits:,.0f}",
+        "pixel_bits": f"{pixel_bits:,}",
+        "uniform_nats": f"{math.log(vqvae.num_embeddings):.2f}",
+        "vqvae_parameters": _count_parameters(VQVAEModel, vqvae),
+        "prior_parameters": prior and _count_parameters(PixelCNNModel, prior),
+    }
+
+
+def _label_in_code(name: str) -> str:
+    """The first class in Python: by name, or by number where its name is not one line of text."""
+    return as_string(name) if clean(name) == name else "0"
+
+
+def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -> str:
+    with torch.device("meta"):  # shapes only
+        return f"{model_class(config).num_parameters():,}"
+
+
+def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of the data, safe to print; without a name where nothing is known."""
+    name = clean(without_path(str(dataset.get("name") or "")))
+    kind = dataset.get("kind", "hub" if HUB_ID.fullmatch(name) else "folder")
+    labels = [as_code(label) for label in dataset.get("label_names") or []]
+    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
+    counts = {
+        f"{part}_count": f"{count:,}" if (count := dataset.get(f"{part}_count")) else None
+        for part in ("train", "eval")
+    }
+    keys = ("train_split", "eval_split", "image_column", "label_column", "revision", "config")
+    safe = {key: as_code(dataset[key]) for key in keys if dataset.get(key) is not None}
+    return {
+        **safe,
+        **counts,
+        "raw": dataset,
+        "name": name,
+        "shown_name": as_code(name),
+        "is_hub": kind == "hub" and HUB_ID.fullmatch(name) is not None,
+        "kind": kind,
+        "labels": shown,
+        "same_split": dataset.get("train_split") == dataset.get("eval_split"),
+        "code": _load_code(dataset, name, kind),
+    }
+
+
+def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
+    """The lines of Python that load the data, without paths of this machine."""
+    if kind == "digits":
+        return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
+    try:
+        call = ast.parse(dataset.get("load_command") or "", mode="eval").body
+        words = [(None, word) for word in call.args]
+        words += [(keyword.arg, keyword.value) for keyword in call.keywords]
+        if call.func.id != "load_dataset" or not words:
+            raise ValueError("not a call of load_dataset")
+        values = [(key, str(ast.literal_eval(word))) for key, word in words]
+    except UNREADABLE:  # there is none, or a name has quotes in it
+        values = [(None, name)]
+    # Written anew from its values: what it is made of came with the run.
+    values[0] = (None, values[0][1] if kind == "hub" else f"./{without_path(values[0][1])}")
+    words = [f"{key}={as_string(value)}" if key else as_string(value) for key, value in values]
+    return f"from datasets import load_dataset\n\ndataset = load_dataset({', '.join(words)})"
+
+
+def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[EvalResult]:
+    """One result a metric for the model-index; numbers that are not finite have no place there."""
+    # A type with a space in it is no name that a dataset on the Hub could have.
+    local_types = {"digits": "scikit-learn digits"}
+    kind = (
+        dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
+    )
+    raw = dataset["raw"]
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Unconditional image generation",
+            dataset_type=kind,
+            dataset_name=dataset["name"] or "evaluation data",
+            dataset_config=None if raw.get("config") is None else clean(raw["config"]),
+            dataset_split=clean(metric["split"]),
+            dataset_revision=raw.get("revision") if dataset["is_hub"] else None,
+            metric_type=METRIC_TYPES.get(key, key),
+            metric_name=metric["name"],
+            metric_value=metric["value"],
+            metric_args=_protocol(metric),
+        )
+        for key, metric in metrics.items()
+        if math.isfinite(metric["value"])
+    ]
+
+
+def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
+    keys = ("count", "scale", "protocol")
+    return {key: metric[key] for key in keys if metric.get(key) is not None}
+
+
+def result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
+    """The table of results, safe to print; the first row of each group also has its name, `group`."""
+    groups = {key: _group(key) for key in metrics}
+    order = [*GROUPS, "Other"]
+    rows, before = [], None
+    for key, metric in sorted(metrics.items(), key=lambda item: order.index(groups[item[0]])):
+        value = metric["value"]
+        number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        protocol = f"{as_code(metric['split'])}, {metric['count']:,} images"
+        if metric.get("protocol"):
+            protocol += f"; {as_plain(metric['protocol'])}"
+        name = f"{as_plain(metric['name'])} {BETTER.get(key, '')}".strip()
+        rows.append(
+            {
+                "group": groups[key] if groups[key] != before else None,
+                "name": name,
+                "value": number if math.isfinite(value) else "not finite",
+                "scale": as_plain(metric["scale"]),
+                "protocol": protocol,
+            }
+        )
+        before = groups[key]
+    return rows
+
+
+def _group(key: str) -> str:
+    return next((name for name, begins in GROUPS.items() if key.startswith(begins)), "Other")
+
+
+def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
+    """Of each set of samples what it is and how often each class was read in it, safe to print."""
+    sets = {"class_perplexity_with_labels": "with labels"}
+    both = set(sets) <= set(metrics)
+    sets = {"class_perplexity": "without labels" if both else ""} | sets
+    lines = []
+    for key, kind in sets.items():
+        metric = metrics.get(key, {})
+        pairs = list(zip(metric.get("classes", ()), metric.get("counts", ()), strict=False))
+        shown = [f"{as_code(name)} {count:,}" for name, count in pairs[:MAX_CLASSES_SHOWN]]
+        more = len(pairs) - len(shown)
+        if shown:
+            line = ", ".join(shown) + (f" and {more:,} more classes" if more else "")
+            lines.append({"kind": kind, "count": f"{metric['count']:,}", "line": line})
+    return lines
+
+
+def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Settings and what they mean: of each model from its config, of training from the flags."""
+    prior = getattr(config, "prior_config", None)
+    parts = [("VQ-VAE", config if prior is None else config.vqvae_config)]
+    parts += [] if prior is None else [("Prior", prior)]
+    tables = [
+        (title, [(field, getattr(part, field.name)) for field in own_fields(type(part))])
+        for title, part in parts
+    ]
+    left_out = set(HOUSEKEEPING)
+    if prior is None:
+        left_out |= {"train_prior", "class_conditional", "num_eval_samples"}
+        left_out |= {
+            field.name for field in fields(TrainingArguments) if field.name.startswith("prior_")
+        }
+    if arguments.get("vqvae_name_or_path"):
+        left_out |= {"num_train_epochs", "learning_rate"}
+    # Of a prior of the other architecture.
+    unused = {"num_gated_layers", "gated_kernel_size"}
+    if prior is not None and prior.architecture == "gated":
+        unused = {"num_residual_blocks", "num_pixelcnn_layers"}
+    if prior is not None and prior.num_classes is None:
+        unused |= {"label_dropout"}
+    flags = [field for field in fields(TrainingArguments) if field.name not in left_out]
+    tables.append(("Training", [(field, arguments.get(field.name)) for field in flags]))
+    return [
+        {
+            "title": title,
+            "rows": [
+                (f"`{field.name}`", as_setting(value), field.metadata["help"].replace("*", "\\*"))
+                for field, value in settings
+                if value is not None and value != "" and field.name not in unused
+            ],
+        }
+        for title, settings in tables
+    ]
+
+
+def describe_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Versions, hardware and time, safe to print."""
+    names = {"vqvae": "VQ-VAE", "prior": "prior"}
+    times = [
+        f"{names[stage]} {as_duration(seconds)}"
+        for stage, seconds in (run.get("seconds") or {}).items()
+        if stage in names and seconds
+    ]
+    versions = run.get("versions") or {}
+    return {
+        "versions": [
+            (as_code(name), as_code(version)) for name, version in versions.items() if version
+        ],
+        "hardware": run.get("hardware") and as_code(run["hardware"]),
+        "num_processes": run.get("num_processes") and as_setting(run["num_processes"]),
+        "mixed_precision": run.get("mixed_precision") and as_code(run["mixed_precision"]),
+        "times": ", ".join(times),
+    }

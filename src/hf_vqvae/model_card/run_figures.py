@@ -1,0 +1,186 @@
+"""The figures of the card, drawn from a run's files, its model and the images it is evaluated on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.masks import half_mask
+from ..evaluation.nearest_neighbors import nearest_images
+from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from .context import read_record
+
+if TYPE_CHECKING:
+    from ..data.decoding import DecodedImages
+
+NUM_IMAGES, NUM_SAMPLES = 10, 64
+NUM_CLASSES, SAMPLES_PER_ROW, FEWEST_ROWS = 10, 8, 8  # of the samples of a conditional model
+NUM_COMPLETIONS, NUM_NEIGHBOURS = 5, 4
+
+
+@torch.inference_mode()
+def write_figures(
+    run_folder: str | Path,
+    model: VQVAEModel | VQVAEForImageGeneration,
+    images: "DecodedImages",
+    generator: torch.Generator | None = None,
+    train_images: "DecodedImages | None" = None,
+) -> list[Path]:
+    """Draws all figures of the card into `run_folder/figures`.
+
+    Curves and codebook usage come from `history.json` and `run.json`, where these are there.
+
+    Args:
+        model: a VQ-VAE, with samples and completions drawn too if it has a prior; left in the mode
+            it was in.
+        images: the evaluation split; shown are the first image of each label, or the first ten.
+        generator: source of the samples, on the model's device.
+        train_images: what the model was trained on; without them (a stream has none in memory) the
+            samples' nearest neighbours are left out.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    # Not at the top: a card can be built without matplotlib.
+    from ..figures.architecture import plot_architecture
+    from ..figures.charts import plot_codebook_usage, plot_training_curves
+    from ..figures.images import plot_codes, plot_reconstructions
+
+    if not len(images):
+        raise ValueError("`images` must hold at least 1 image to draw, got 0.")
+    run_folder = Path(run_folder)
+    folder = run_folder / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    vqvae, prior = model.base_model, getattr(model, "prior", None)
+    chosen = choose_images(images.labels, len(images))
+    was_training = model.training
+    model.eval()
+    try:
+        pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
+        codes = vqvae.encode(pixel_values).codes
+        inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
+        if prior is not None:
+            samples = _draw_samples(model, generator, folder / "samples.png")
+            labels = None if images.labels is None else images.labels[chosen]
+            _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
+            if train_images is not None:
+                shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
+                draw_neighbours(shown, train_images, model.device, path)
+    finally:
+        model.train(was_training)
+    codes = codes.cpu().numpy()
+    plot_architecture(
+        vqvae.config, folder / "architecture.png", None if prior is None else prior.config
+    )
+    plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
+    plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
+    history = read_record(run_folder, "history.json")
+    if any(history.values()):
+        plot_training_curves(history, folder / "training_curves.png")
+    counts = read_record(run_folder, "run.json").get("codebook_counts")
+    if counts:
+        plot_codebook_usage(counts, folder / "codebook_usage.png")
+    return sorted(folder.glob("*.png"))
+
+
+def _draw_samples(
+    model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path
+) -> np.ndarray:
+    """The figure of samples, of a conditional prior by class; all that were drawn, those of a class apart."""
+    from ..figures.image_tables import plot_samples_by_class, printable
+    from ..figures.images import plot_samples
+
+    config = model.config.prior_config
+    if config.num_classes is None:
+        samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
+        plot_samples(samples, path)
+        return samples
+    rows = rows_of_classes(config)
+    labels = torch.tensor(rows).repeat_interleave(SAMPLES_PER_ROW)
+    samples = to_8_bits(model.sample(class_labels=labels, generator=generator))
+    table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
+    names = [printable(config.id2label[label], f"class {label}") for label in rows]
+    plot_samples_by_class(table, names, path)
+    # Column by column: one of each class, then the next of each.
+    return table.swapaxes(0, 1).reshape(samples.shape)
+
+
+def _draw_completions(
+    model: VQVAEForImageGeneration,
+    pixel_values: Tensor,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+    path: Path,
+) -> None:
+    """The figure of completions of the upper half; none where there is a single row of codes.
+
+    A conditional prior is not told the labels, which would say what the lower half shows, unless it
+    was trained to draw with a label only; then images without one of its labels are left out.
+    """
+    from ..figures.image_tables import plot_completions
+
+    vqvae, prior = model.config.vqvae_config, model.config.prior_config
+    if prior.num_classes is None or prior.label_dropout > 0:
+        labels = None
+    else:
+        labels = torch.full((len(pixel_values),), -1) if labels is None else labels
+        usable = (labels >= 0) & (labels < prior.num_classes)
+        pixel_values, labels = pixel_values[usable.to(pixel_values.device)], labels[usable]
+    if prior.grid_size[0] < 2 or not len(pixel_values):
+        return
+    known = half_mask("upper", vqvae)
+    completions = model.sample(
+        pixel_values=pixel_values.repeat_interleave(NUM_COMPLETIONS, dim=0),
+        pixel_mask=known,
+        class_labels=None if labels is None else labels.repeat_interleave(NUM_COMPLETIONS),
+        generator=generator,
+    )
+    images, completions = to_8_bits(pixel_values), to_8_bits(completions)
+    completions = completions.reshape(len(images), NUM_COMPLETIONS, *images.shape[1:])
+    reconstructions = to_8_bits(model.vqvae.decode(model.vqvae.encode(pixel_values).codes))
+    plot_completions(images, known.numpy(), completions, reconstructions, path)
+
+
+def draw_neighbours(
+    samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path
+) -> None:
+    """The figure of samples, uint8 (N, H, W, C), beside the nearest of all training images."""
+    from ..figures.image_tables import plot_neighbours
+
+    queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
+    number = min(NUM_NEIGHBOURS, len(train_images))
+    distances, rows = nearest_images(queries, train_images.images, number)
+    neighbours = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2)
+    plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
+
+
+def rows_of_classes(config: PixelCNNConfig) -> list[int]:
+    """The class of each row of the figure of samples: at most ten; few of them have several rows."""
+    shown = min(config.num_classes, NUM_CLASSES)
+    return [label for label in range(shown) for _ in range(max(1, FEWEST_ROWS // shown))]
+
+
+def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
+    """Indices of the images to show: the first of each label, filled up to ten with the first ones.
+
+    Args:
+        labels: int64 (number,), -1 where unknown, or None.
+        number: how many images there are.
+    """
+    first: dict[int, int] = {}
+    for index, label in enumerate([] if labels is None else labels.tolist()):
+        if label >= 0:
+            first.setdefault(label, index)
+    chosen = [first[label] for label in sorted(first)][:NUM_IMAGES]
+    others = [index for index in range(min(number, 2 * NUM_IMAGES)) if index not in chosen]
+    return chosen + others[: NUM_IMAGES - len(chosen)]
+
+
+def to_8_bits(images: torch.Tensor) -> np.ndarray:
+    """(N, C, H, W) in [-0.5, 0.5] to uint8 (N, H, W, C)."""
+    return (VQVAEImageProcessorPil().postprocess(images, "np") * 255).round().astype("uint8")

@@ -1,0 +1,1 @@
+"""Train the two stages under Accelerate, resumable."""

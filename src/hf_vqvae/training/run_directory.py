@@ -1,0 +1,255 @@
+"""The folder of a run: unfinished under one name, complete under another, with checkpoints that are whole or absent."""
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import put_in_place, read_json, remove, remove_at_once, write_json
+from .checkpoints import list_checkpoints
+
+UNFINISHED = ".partial"
+# What only resuming needs.
+LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
+# What sessions that were killed may have left.
+LEFTOVERS += (".seen-by-all-*", "*.writing", "codes/*.writing")
+# Flags that may be others when a run is resumed, because they change no number of it,
+HARMLESS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir"}
+HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
+HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
+HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size", "num_eval_samples"}
+HARMLESS |= {"resume_with_changes", "dataloader_num_workers"}
+# (what revision there is of the data is told by its fingerprint)
+HARMLESS |= {"dataset_revision"}
+# those of stage 1, which act no more when it is over,
+STAGE_1 = {"learning_rate", "num_train_epochs"}
+# and those that act no more when stage 2 is over.
+STAGE_2 = {"prior_learning_rate", "prior_num_train_epochs", "prior_weight_decay"}
+STAGE_2 |= {"prior_average_decay", "train_batch_size", "gradient_accumulation_steps"}
+STAGE_2 |= {"gradient_checkpointing", "lr_scheduler_type", "warmup_steps", "max_grad_norm"}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`output_dir` of a run.
+
+    All work is done in `output_dir.partial`, which is renamed to `output_dir` when the run is complete: a folder of
+    that name holds a whole run.
+
+    Args:
+        output_dir: where the finished run is to be.
+    """
+
+    output_dir: Path
+
+    @property
+    def partial(self) -> Path:
+        """Folder of the unfinished run."""
+        return self.output_dir.with_name(self.output_dir.name + UNFINISHED)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the unfinished run's checkpoints."""
+        return self.partial / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a complete run lies in `output_dir`."""
+        return (self.output_dir / "metrics.json").is_file()
+
+    def check_name(self) -> None:
+        """Raises ValueError if a finished run can have no such name."""
+        name = self.output_dir.name
+        if name in ("", "..") or name.endswith(UNFINISHED):
+            raise ValueError(
+                f"--output_dir {self.output_dir} must name the folder that the finished run is to have, which cannot "
+                f"end in `..` or `{UNFINISHED}`: for example outputs/mnist."
+            )
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Finds out, before any work, whether a run may be written here.
+
+        Args:
+            resume: go on with the unfinished run.
+            overwrite: what is in the way may be replaced; an unfinished run only if it is not to be resumed.
+
+        Raises:
+            ValueError: if the folder has no fit name or is a link, another run is in the way, or there is none to
+                resume; with the ways out.
+        """
+        self.check_name()
+        if self.output_dir.is_symlink():
+            raise ValueError(
+                f"--output_dir {self.output_dir} is a link, whose place the finished run would take: name the folder "
+                f"itself, {self.output_dir.resolve()}, or another."
+            )
+        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
+            raise ValueError(
+                f"{self.partial}, where the unfinished run is to be, is no folder: remove it, or "
+                "choose another --output_dir."
+            )
+        if resume and not self.partial.is_dir():
+            raise ValueError(
+                f"there is no unfinished run {self.partial} to resume: leave out --resume_from_checkpoint."
+            )
+        if overwrite:
+            return
+        if self.output_dir.exists() and (
+            not self.output_dir.is_dir() or any(self.output_dir.iterdir())
+        ):
+            raise ValueError(
+                f"{self.output_dir} exists and is not empty: choose another --output_dir, or replace it with "
+                "--overwrite_output_dir."
+            )
+        if not resume and self.partial.exists():
+            raise ValueError(
+                f"{self.partial} holds an unfinished run: go on with --resume_from_checkpoint latest, choose another "
+                "--output_dir, or discard it with --overwrite_output_dir."
+            )
+
+    def check_same_run(
+        self, wanted: str, flags: dict[str, Any], model_flags: set[str], *, with_changes: bool
+    ) -> list[str]:
+        """Finds out whether the unfinished run can go on from `wanted` ("latest" or a checkpoint folder) with `flags`.
+
+        Args:
+            model_flags: names of those that describe the models, which have to stay.
+            with_changes: whether the others may be other than before.
+
+        Returns:
+            What is other than before and will act from here on, in words.
+
+        Raises:
+            ValueError: if `wanted` is no checkpoint of this run, or something differs that may not.
+        """
+        saved = list_checkpoints(self.checkpoints)
+        if wanted != "latest" and Path(wanted).resolve() not in [path.resolve() for path in saved]:
+            raise ValueError(
+                f"--resume_from_checkpoint {wanted}: no checkpoint of the run {self.partial} is there. Use "
+                f"`latest`{f', or one of {_listed(saved)}' if saved else ''}."
+            )
+        record = self.partial / "arguments.json"
+        if not record.exists():  # the run was stopped before its first step
+            return []
+        other = _other_flags(record, flags)
+        fixed = model_flags | (STAGE_1 if (self.partial / "vqvae").exists() else set())
+        fixed |= STAGE_2 if (self.partial / "full").exists() else set()
+        wrong = [text for name, text in other.items() if name in fixed]
+        if wrong:
+            raise ValueError(
+                f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the same as then to go on with "
+                "it, or choose another --output_dir."
+            )
+        if other and not with_changes:
+            raise ValueError(
+                f"{self.partial} is a run with other flags: {', '.join(other.values())}. Give the same as then to end "
+                "with the same bits as if it had not been stopped, or go on with the new ones by --resume_with_changes."
+            )
+        return list(other.values())
+
+    def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
+        """Whether the finished run is that of `flags`, so that there is nothing to resume.
+
+        Raises:
+            ValueError: if it is another, which may not be overwritten.
+        """
+        record = self.output_dir / "arguments.json"
+        other = _other_flags(record, flags) if record.exists() else {}
+        if other and not overwrite:
+            raise ValueError(
+                f"{self.output_dir} holds a finished run with other flags, which has nothing to resume: "
+                f"{', '.join(other.values())}. Leave out --resume_from_checkpoint and choose another --output_dir, or "
+                "replace that run with --overwrite_output_dir."
+            )
+        return not other
+
+    def check_same_data(self, info: dict[str, Any], *, with_changes: bool) -> list[str]:
+        """Finds out whether the unfinished run was on the data that `info`, of [`ImageSplits`], describes.
+
+        Returns:
+            What is other than before, in words.
+
+        Raises:
+            ValueError: if something is and may not.
+        """
+        record = self.partial / "data.json"
+        if not record.exists():  # stopped before its first step
+            return []
+        before = read_json(record)
+        # The same pixels and labels may have come another way, as out of a cache without the Hub.
+        if before["fingerprint"] == info["fingerprint"]:
+            return []
+        other = [
+            f"{name} was {_spelled(before.get(name))}, is {_spelled(value)}"
+            for name, value in info.items()
+            if before.get(name) != value
+        ]
+        if not with_changes:
+            raise ValueError(
+                f"{self.partial} was trained on other data: {', '.join(other)}. Give it back the data it had "
+                "(--dataset_revision for a dataset on the Hub), go on with the new data by --resume_with_changes, or "
+                "choose another --output_dir."
+            )
+        return other
+
+    @property
+    def run_id(self) -> str | None:
+        """What the checkpoints of the unfinished run have in common, and those of no other run."""
+        record = self.partial / "run_id.json"
+        return read_json(record) if record.exists() else None
+
+    def start(self, *, resume: bool) -> None:
+        """Makes the working folder, empty unless resuming."""
+        if not resume:
+            remove_at_once(self.partial, self._aside("discarded"))
+        self.partial.mkdir(parents=True, exist_ok=True)
+        if self.run_id is None:
+            write_json(self.partial / "run_id.json", uuid.uuid4().hex)
+
+    def finish(self) -> None:
+        """Gives the complete run its name; what it replaces, and what only resuming needed, goes only then."""
+        old = self._aside("replaced")
+        if self.output_dir.exists():
+            remove(old)  # of a session that was killed just here
+            os.rename(self.output_dir, old)
+        put_in_place(self.partial, self.output_dir)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a finished run does not need, also after a session that was killed just then."""
+        left = [path for name in LEFTOVERS for path in self.output_dir.glob(name)]
+        for path in (self._aside("replaced"), self._aside("discarded"), *left):
+            remove(path)
+
+    def _aside(self, name: str) -> Path:
+        """Where goes what is about to be removed; hidden, so that it takes no name of the user's."""
+        return self.output_dir.with_name(f".{self.output_dir.name}.{name}")
+
+    def checkpoints_to_resume(self, wanted: str, stage: str) -> list[Path]:
+        """The checkpoints of `stage` up to `wanted` ("latest" or a folder), in the order of saving."""
+        saved = list_checkpoints(self.checkpoints, stage)
+        if wanted == "latest":
+            return saved
+        places = [path.resolve() for path in saved]
+        place = Path(wanted).resolve()
+        return saved[: places.index(place) + 1] if place in places else []
+
+
+def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
+    """In words, by their names, which `flags` that matter are other than in the file `record`."""
+    before = read_json(record)
+    return {
+        name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
+        for name, value in flags.items()
+        if name in before and name not in HARMLESS and json.dumps(before[name]) != json.dumps(value)
+    }
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _spelled(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,134 @@
+"""Catch signals, and say how to resume a run."""
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..distributed import is_first_process, lost_processes_named
+
+NO_SIGNAL = 0  # the number of none
+
+
+class Interrupted(Exception):
+    """A signal ended training after a checkpoint; `signal_number` says which signal."""
+
+    def __init__(self, signal_number: int, checkpoint: Path):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}")
+        self.signal_number = signal_number
+
+
+@contextmanager
+def signals_caught() -> Iterator[list[int]]:
+    """Gathers SIGINT and SIGTERM in the list it yields; a later one ends the process at once.
+
+    What comes within a second of the first counts as the same: launchers pass on what their processes got as well.
+    """
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        number: signal.signal(number, lambda n, _frame: caught.append(n)) for number in numbers
+    }
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_end_on_second, args=(reading, numbers), daemon=True)
+    watcher.start()
+    try:
+        yield caught
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.set_blocking(writing, True)  # no handler writes any more, and the watcher makes room
+        os.write(writing, bytes([NO_SIGNAL]))  # closing ends no pipe that forked workers have too
+        watcher.join()
+        os.close(writing)
+        os.close(reading)
+
+
+def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
+    """Ends the process at the second of the signals whose numbers arrive in a pipe; in a thread of its own.
+
+    A handler would have to wait for the main thread, which may wait for another process.
+    """
+    first = None
+    while (number := os.read(reading, 1)[0]) != NO_SIGNAL:
+        now = time.monotonic()
+        if number not in numbers:
+            continue
+        name = signal.Signals(number).name
+        if first is None:
+            first = now
+            if is_first_process():
+                line = f"\n{name}: saving a checkpoint after this step. A second signal ends the run at once."
+                print(line, file=sys.stderr, flush=True)
+        elif now - first > 1:
+            if is_first_process():
+                print(f"\n{name}: ended without a checkpoint.", file=sys.stderr, flush=True)
+            os._exit(128 + number)
+
+
+@contextmanager
+def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
+    """Ends the process in good order where SIGINT or SIGTERM stops what is done within, with a line on how to go on.
+
+    What it does where a disk is full or another process is gone is an `OSError` that says so. The exit status after a
+    signal is 128 and its number.
+
+    Args:
+        written: what exists once there is something to go on with.
+        command: what goes on with it.
+    """
+
+    def interrupt(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with lost_processes_named():
+            yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        if isinstance(error, Interrupted):
+            number, stopped = error.signal_number, f"{error}"
+        else:
+            number = error.args[0] if error.args else signal.SIGINT
+            stopped = f"stopped by {signal.Signals(number).name}"
+        if is_first_process():
+            way_out = "Nothing had been written yet."
+            if written.exists():
+                way_out = f"Go on with:\n  {command}"
+            print(f"\nThe run was {stopped}. {way_out}", file=sys.stderr)
+        sys.exit(128 + number)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"{error}. What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def same_command(*more: str) -> str:
+    """The command line of this process with `more` at its end; of the launcher's flags those that matter."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    # The last flag of a name counts.
+    words = sys.argv if sys.argv[len(sys.argv) - len(more) :] == list(more) else [*sys.argv, *more]
+    if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
+        return f"accelerate launch [on each machine, as before] {shlex.join(words)}"
+    launched = ["--num_processes", str(processes)] if processes > 1 else []
+    for flag in ("mixed_precision", "dynamo_backend"):
+        value = os.environ.get(f"ACCELERATE_{flag.upper()}", "no").lower()
+        launched += [f"--{flag}", value] if value != "no" else []
+    if launched:
+        return shlex.join(["accelerate", "launch", *launched, *words])
+    python = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv)]  # as typed
+    return shlex.join([*python, *words])

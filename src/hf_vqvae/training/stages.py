@@ -1,0 +1,314 @@
+"""The two stages of a run: the VQ-VAE on images, the prior on their codes."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..arguments import TrainingArguments, VQVAEArguments
+from ..data.codes import encode_split, own_batches
+from ..data.loaders import count_steps
+from ..data.splits import ImageSplits
+from ..evaluation.model_metrics import load_model
+from ..files import put_in_place, read_json, write_json, writing_errors
+from ..hub.download import fetch_model
+from ..metrics.sums import widen
+from ..models import (
+    PixelCNNConfig,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEModel,
+)
+from ..models.configuration_strict import MAX_CLASSES
+from .checkpoints import discard_checkpoints, list_checkpoints
+from .run_directory import RunDirectory
+from .trainer import Stage, StageTrainer
+
+PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
+
+
+def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig:
+    """The VQ-VAE's config out of its flags, or that of a trained VQ-VAE.
+
+    Raises:
+        ValueError: if a setting is out of its range, the trained VQ-VAE is missing, or a flag contradicts it.
+    """
+    given = {key: value for key, value in vars(settings).items() if value is not None}
+    if len(settings.image_size) == 1:
+        given["image_size"] = settings.image_size[0]
+    config = VQVAEConfig(**given)
+    if handed_in is None:
+        return config
+    trained = load_model(handed_in).config
+    trained = getattr(trained, "vqvae_config", trained)
+    default = VQVAEConfig()
+    for name in given:
+        wanted, there = getattr(config, name), getattr(trained, name)
+        if wanted not in (there, getattr(default, name)):
+            raise ValueError(
+                f"--{name} {wanted} contradicts the trained VQ-VAE {handed_in}, which has {there}: leave the flag out."
+            )
+    return trained
+
+
+def start_full_config(
+    vqvae_config: VQVAEConfig,
+    prior_settings: dict[str, Any],
+    label_names: list[str] | None = None,
+) -> VQVAEForImageGenerationConfig:
+    """The config of a VQ-VAE together with the prior that its flags describe.
+
+    Args:
+        prior_settings: of [`PixelCNNConfig`].
+        label_names: of the classes that the prior is conditioned on, if it is.
+
+    Raises:
+        ValueError: if a setting of the prior is out of its range.
+    """
+    classes = {}
+    if label_names is not None:
+        classes = {"num_classes": len(label_names), "id2label": dict(enumerate(label_names))}
+    prior_config = PixelCNNConfig(
+        num_embeddings=vqvae_config.num_embeddings,
+        grid_size=vqvae_config.grid_size,
+        **classes,
+        **prior_settings,
+    )
+    return VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
+
+
+def class_names(
+    label_names: list[str] | None, train_largest: int | None, eval_largest: int | None
+) -> list[str] | None:
+    """Names of the classes to condition on: the dataset's, or the numbers up to the largest label of either split.
+
+    None where no training row has a label.
+
+    Raises:
+        ValueError: if they are more than a prior can have.
+    """
+    if train_largest is None or train_largest < 0:
+        return None
+    largest = max(train_largest, -1 if eval_largest is None else eval_largest)
+    check_number_of_classes(largest + 1 if label_names is None else len(label_names))
+    return label_names or [str(number) for number in range(largest + 1)]
+
+
+def check_number_of_classes(number: int) -> None:
+    """Raises `ValueError` if a prior cannot be conditioned on so many classes."""
+    if number > MAX_CLASSES:
+        raise ValueError(
+            f"The column of labels has {number:,} classes, and a prior can have at most {MAX_CLASSES:,}: name another "
+            "one with --label_column, or train without labels (--no_class_conditional)."
+        )
+
+
+def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunDirectory) -> Path:
+    """Puts a trained VQ-VAE (its own folder or repo, or one with a prior) where stage 1 would have put it."""
+    done = folder.partial / "vqvae"
+    if accelerator.is_main_process and not done.exists():
+        write_json(folder.partial / "history.json", {})
+        write_json(folder.partial / "seconds.json", {})
+        _save_model(VQVAEModel.from_pretrained(fetch_model(name_or_path)), done)
+    accelerator.wait_for_everyone()
+    return done
+
+
+def train_vqvae(
+    config: VQVAEConfig,
+    images: ImageSplits,
+    arguments: TrainingArguments,
+    accelerator: Accelerator,
+    folder: RunDirectory,
+    show: Callable[[VQVAEModel], dict[str, Any]],
+    num_workers: int = 0,
+) -> Path:
+    """Stage 1. Returns the folder of the trained VQ-VAE, which an earlier session of the run may have written."""
+    done = folder.partial / "vqvae"
+    if done.exists():
+        return done
+    set_seed(arguments.seed)
+    model = VQVAEModel(config)
+    if arguments.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+
+    def measure(output, batch) -> dict[str, Tensor]:
+        return {
+            "reconstruction_mse": output.reconstruction_loss,
+            "commitment_loss": output.commitment_loss,
+        }
+
+    def evaluate() -> dict[str, float]:
+        def errors(batch):
+            output = model(batch["pixel_values"])
+            clipped = output.reconstruction.float().clamp(-0.5, 0.5)
+            error = (clipped - batch["pixel_values"]).square().mean((1, 2, 3))
+            return {"eval_reconstruction_mse": error}
+
+        return mean_over_split(model, images.eval, accelerator, arguments.eval_batch_size, errors)
+
+    stage = Stage(
+        name="vqvae",
+        num_epochs=arguments.num_train_epochs,
+        learning_rate=arguments.learning_rate,
+        inputs={"pixel_values": "pixel_values"},
+        measure=measure,
+        evaluate=evaluate,
+        num_codes=config.num_embeddings,
+        show=lambda: show(model),
+        max_grad_norm=arguments.max_grad_norm,
+        data=images.info["fingerprint"],
+    )
+    steps = count_steps(images.info["train_count"], arguments)
+    trainer = StageTrainer(
+        model, stage, images.train, steps, arguments, accelerator, folder, num_workers
+    )
+    _train_and_save(trainer, model, done, folder, accelerator, arguments)
+    return done
+
+
+def train_prior(
+    vqvae_folder: str | Path,
+    prior_settings: dict[str, Any],
+    images: ImageSplits,
+    arguments: TrainingArguments,
+    accelerator: Accelerator,
+    folder: RunDirectory,
+    show: Callable[[VQVAEForImageGeneration], dict[str, Any]],
+) -> Path:
+    """Stage 2, on the codes of a trained VQ-VAE. Returns the folder of both together."""
+    done = folder.partial / "full"
+    if done.exists():
+        return done
+    set_seed(arguments.seed)
+    vqvae = VQVAEModel.from_pretrained(vqvae_folder).to(accelerator.device)
+    train_codes, eval_codes = (
+        encode_split(vqvae, split, name, arguments, accelerator, folder.partial)
+        for split, name in ((images.train, "train"), (images.eval, "eval"))
+    )
+    names = None
+    if arguments.class_conditional:
+        names = class_names(
+            images.info["label_names"], train_codes.largest_label, eval_codes.largest_label
+        )
+    config = start_full_config(vqvae.config, prior_settings, names)
+    with _quiet_loading():  # that the prior is not there yet is no news
+        full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
+    full.vqvae.to(accelerator.device)
+    prior, batch_size = full.prior, arguments.eval_batch_size
+    if arguments.gradient_checkpointing:
+        prior.activation_checkpointing_enable()
+
+    def measure(output, batch) -> dict[str, Tensor]:
+        hits = output.logits.detach().argmax(1) == batch["codes"]
+        return {"accuracy": hits.float().mean()}
+
+    def likelihoods(batch) -> dict[str, Tensor]:
+        codes = batch["codes"]
+        labels = batch["labels"] if names is not None else None
+        logits = prior(codes, class_labels=labels).logits.float()
+        nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
+        hits = logits.argmax(1) == codes
+        return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
+
+    inputs = {"codes": "codes"} | ({} if names is None else {"class_labels": "labels"})
+    earlier = read_json(folder.partial / "history.json")
+    earlier.pop("prior", None)  # of a session that was killed between the history and the model
+    stage = Stage(
+        name="prior",
+        num_epochs=arguments.prior_num_train_epochs,
+        learning_rate=arguments.prior_learning_rate
+        or PRIOR_LEARNING_RATES[prior.config.architecture],
+        inputs=inputs,
+        measure=measure,
+        evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
+        show=lambda: show(full),
+        steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
+        betas=(0.9, 0.95),
+        weight_decay=arguments.prior_weight_decay,
+        average_decay=arguments.prior_average_decay or None,
+        max_grad_norm=arguments.max_grad_norm or 1.0,
+        data=images.info["fingerprint"],
+    )
+    steps = count_steps(len(train_codes), arguments)
+    trainer = StageTrainer(prior, stage, train_codes, steps, arguments, accelerator, folder)
+    _train_and_save(trainer, full, done, folder, accelerator, arguments)
+    return done
+
+
+def _train_and_save(trainer, model, done, folder, accelerator, arguments) -> None:
+    """Trains (or goes on), and writes model and history; called by all processes."""
+    stage, saved = trainer.stage.name, []
+    if arguments.resume_from_checkpoint:
+        saved = folder.checkpoints_to_resume(arguments.resume_from_checkpoint, stage)
+    records = {"history": trainer.train(saved), "seconds": round(trainer.seconds, 1)}
+    if accelerator.is_main_process:
+        for name, value in records.items():
+            path = folder.partial / f"{name}.json"
+            write_json(path, (read_json(path) if path.exists() else {}) | {stage: value})
+        # Contiguous as in every other folder; channels last is a matter of training speed only.
+        _save_model(model.to(memory_format=torch.contiguous_format), done)
+        discard_checkpoints(list_checkpoints(folder.checkpoints, stage))
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Complete or not at all."""
+    writing = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    way_out = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
+    with writing_errors(folder, way_out):
+        model.save_pretrained(writing)
+        put_in_place(writing, folder)
+
+
+@torch.inference_mode()
+def mean_over_split(
+    model: torch.nn.Module,
+    dataset: Any,
+    accelerator: Accelerator,
+    batch_size: int,
+    measure: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> dict[str, float]:
+    """Means over all rows of `dataset`, split over the processes, of what `measure` says of each row of a batch.
+
+    The same bits, whatever the number of processes. The model is put into eval mode meanwhile.
+    """
+    training = model.training
+    model.eval()
+    sums: dict[str, list[Tensor]] = {}
+    with accelerator.autocast():
+        for batch in own_batches(dataset, accelerator, batch_size, "evaluate"):
+            for name, values in measure(batch).items():
+                sums.setdefault(name, []).append(widen(values).sum())
+    model.train(training)
+    # The first process has rows if any has; of few rows, the last may have none.
+    (names,) = broadcast_object_list([list(sums)])
+    means = {}
+    for name in names:
+        own = torch.stack(sums.get(name, [widen(torch.zeros((), device=accelerator.device))]))
+        # Padded with zeros, which change no sum; `fsum` is exact, whichever process has which batch.
+        parts = accelerator.gather(accelerator.pad_across_processes(own))
+        means[name] = math.fsum(parts.tolist()) / len(dataset)
+    return means

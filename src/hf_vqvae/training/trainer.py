@@ -1,0 +1,390 @@
+"""One training loop for both stages, by Accelerate."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, get_scheduler
+
+from ..arguments import TrainingArguments
+from ..data.loaders import ended_early, make_loader
+from ..metrics.sums import Averages
+from .checkpoints import (
+    choose_checkpoint,
+    discard_checkpoints,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .run_directory import RunDirectory
+from .signals import Interrupted, signals_caught
+
+
+class TrainingFailed(Exception):
+    """The loss is NaN or infinite; the message says where, and what to do."""
+
+
+@dataclass
+class Stage:
+    """What the loop has to know of a stage.
+
+    Args:
+        name: "vqvae" or "prior".
+        num_epochs, learning_rate: of the optimizer.
+        inputs: of each argument of the model, the key in the batch; those that the batch lacks are left out.
+        measure: maps the model's output and the batch to scalars to be averaged over an epoch.
+        evaluate: called after each epoch, on all processes; its numbers join the history.
+        num_codes: K where codes are counted (perplexity and codes in use), else None.
+        show: called on the main process after each epoch; images for the trackers by name.
+        steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
+        betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
+        average_decay: of the moving average of the weights, which is what is evaluated and kept; None for none.
+        max_grad_norm: to clip the gradient to; None for never.
+        data: fingerprint of the dataset.
+    """
+
+    name: str
+    num_epochs: int
+    learning_rate: float
+    inputs: dict[str, str]
+    measure: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]
+    evaluate: Callable[[], dict[str, float]]
+    num_codes: int | None = None
+    show: Callable[[], dict[str, Any]] = dict
+    steps_before: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    average_decay: float | None = None
+    max_grad_norm: float | None = None
+    data: str = ""
+
+
+class StageTrainer:
+    """Trains one model on one dataset, with checkpoints, and resumes to the very step.
+
+    Args:
+        model: whose forward returns `loss` with `return_loss=True`.
+        dataset: see [`make_loader`].
+        steps_per_epoch: optimizer steps.
+        folder: the run's.
+        num_workers: processes that read a stream.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stage: Stage,
+        dataset: Any,
+        steps_per_epoch: int,
+        arguments: TrainingArguments,
+        accelerator: Accelerator,
+        folder: RunDirectory,
+        num_workers: int = 0,
+    ):
+        self.stage, self.arguments = stage, arguments
+        self.accelerator, self.folder = accelerator, folder
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = steps_per_epoch * stage.num_epochs
+        # What a checkpoint must have in common with this stage.
+        self.identity = model.config.to_dict() | self._settings() | {"run": folder.run_id}
+        loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            learned, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay
+        )
+        warmup = min(arguments.warmup_steps, self.total_steps // 10)
+        scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, self.total_steps)
+        # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
+        model = model.to(memory_format=torch.channels_last)
+        self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
+            model, optimizer, scheduler, loader
+        )
+        # Accelerate loses that of a stream's loader, which would draw from the global one at each start.
+        self.loader.base_dataloader.generator = torch.Generator()
+        self.weight_average = None
+        if stage.average_decay is not None:
+            # A copy of what is prepared: on its device, but without the wrappers of several processes and of compiling.
+            self.weight_average = AveragedModel(
+                self._unwrapped_model(), multi_avg_fn=partial(_average, stage)
+            )
+        self.averages = Averages(accelerator.device)
+        self.epoch, self.step, self.history = 0, 0, []
+        # Those loaded and saved here, and after which step: an earlier session may have counted otherwise.
+        self.checkpoints: dict[Path, int] = {}
+        self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
+        self.seconds_before, self.started = 0.0, time.monotonic()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the numbers of training depend on, besides the model's config."""
+        accelerator, arguments, stage = self.accelerator, self.arguments, self.stage
+        on_cpu = accelerator.device.type == "cpu"
+        settings = {
+            "num_processes": accelerator.num_processes,
+            "device": accelerator.device.type,
+            # Sums of floating-point numbers depend on these two.
+            "threads": torch.get_num_threads() if on_cpu else None,
+            "torch": torch.__version__,
+            # As the launcher may have said.
+            "mixed_precision": accelerator.mixed_precision,
+            "dynamo_backend": accelerator.state.dynamo_plugin.backend.value,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        names = ("lr_scheduler_type", "warmup_steps", "train_batch_size", "seed")
+        names += ("gradient_accumulation_steps",)
+        settings |= {name: getattr(arguments, name) for name in names}
+        names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
+        names += ("max_grad_norm", "data")
+        return settings | {name: getattr(stage, name) for name in names}
+
+    def _unwrapped_model(self) -> PreTrainedModel:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this stage, by earlier sessions of the run too."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def train(self, saved: Sequence[Path] = ()) -> list[dict[str, float]]:
+        """Trains to the end and leaves the model with its averaged weights; returns the history, one row an epoch.
+
+        Args:
+            saved: checkpoints, of which the last one that is whole is gone on from.
+
+        Raises:
+            Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
+            TrainingFailed: if the loss is NaN or infinite.
+            ValueError: if the checkpoints are of another run, or a stream ends too early.
+            OSError: if a checkpoint cannot be written.
+        """
+        with signals_caught() as caught:
+            with_changes = self.arguments.resume_with_changes
+            chosen = choose_checkpoint(
+                self.accelerator, list(saved), self.identity, with_changes=with_changes
+            )
+            if chosen is not None:
+                self._load(chosen)
+            batch_size = self.arguments.train_batch_size
+            bar = tqdm(
+                total=self.total_steps * batch_size,
+                initial=self.step * batch_size,
+                desc=self.stage.name,
+                unit=" images",
+                dynamic_ncols=True,
+                disable=not self.accelerator.is_main_process,
+            )
+            with bar:
+                self._stop_if_signalled(caught)
+                while self.epoch < self.stage.num_epochs:
+                    self._train_epoch(bar, caught)
+                    self._end_epoch(bar)
+                    self._stop_if_signalled(caught)
+        if caught:  # after the last look: whoever is next to look for signals is to find it
+            os.kill(os.getpid(), caught[0])
+        self._swap_weights_()
+        return self.history
+
+    def _swap_weights_(self) -> None:
+        """Exchanges weights and averaged weights."""
+        if self.weight_average is None:
+            return
+        now = self._unwrapped_model().parameters()
+        for one, other in zip(now, self.weight_average.module.parameters(), strict=True):
+            one.data, other.data = other.data, one.data
+
+    def _load(self, checkpoint: Path) -> None:
+        state = load_checkpoint(self.accelerator, checkpoint, self.weight_average)
+        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+        self.seconds_before = state["seconds"]
+        self.averages.restore(state["averages"], self.accelerator)
+        if self.arguments.resume_with_changes:
+            self._take_up_changes(state["identity"]["steps_per_epoch"])
+        if self.step > self.total_steps:
+            raise ValueError(
+                f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
+                f"{self.total_steps} ({self.stage.num_epochs} epochs of {self.steps_per_epoch}): ask for more epochs, "
+                "or go on from an earlier checkpoint."
+            )
+        self.checkpoints[checkpoint] = self.step
+
+    def _take_up_changes(self, steps_before: int) -> None:
+        """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
+        if steps_before != self.steps_per_epoch:
+            done = self.step - self.epoch * steps_before
+            done = done * self.steps_per_epoch // steps_before
+            self.step = self.epoch * self.steps_per_epoch + done
+        scheduler = self.scheduler.scheduler
+        scheduler.base_lrs = [self.stage.learning_rate]
+        scheduler.last_epoch = self.step
+        group = self.optimizer.param_groups[0]
+        group["lr"] = self._learning_rate(self.step + 1)
+        group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
+
+    def _learning_rate(self, step: int) -> float:
+        """That of the `step`-th step, counted from 1."""
+        return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
+
+    def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
+        self.model.train()
+        done = self.step - self.epoch * self.steps_per_epoch
+        if done == self.steps_per_epoch:  # Accelerate's loader of a stream cannot give nothing
+            return
+        self.order.start_at(self.epoch, done)
+        for batch in self.loader:
+            if self._train_on(batch):
+                bar.update(self.arguments.train_batch_size)
+                self._after_step(bar, caught)
+        done = self.step - self.epoch * self.steps_per_epoch
+        if done < self.steps_per_epoch:
+            raise ended_early(done, self.steps_per_epoch)
+
+    def _train_on(self, batch: dict[str, Tensor]) -> bool:
+        """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
+        with self.accelerator.accumulate(self.model):
+            inputs = {name: batch[key] for name, key in self.stage.inputs.items() if key in batch}
+            output = self.model(**inputs, return_loss=True)
+            self.accelerator.backward(output.loss)
+            if self.accelerator.sync_gradients and self.stage.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.max_grad_norm)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.optimizer.zero_grad()
+        if self.weight_average is not None and self.accelerator.sync_gradients:
+            self.weight_average.update_parameters(self._unwrapped_model())
+        codes = output.codes if self.stage.num_codes is not None else None
+        measures = {"loss": output.loss, **self.stage.measure(output, batch)}
+        self.averages.add(measures, codes, self.stage.num_codes)
+        finite = output.loss.detach().isfinite()
+        bad_now = self.first_bad.clamp(max=self.step + 1)
+        self.first_bad = torch.where(finite, self.first_bad, bad_now)
+        self.step += int(self.accelerator.sync_gradients)
+        return self.accelerator.sync_gradients
+
+    def _after_step(self, bar: tqdm, caught: list[int]) -> None:
+        """Looks for signals and bad losses, shows figures, saves; the same on all processes."""
+        arguments, accelerator = self.arguments, self.accelerator
+        logs = self.step % arguments.logging_steps == 0
+        saves = arguments.checkpointing_steps and self.step % arguments.checkpointing_steps == 0
+        # A GPU would have to be waited for: not at every step.
+        if accelerator.device.type == "cpu" or logs or saves or self.step % 10 == 0:
+            self._check_loss()
+            self._stop_if_signalled(caught)
+        if logs:
+            figures = self.averages.compute(accelerator)
+            bar.set_postfix(_short(figures))
+            self._log({**figures, "learning_rate": self._learning_rate(self.step)})
+        if saves:
+            self._save()
+
+    def _check_loss(self) -> None:
+        first_bad = self.accelerator.gather(self.first_bad.reshape(1)).min().item()
+        if first_bad <= self.step:
+            raise self._failure(int(first_bad))
+
+    def _failure(self, step: int) -> TrainingFailed:
+        """The error for a loss that is not finite at `step`; a checkpoint of those very weights is no good."""
+        name, accelerator = self.stage.name, self.accelerator
+        if accelerator.is_main_process:
+            discard_checkpoints(path for path, at in self.checkpoints.items() if at >= step - 1)
+        accelerator.wait_for_everyone()
+        saved = list_checkpoints(self.folder.checkpoints, name)
+        flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
+        kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
+        start = "--overwrite_output_dir to start anew"
+        if saved:
+            start = f"--resume_from_checkpoint latest --resume_with_changes to go on from there, or {start}"
+        return TrainingFailed(
+            f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
+            f"{self._learning_rate(step):.3g}). {kept}. A lower {flag} (it was {self.stage.learning_rate:g}), "
+            f"--max_grad_norm 1 or --mixed_precision no helps, with {start}."
+        )
+
+    def _stop_if_signalled(self, caught: list[int]) -> None:
+        number = torch.tensor([caught[0] if caught else 0], device=self.accelerator.device)
+        signal_number = int(self.accelerator.gather(number).max())
+        if signal_number:
+            raise Interrupted(signal_number, self._save())
+
+    def _end_epoch(self, bar: tqdm) -> None:
+        self._check_loss()
+        self.epoch += 1
+        figures = self.averages.compute(self.accelerator)
+        self.averages.reset()
+        row = {"epoch": self.epoch, "step": self.step}
+        row["learning_rate"] = self._learning_rate(self.step)
+        self._swap_weights_()
+        evaluated = self.stage.evaluate()
+        shows = self.accelerator.is_main_process and self.accelerator.trackers
+        shown = self.stage.show() if shows else {}
+        self._swap_weights_()
+        self.history.append({**row, **figures, **evaluated})
+        bar.set_postfix(_short({**figures, **evaluated}))
+        self._log(evaluated)
+        if shows:
+            images = {f"{self.stage.name}/{name}": grid for name, grid in shown.items()}
+            for tracker in self.accelerator.trackers:
+                _log_images(tracker, images, self.stage.steps_before + self.step)
+        if self.arguments.checkpointing_steps == 0:
+            self._save()
+
+    def _log(self, figures: dict[str, float]) -> None:
+        named = {f"{self.stage.name}/{name}": value for name, value in figures.items()}
+        self.accelerator.log(named, step=self.stage.steps_before + self.step)
+
+    def _save(self) -> Path:
+        # A finite loss may have made weights that are not.
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise self._failure(self.step + 1)
+        state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch}
+        state |= {"history": self.history, "identity": self.identity}
+        state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
+        limit = self.arguments.checkpoints_total_limit
+        folder = self.folder.checkpoints
+        saved = save_checkpoint(self.accelerator, folder, state, limit, self.weight_average)
+        self.checkpoints[saved] = self.step
+        return saved
+
+
+@torch.no_grad()
+def _average(
+    stage: Stage, averaged: list[Tensor], now: list[Tensor], updates: Tensor | int
+) -> None:
+    """A step of the moving average; its memory grows with it, so that the first weights are soon forgotten."""
+    decay = min(stage.average_decay, (1 + int(updates)) / (10 + int(updates)))
+    torch._foreach_lerp_(averaged, now, 1 - decay)
+
+
+def _log_images(tracker: Any, images: dict[str, Any], step: int) -> None:
+    """Logs pictures, uint8 (H, W, C) by name."""
+    if tracker.name == "trackio":  # Accelerate has no `log_images` for it
+        from trackio import Image
+
+        # It takes no grey pictures.
+        grids = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in images.items()}
+        tracker.log({name: Image(grid) for name, grid in grids.items()}, step=step)
+        return
+    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
+
+
+def _short(figures: dict[str, float]) -> dict[str, str]:
+    """The figures of the bar, in few characters."""
+    names = {
+        "reconstruction_mse": "mse",
+        "eval_reconstruction_mse": "eval mse",
+        "perplexity": "perplexity",
+        "codes_used": "codes",
+        "loss": "loss",
+        "eval_loss": "eval loss",
+        "accuracy": "accuracy",
+    }
+    return {short: f"{figures[name]:.4g}" for name, short in names.items() if name in figures}
