@@ -56,6 +56,7 @@ processor.save_pretrained({str(tmp_path)!r})
 from transformers import AutoImageProcessor, AutoModel
 images = AutoModel.from_pretrained({str(tmp_path)!r}).sample(1)
 AutoImageProcessor.from_pretrained({str(tmp_path)!r}).postprocess(images)
+model.save_for_hub({str(tmp_path / "repo")!r}, "me/made-up")
 loaded = {OPTIONAL!r} & {{name.split(".")[0] for name in sys.modules}}
 assert not loaded, loaded
 """

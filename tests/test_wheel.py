@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hf_vqvae
+from hf_vqvae.model_card.card import template_path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "hf_vqvae"
@@ -75,6 +76,10 @@ def test_the_wheel_holds_the_package_its_card_template_and_nothing_else(wheel):
     assert contents.keys() == expected.keys() | made
     for name, path in expected.items():
         assert contents[name] == path.read_bytes(), name
+
+
+def test_an_editable_installation_takes_the_card_template_of_the_checkout():
+    assert template_path() == ROOT / "model_card" / "template.md"
 
 
 @pytest.mark.timeout(60)
