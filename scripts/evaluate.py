@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.splits import DecodedImages, load_split
-from hf_vqvae.distributed import join_processes, lost_processes_named
+from hf_vqvae.distributed import init_distributed, named_distributed_errors
 from hf_vqvae.evaluation.classifier import ImageClassifier
 from hf_vqvae.evaluation.model_metrics import evaluate_model, load_model
 from hf_vqvae.evaluation.sample_quality import (
@@ -53,8 +53,8 @@ class EvaluationArguments:
 def main() -> None:
     evaluation, sampling, data = parse_arguments()
     try:
-        accelerator = join_processes()
-        with lost_processes_named():
+        accelerator = init_distributed()
+        with named_distributed_errors():
             images, info, metrics = measure(evaluation, sampling, data, accelerator)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.command_line import parse_arguments
 from hf_vqvae.data.splits import load_images
-from hf_vqvae.distributed import check_same_images, make_accelerator, of_main_process
+from hf_vqvae.distributed import check_same_images, make_accelerator, run_on_main_process
 from hf_vqvae.training.locking import locked_together
-from hf_vqvae.training.signals import same_command, stopped_by_signals
+from hf_vqvae.training.signals import exit_on_signals, same_command
 from hf_vqvae.training.stages import start_config
 from hf_vqvae.training.trainer import TrainingFailed
 from sweeping import (
@@ -37,11 +37,11 @@ def main() -> None:
     points = make_points(sweep, vqvae)
     folder = SweepFolder(sweep, (data, vqvae))
     accelerator = make_accelerator(points[0].training, points[0].folder.partial)
-    go_on = same_command(
+    resume_command = same_command(
         *(["--overwrite_output_dir", "False"] if sweep.overwrite_output_dir else [])
     )
-    with locked_together(accelerator, folder.path), stopped_by_signals(folder.path, go_on):
-        of_main_process(accelerator, folder.check)
+    with locked_together(accelerator, folder.path), exit_on_signals(folder.path, resume_command):
+        run_on_main_process(accelerator, folder.check)
         train_points(points, folder, data, accelerator)
     accelerator.end_training()
 
@@ -54,8 +54,8 @@ def train_points(
         # Once for all points, which share size and channels.
         images = load_images(data, start_config(points[0].vqvae, None))
     check_same_images(accelerator, images.info)
-    of_main_process(accelerator, lambda: folder.start(images.info))
-    finished = of_main_process(accelerator, lambda: find_finished(points))
+    run_on_main_process(accelerator, lambda: folder.start(images.info))
+    finished = run_on_main_process(accelerator, lambda: find_finished(points))
     for number, (point, done) in enumerate(zip(points, finished, strict=True), start=1):
         name = f"Point {number} of {len(points)} ({point})"
         if done:

@@ -25,7 +25,7 @@ from hf_vqvae.data.splits import ImageSplits
 from hf_vqvae.distributed import check_shared_folder
 from hf_vqvae.evaluation.model_metrics import load_model
 from hf_vqvae.figures.sweep import plot_sweep
-from hf_vqvae.files import read_json, remove_at_once, write_json
+from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.model_card.card import choose_images
 from hf_vqvae.model_card.run_figures import to_8_bits
 from hf_vqvae.models import VQVAEConfig
@@ -185,7 +185,7 @@ class SweepFolder:
         """
         record = self.path / "sweep.json"
         if self.sweep.overwrite_output_dir:
-            remove_at_once(self.path, self.path.with_name(f".{self.path.name}.discarded"))
+            atomic_remove(self.path, self.path.with_name(f".{self.path.name}.discarded"))
         elif record.is_file():
             before = read_json(record)["dataset"]
             if before["fingerprint"] != dataset["fingerprint"]:

@@ -25,7 +25,7 @@ from hf_vqvae.distributed import (
     check_same_images,
     check_shared_folder,
     make_accelerator,
-    of_main_process,
+    run_on_main_process,
 )
 from hf_vqvae.files import write_json
 from hf_vqvae.publishing.push import (
@@ -38,10 +38,10 @@ from hf_vqvae.publishing.push import (
 from hf_vqvae.training.locking import locked_together
 from hf_vqvae.training.report import report, tracker_images
 from hf_vqvae.training.run_directory import RunDirectory
-from hf_vqvae.training.signals import same_command, stopped_by_signals
+from hf_vqvae.training.signals import exit_on_signals, same_command
 from hf_vqvae.training.stages import (
     check_number_of_classes,
-    hand_in_vqvae,
+    import_vqvae,
     start_config,
     start_full_config,
     train_prior,
@@ -63,10 +63,10 @@ def main() -> None:
     folder = RunDirectory(Path(training.output_dir))
     folder.check_name()
     accelerator = make_accelerator(training, folder.partial)
-    go_on = same_command("--resume_from_checkpoint", "latest")
+    resume_command = same_command("--resume_from_checkpoint", "latest")
     with locked_together(accelerator, folder.output_dir):
-        with stopped_by_signals(folder.partial, go_on):
-            resume, changes = of_main_process(accelerator, lambda: check(flags, folder))
+        with exit_on_signals(folder.partial, resume_command):
+            resume, changes = run_on_main_process(accelerator, lambda: check(flags, folder))
             if resume is None:
                 accelerator.end_training()
                 return
@@ -146,7 +146,7 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunDirectory) -> None:
 
     show = tracker_images(images.eval)
     if training.vqvae_name_or_path is not None:
-        model_folder = hand_in_vqvae(training.vqvae_name_or_path, accelerator, folder)
+        model_folder = import_vqvae(training.vqvae_name_or_path, accelerator, folder)
     else:
         model_folder = train_vqvae(
             config, images, training, accelerator, folder, show, data.dataloader_num_workers

@@ -28,7 +28,7 @@ from hf_vqvae.arguments import DataArguments, TrainingArguments
 from hf_vqvae.data.splits import ImageSplits, load_images
 from hf_vqvae.distributed import make_accelerator
 from hf_vqvae.training.run_directory import RunDirectory
-from hf_vqvae.training.stages import hand_in_vqvae, train_prior, train_vqvae
+from hf_vqvae.training.stages import import_vqvae, train_prior, train_vqvae
 
 # No batch and no number of processes divides them.
 DATA = DataArguments(dataset_name="digits", max_train_samples=53, max_eval_samples=11)
@@ -125,7 +125,7 @@ def train(case, images, arguments, accelerator: Accelerator, folder: RunDirector
     if case["prior"] is None:
         config = VQVAEConfig(**case["vqvae"])
         return train_vqvae(config, images, arguments, accelerator, folder, show=dict)
-    vqvae = hand_in_vqvae(str(folder.output_dir.parent / "codes-of"), accelerator, folder)
+    vqvae = import_vqvae(str(folder.output_dir.parent / "codes-of"), accelerator, folder)
     return train_prior(vqvae, case["prior"], images, arguments, accelerator, folder, show=dict)
 
 

@@ -6,10 +6,10 @@ import pytest
 from safetensors import SafetensorError
 
 from hf_vqvae.files import (
-    put_in_place,
+    atomic_remove,
+    atomic_replace,
     read_json,
     remove,
-    remove_at_once,
     write_json,
     writing_errors,
 )
@@ -36,8 +36,8 @@ def test_what_is_removed_is_never_seen_in_part(tmp_path):
     for path in (place / "deep" / "file", aside / "left"):
         path.parent.mkdir(parents=True)
         path.touch()
-    remove_at_once(place, aside)
-    remove_at_once(place, aside)
+    atomic_remove(place, aside)
+    atomic_remove(place, aside)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,11 +55,11 @@ def test_a_folder_takes_its_place_with_all_that_is_in_it_and_replaces_none(tmp_p
     writing, place = tmp_path / "a.writing", tmp_path / "a"
     (writing / "deep").mkdir(parents=True)
     (writing / "deep" / "file").write_text("1")
-    put_in_place(writing, place)
+    atomic_replace(writing, place)
     assert (place / "deep" / "file").read_text() == "1" and not writing.exists()
     writing.mkdir()
     with pytest.raises(OSError):
-        put_in_place(writing, place)
+        atomic_replace(writing, place)
     assert (place / "deep" / "file").read_text() == "1"
 
 

@@ -142,9 +142,9 @@ def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
 
 DEAF = """
 import ctypes, sys, time
-from hf_vqvae.training.signals import signals_caught
+from hf_vqvae.training.signals import catch_signals
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
-with signals_caught() as caught:
+with catch_signals() as caught:
     print("ready", flush=True)
     while not caught:
         time.sleep(0.01)

@@ -55,7 +55,7 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
         ValueError: if a tracker is not installed, the device has no such precision, the processes cannot share a
             batch evenly, or they were launched in a way that does not work here.
     """
-    accelerator = join_processes(
+    accelerator = init_distributed(
         # "no" leaves the choice to `accelerate launch`, whose own default is "no".
         mixed_precision=None if arguments.mixed_precision == "no" else arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
@@ -91,7 +91,7 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
     return accelerator
 
 
-def join_processes(**options: Any) -> Accelerator:
+def init_distributed(**options: Any) -> Accelerator:
     """The `Accelerator` of this process and of those that were launched with it, which wait for each other for long.
 
     Args:
@@ -181,7 +181,7 @@ def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
     )
 
 
-def of_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
+def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
     """What `action` gives on the main process, the only one that runs it, to all processes, which call this together.
 
     Raises:
@@ -193,7 +193,7 @@ def of_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
             result = action()
         except Exception as failure:  # whatever it is, the others would wait for ever
             error, message = failure, str(failure) or type(failure).__name__
-    with lost_processes_named():
+    with named_distributed_errors():
         result, message = broadcast_object_list([result, message])
     if error is not None:
         raise error
@@ -203,7 +203,7 @@ def of_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def lost_processes_named() -> Iterator[None]:
+def named_distributed_errors() -> Iterator[None]:
     """Makes one clear `OSError` of the errors by which libraries say that another process is gone."""
     try:
         yield

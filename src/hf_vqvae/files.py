@@ -30,10 +30,10 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file beside its place and renames it, so that it is never half a file."""
     writing = path.with_name(path.name + ".writing")
     writing.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    put_in_place(writing, path)
+    atomic_replace(writing, path)
 
 
-def put_in_place(writing: Path, place: Path) -> None:
+def atomic_replace(writing: Path, place: Path) -> None:
     """Gives what was written under another name its own, once the disk has all of it, and waits for that too.
 
     Args:
@@ -54,7 +54,7 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def remove_at_once(path: Path, aside: Path) -> None:
+def atomic_remove(path: Path, aside: Path) -> None:
     """Removes `path` in such a way that it is never seen in part, as `aside`; also what was left there earlier."""
     remove(aside)
     if os.path.lexists(path):

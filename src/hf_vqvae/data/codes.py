@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..arguments import TrainingArguments
-from ..files import put_in_place
+from ..files import atomic_replace
 from ..models import VQVAEModel
 from .decoding import DecodedImages
 from .splits import StreamedImages
@@ -205,7 +205,7 @@ def _write(
     fingerprint = "".join(digest.hexdigest()[:32] for digest in digests.values())
     datasets.Dataset(table, fingerprint=fingerprint).save_to_disk(str(writing))
     rows.unlink()
-    put_in_place(writing, folder)
+    atomic_replace(writing, folder)
 
 
 def own_batches(

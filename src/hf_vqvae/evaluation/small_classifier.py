@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.decoding import DecodedImages, scale_pixels
-from ..distributed import of_main_process
-from ..files import put_in_place, remove_at_once, writing_errors
+from ..distributed import run_on_main_process
+from ..files import atomic_remove, atomic_replace, writing_errors
 from ..models import VQVAEImageProcessorPil
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 
@@ -72,7 +72,7 @@ def kept_classifier(
             if not _can_be_read(kept):
                 # What cannot be written is found out before a minute of training.
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                remove_at_once(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
+                atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
                 device = accelerator.device
                 model = train_classifier(images.images[known], labels[known], label_names, device)
                 _keep(model, kept)
@@ -83,7 +83,7 @@ def kept_classifier(
                 "to with --classifier_dir (of scripts/evaluate.py), or set HF_HOME to one."
             ) from error
 
-    files = of_main_process(accelerator, find_or_train)
+    files = run_on_main_process(accelerator, find_or_train)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copy:
         for name, content in files.items():
             (Path(copy) / name).write_bytes(content)
@@ -211,7 +211,7 @@ def _keep(model: SmallClassifier, folder: Path) -> None:
             model.save_pretrained(writing)
             processor.save_pretrained(writing)
         try:
-            put_in_place(writing, folder)
+            atomic_replace(writing, folder)
         except OSError:
             if not folder.exists():
                 raise  # else another run was faster: its classifier is the same

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..files import put_in_place
+from ..files import atomic_replace
 from ..hub.commit import is_as_signed, sign_card
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
@@ -112,7 +112,7 @@ def write_card(
         )
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, "utf-8", newline="\n")
-    put_in_place(partial, path)
+    atomic_replace(partial, path)
     return path
 
 

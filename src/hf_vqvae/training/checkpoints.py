@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object, load
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from ..files import put_in_place, read_json, remove_at_once, write_json, writing_errors
+from ..files import atomic_remove, atomic_replace, read_json, write_json, writing_errors
 
 # With others of these a run can go on, though not to the same bits: what it runs on,
 CHANGEABLE = {"num_processes", "device", "threads", "torch", "mixed_precision", "dynamo_backend"}
@@ -46,7 +46,7 @@ def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
 def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
     """Deletes checkpoints, or what has their names, in such a way that they are never seen in part."""
     for path in checkpoints:
-        remove_at_once(path, path.with_name(f".discarded-{path.name}"))
+        atomic_remove(path, path.with_name(f".discarded-{path.name}"))
 
 
 def save_checkpoint(
@@ -84,20 +84,20 @@ def save_checkpoint(
         if place.exists():  # which goes when the new one is in sight
             beside = place.with_name(f"{name}+")
             discard_checkpoints([beside])
-            put_in_place(writing, beside)
+            atomic_replace(writing, beside)
             discard_checkpoints([place])
             beside.rename(place)
         else:
-            put_in_place(writing, place)
+            atomic_replace(writing, place)
         # One that cannot be read takes no other's place.
         readable = [path for path in list_checkpoints(folder) if _number(path) is not None]
         discard_checkpoints(readable[:-limit])
 
     main = accelerator.is_main_process
     try:
-        _do_together(accelerator, place, make_folder if main else None)
-        _do_together(accelerator, place, lambda: accelerator.save_state(str(writing)))
-        _do_together(accelerator, place, complete if main else None)
+        _run_on_all_processes(accelerator, place, make_folder if main else None)
+        _run_on_all_processes(accelerator, place, lambda: accelerator.save_state(str(writing)))
+        _run_on_all_processes(accelerator, place, complete if main else None)
     except OSError:
         if main:
             shutil.rmtree(writing, ignore_errors=True)  # it takes room that may be what lacks
@@ -105,7 +105,7 @@ def save_checkpoint(
     return place
 
 
-def _do_together(accelerator: Accelerator, place: Path, action: Any) -> None:
+def _run_on_all_processes(accelerator: Accelerator, place: Path, action: Any) -> None:
     """Runs `action` and waits for the other processes; what fails on one of them fails on all."""
     error = None
     try:

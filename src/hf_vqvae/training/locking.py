@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..distributed import of_main_process
+from ..distributed import run_on_main_process
 
 try:
     import fcntl
@@ -24,7 +24,7 @@ def locked_together(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         ValueError: on all processes, if a process of another run holds it.
     """
     with ExitStack() as held:
-        of_main_process(accelerator, lambda: held.enter_context(locked(folder)))
+        run_on_main_process(accelerator, lambda: held.enter_context(locked(folder)))
         yield
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import put_in_place, read_json, remove, remove_at_once, write_json
+from ..files import atomic_remove, atomic_replace, read_json, remove, write_json
 from .checkpoints import list_checkpoints
 
 UNFINISHED = ".partial"
@@ -203,7 +203,7 @@ class RunDirectory:
     def start(self, *, resume: bool) -> None:
         """Makes the working folder, empty unless resuming."""
         if not resume:
-            remove_at_once(self.partial, self._aside("discarded"))
+            atomic_remove(self.partial, self._aside("discarded"))
         self.partial.mkdir(parents=True, exist_ok=True)
         if self.run_id is None:
             write_json(self.partial / "run_id.json", uuid.uuid4().hex)
@@ -214,7 +214,7 @@ class RunDirectory:
         if self.output_dir.exists():
             remove(old)  # of a session that was killed just here
             os.rename(self.output_dir, old)
-        put_in_place(self.partial, self.output_dir)
+        atomic_replace(self.partial, self.output_dir)
         self.tidy()
 
     def tidy(self) -> None:

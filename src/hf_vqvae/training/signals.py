@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..distributed import is_first_process, lost_processes_named
+from ..distributed import is_first_process, named_distributed_errors
 
 NO_SIGNAL = 0  # the number of none
 
@@ -26,7 +26,7 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def signals_caught() -> Iterator[list[int]]:
+def catch_signals() -> Iterator[list[int]]:
     """Gathers SIGINT and SIGTERM in the list it yields; a later one ends the process at once.
 
     What comes within a second of the first counts as the same: launchers pass on what their processes got as well.
@@ -77,7 +77,7 @@ def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
+def exit_on_signals(written: Path, command: str) -> Iterator[None]:
     """Ends the process in good order where SIGINT or SIGTERM stops what is done within, with a line on how to go on.
 
     What it does where a disk is full or another process is gone is an `OSError` that says so. The exit status after a
@@ -93,7 +93,7 @@ def stopped_by_signals(written: Path, command: str) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        with lost_processes_named():
+        with named_distributed_errors():
             yield
     except (Interrupted, KeyboardInterrupt) as error:
         if isinstance(error, Interrupted):

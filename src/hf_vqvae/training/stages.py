@@ -19,7 +19,7 @@ from ..data.codes import encode_split, own_batches
 from ..data.loaders import count_steps
 from ..data.splits import ImageSplits
 from ..evaluation.model_metrics import load_model
-from ..files import put_in_place, read_json, write_json, writing_errors
+from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model
 from ..metrics.sums import widen
 from ..models import (
@@ -37,7 +37,7 @@ from .trainer import Stage, StageTrainer
 PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
 
 
-def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig:
+def start_config(settings: VQVAEArguments, pretrained: str | None) -> VQVAEConfig:
     """The VQ-VAE's config out of its flags, or that of a trained VQ-VAE.
 
     Raises:
@@ -47,16 +47,16 @@ def start_config(settings: VQVAEArguments, handed_in: str | None) -> VQVAEConfig
     if len(settings.image_size) == 1:
         given["image_size"] = settings.image_size[0]
     config = VQVAEConfig(**given)
-    if handed_in is None:
+    if pretrained is None:
         return config
-    trained = load_model(handed_in).config
+    trained = load_model(pretrained).config
     trained = getattr(trained, "vqvae_config", trained)
     default = VQVAEConfig()
     for name in given:
         wanted, there = getattr(config, name), getattr(trained, name)
         if wanted not in (there, getattr(default, name)):
             raise ValueError(
-                f"--{name} {wanted} contradicts the trained VQ-VAE {handed_in}, which has {there}: leave the flag out."
+                f"--{name} {wanted} contradicts the trained VQ-VAE {pretrained}, which has {there}: leave the flag out."
             )
     return trained
 
@@ -113,7 +113,7 @@ def check_number_of_classes(number: int) -> None:
         )
 
 
-def hand_in_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunDirectory) -> Path:
+def import_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunDirectory) -> Path:
     """Puts a trained VQ-VAE (its own folder or repo, or one with a prior) where stage 1 would have put it."""
     done = folder.partial / "vqvae"
     if accelerator.is_main_process and not done.exists():
@@ -280,7 +280,7 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     way_out = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
     with writing_errors(folder, way_out):
         model.save_pretrained(writing)
-        put_in_place(writing, folder)
+        atomic_replace(writing, folder)
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .run_directory import RunDirectory
-from .signals import Interrupted, signals_caught
+from .signals import Interrupted, catch_signals
 
 
 class TrainingFailed(Exception):
@@ -165,7 +165,7 @@ class StageTrainer:
             ValueError: if the checkpoints are of another run, or a stream ends too early.
             OSError: if a checkpoint cannot be written.
         """
-        with signals_caught() as caught:
+        with catch_signals() as caught:
             with_changes = self.arguments.resume_with_changes
             chosen = choose_checkpoint(
                 self.accelerator, list(saved), self.identity, with_changes=with_changes
@@ -206,7 +206,7 @@ class StageTrainer:
         self.seconds_before = state["seconds"]
         self.averages.restore(state["averages"], self.accelerator)
         if self.arguments.resume_with_changes:
-            self._take_up_changes(state["identity"]["steps_per_epoch"])
+            self._apply_changes(state["identity"]["steps_per_epoch"])
         if self.step > self.total_steps:
             raise ValueError(
                 f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
@@ -215,7 +215,7 @@ class StageTrainer:
             )
         self.checkpoints[checkpoint] = self.step
 
-    def _take_up_changes(self, steps_before: int) -> None:
+    def _apply_changes(self, steps_before: int) -> None:
         """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
         if steps_before != self.steps_per_epoch:
             done = self.step - self.epoch * steps_before
