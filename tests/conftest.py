@@ -28,7 +28,7 @@ sys.path.insert(0, str(SOURCE))
 sys.path.append(str(SOURCE.with_name("scripts")))
 
 
-def pytest_configure():
+def pytest_collection():
     """Leaves the checkout, so that no test finds what lies there beside the project's files."""
     current = Path(home.name, "current")
     current.mkdir()
