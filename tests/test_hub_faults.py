@@ -555,9 +555,9 @@ ASK_AFTER_A_LOST_CONNECTION = """
 import sys
 from huggingface_hub import get_session
 from huggingface_hub.utils import _http, http_backoff, httpx
-from hf_vqvae.hub.requests import answers_within
+from hf_vqvae.hub.requests import request_timeout
 factory = _http._GLOBAL_CLIENT_FACTORY
-with answers_within(9), answers_within(1):
+with request_timeout(9), request_timeout(1):
     try:
         http_backoff("GET", "http://127.0.0.1:9/", max_retries=1)
     except httpx.ConnectError:

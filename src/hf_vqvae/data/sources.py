@@ -21,7 +21,7 @@ from huggingface_hub.utils import httpx
 
 from ..arguments import DataArguments
 from ..hub.commit import TIMEOUT
-from ..hub.requests import answers_within, ask_again
+from ..hub.requests import request_timeout, retry
 from .digits import load_digits
 
 DIGITS = "digits"
@@ -118,8 +118,8 @@ class Source:
             rows, count = self.rows[name], len(self.rows[name])
         else:
             try:
-                with answers_within(TIMEOUT):
-                    ask_again(self.rows.download_and_prepare)
+                with request_timeout(TIMEOUT):
+                    retry(self.rows.download_and_prepare)
                 count = self.rows.info.splits[name].num_examples
                 # `datasets` cannot open a split without rows.
                 rows = self.rows.as_dataset(split=name) if count else None
@@ -286,7 +286,7 @@ def _find_commit(arguments: DataArguments) -> str | None:
 def _find_builder(path: str, arguments: DataArguments, **options) -> datasets.DatasetBuilder:
     config_name = arguments.dataset_config_name
     try:
-        return ask_again(
+        return retry(
             datasets.load_dataset_builder,
             path,
             name=config_name,

@@ -12,8 +12,8 @@ from huggingface_hub.utils import httpx
 from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
 
-from .places import UnknownCommitError, place_for
-from .requests import answers_within, ask_again, may_have_worked
+from .places import UnknownCommitError, ensure_repo
+from .requests import is_ambiguous, request_timeout, retry
 
 logger = logging.get_logger(__name__)
 
@@ -64,10 +64,10 @@ def commit_folder(
             f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
         )
     api = HfApi(token=token)
-    with answers_within(timeout):
+    with request_timeout(timeout):
         repo_id = full_name(api, repo_id)
-        with place_for(api, repo_id, revision, private):
-            head = ask_again(api.repo_info, repo_id, revision=revision)
+        with ensure_repo(api, repo_id, revision, private):
+            head = retry(api.repo_info, repo_id, revision=revision)
             operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
             return _commit(
                 api,
@@ -83,7 +83,7 @@ def commit_folder(
 
 def full_name(api: HfApi, repo_id: str) -> str:
     """`owner/name` of a name that may lack its owner, who then is the user of the token."""
-    return repo_id if "/" in repo_id else f"{ask_again(api.whoami)['name']}/{repo_id}"
+    return repo_id if "/" in repo_id else f"{retry(api.whoami)['name']}/{repo_id}"
 
 
 def sign_card(text: str) -> str:
@@ -132,7 +132,7 @@ def _is_weights(name: str) -> bool:
 
 def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_card: str, tags):
     """The card to commit: ours (a path), the repo's with new tags (bytes), or None to leave the repo's."""
-    path = ask_again(api.hf_hub_download, repo_id, "README.md", revision=revision)
+    path = retry(api.hf_hub_download, repo_id, "README.md", revision=revision)
     theirs = Path(path).read_bytes().decode(errors="replace")
     if edited_card == "overwrite" or is_as_signed(theirs) or theirs == ours.read_text("utf-8"):
         return ours
@@ -173,7 +173,7 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
         try:
             return api.create_commit(repo_id, operations, parent_commit=parent, **options)
         except Exception as error:
-            unsure = unsure or may_have_worked(error)
+            unsure = unsure or is_ambiguous(error)
             found = _find_commit(api, repo_id, parent, error, **options) if unsure else None
             if found is None and isinstance(error, httpx.TimeoutException):
                 raise _unknown(api, repo_id, **target) from error  # it may be at it still
@@ -181,7 +181,7 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
                 raise
             return found
 
-    return ask_again(attempt)
+    return retry(attempt)
 
 
 def _find_request(
@@ -189,13 +189,11 @@ def _find_request(
 ) -> CommitInfo | None:
     """An open pull request that proposes the same: an earlier push's whose answer was lost."""
     filters = {"discussion_type": "pull_request", "discussion_status": "open"}
-    requests = ask_again(lambda: list(api.get_repo_discussions(repo_id, **filters)))
+    requests = retry(lambda: list(api.get_repo_discussions(repo_id, **filters)))
     for request in requests:
         if request.title != commit_message.splitlines()[0]:
             continue
-        head = ask_again(
-            api.repo_info, repo_id, revision=request.git_reference, files_metadata=True
-        )
+        head = retry(api.repo_info, repo_id, revision=request.git_reference, files_metadata=True)
         files = {file.rfilename: file for file in head.siblings}
         if all(_is_in(files.get(one.path_in_repo), one) for one in operations):
             url = f"{api.endpoint}/{repo_id}/commit/{head.sha}"
@@ -230,10 +228,10 @@ def _find_commit(
     try:
         names = [revision or "main"]
         if create_pr:
-            refs = ask_again(api.list_repo_refs, repo_id, include_pull_requests=True)
+            refs = retry(api.list_repo_refs, repo_id, include_pull_requests=True)
             names = [ref.ref for ref in refs.pull_requests]
         for name in names:
-            commits = ask_again(api.list_repo_commits, repo_id, revision=name)
+            commits = retry(api.list_repo_commits, repo_id, revision=name)
             for commit, before in pairwise(commits):
                 if before.commit_id == parent and commit.title == title:
                     oid, description = commit.commit_id, commit_description or ""

@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .commit import TIMEOUT, WEIGHTS
 from .errors import FAILURES, explain
-from .requests import answers_within, ask_again
+from .requests import request_timeout, retry
 
 
 def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: float = TIMEOUT) -> str:
@@ -36,8 +36,8 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
         raise ValueError(f"{wrong} it is no name of a repo. {way_out}")
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS]
-        with answers_within(timeout):
-            return ask_again(snapshot_download, name, revision=revision, allow_patterns=patterns)
+        with request_timeout(timeout):
+            return retry(snapshot_download, name, revision=revision, allow_patterns=patterns)
     except FAILURES as error:
         cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
         # Of a repo or revision that there is not, nothing was downloaded.

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers.utils import logging
 
-from .requests import ask_again, may_have_worked
+from .requests import is_ambiguous, retry
 
 logger = logging.get_logger(__name__)
 
@@ -16,7 +16,7 @@ class UnknownCommitError(RuntimeError):
 
 
 @contextmanager
-def place_for(api: HfApi, repo_id: str, revision: str | None, private: bool | None):
+def ensure_repo(api: HfApi, repo_id: str, revision: str | None, private: bool | None):
     """Has the repo and the branch within. Those created here are deleted where an error says that nothing is in them.
 
     Raises:
@@ -45,13 +45,13 @@ def _prepare_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
     """Creates the repo where it is missing, and says whether it did."""
     created = False
     try:
-        is_private = ask_again(api.repo_info, repo_id).private
+        is_private = retry(api.repo_info, repo_id).private
     except RepositoryNotFoundError:
         created = _create(
             lambda: api.create_repo(repo_id, private=private),
             lambda: _delete_empty_repo(api, repo_id),
         )
-        is_private = bool(private) if created else ask_again(api.repo_info, repo_id).private
+        is_private = bool(private) if created else retry(api.repo_info, repo_id).private
     if private and not is_private:
         raise ValueError(
             f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed. Make it private "
@@ -69,11 +69,11 @@ def _create(call, undo) -> bool:
         try:
             call()
         except Exception as error:
-            unsure = unsure or may_have_worked(error)
+            unsure = unsure or is_ambiguous(error)
             raise
 
     try:
-        ask_again(attempt)
+        retry(attempt)
     except BaseException as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
             return unsure  # it is there: from here, where an answer was lost before
@@ -113,4 +113,4 @@ def _delete_empty_branch(api: HfApi, repo_id: str, branch: str) -> None:
     logger.warning(f"The branch {branch} of {repo_id} was created for this push and is left there.")
 
 
-__all__ = ["UnknownCommitError", "place_for"]
+__all__ = ["UnknownCommitError", "ensure_repo"]

@@ -5,7 +5,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import FAILURES, PushError, explain
-from .requests import answers_within, ask_again
+from .requests import request_timeout, retry
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -63,8 +63,8 @@ def check_can_push(
         )
     api = HfApi(token=token)
     try:
-        with answers_within(timeout):
-            user = ask_again(api.whoami)
+        with request_timeout(timeout):
+            user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
             _check_role(user, full_name)
             _check_repo(api, user, full_name, private, create_pr)
@@ -91,7 +91,7 @@ def _check_role(user: dict, repo_id: str) -> None:
 
 def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
     try:
-        repo = ask_again(api.repo_info, repo_id)
+        repo = retry(api.repo_info, repo_id)
     except RepositoryNotFoundError:
         if create_pr:
             raise PushError(f"There is no repo {repo_id} to open a pull request in.") from None

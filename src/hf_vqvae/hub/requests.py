@@ -16,12 +16,12 @@ logger = logging.get_logger(__name__)
 PAUSES = (1, 3, 9)
 LONGEST_PAUSE = 300
 
-# Seconds of each `answers_within` that is open, in whatever thread: uploads have several.
+# Seconds of each `request_timeout` that is open, in whatever thread: uploads have several.
 _LIMITS: list[float] = []
 _LOCK = threading.Lock()
 
 
-def ask_again(call, *arguments, **options):
+def retry(call, *arguments, **options):
     """Calls the Hub, and up to three times more where the failure may pass by itself.
 
     That is a connection that breaks, an answer 429 or 5xx, or one that is no answer of the Hub at all. A time-out is
@@ -31,7 +31,7 @@ def ask_again(call, *arguments, **options):
         try:
             return call(*arguments, **options)
         except Exception as error:
-            if not _may_pass(error):
+            if not _is_transient(error):
                 raise
             pause = _retry_after(error, pause)
             logger.warning(f"Asking the Hub again in {pause} s, after this: {_in_short(error)}")
@@ -39,13 +39,13 @@ def ask_again(call, *arguments, **options):
     return call(*arguments, **options)
 
 
-def may_have_worked(error: Exception) -> bool:
+def is_ambiguous(error: Exception) -> bool:
     """Whether the Hub may have done what it was asked, although it was answered with `error`."""
-    return _may_pass(error) or isinstance(error, httpx.TimeoutException)
+    return _is_transient(error) or isinstance(error, httpx.TimeoutException)
 
 
 @contextmanager
-def answers_within(seconds: float):
+def request_timeout(seconds: float):
     """Gives up on any request that hears nothing for so long: the client itself waits for ever.
 
     Raises:
@@ -101,7 +101,7 @@ def _limit(request) -> None:
     request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in kinds}
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, LocalEntryNotFoundError):
         return False  # a download that the client has tried again by itself
     if isinstance(error, HfHubHTTPError):

@@ -30,7 +30,7 @@ from ..hub.commit import (
 )
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_can_push, check_repo_id
-from ..hub.requests import answers_within
+from ..hub.requests import request_timeout
 from ..model_card.card import build_card
 from .staging import add_code, copy_files, copy_run_files
 
@@ -97,7 +97,7 @@ def push_folder(
     check_finished(folder)
     try:
         with tempfile.TemporaryDirectory() as staging:
-            with answers_within(timeout):
+            with request_timeout(timeout):
                 repo_id = full_name(HfApi(token=token), repo_id)
             _stage(folder, Path(staging), repo_id, license)
             commit = commit_folder(

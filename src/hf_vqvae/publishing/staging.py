@@ -29,7 +29,7 @@ from ..hub.commit import (
     sign_card,
     unsigned,
 )
-from ..hub.requests import answers_within, ask_again, may_have_worked
+from ..hub.requests import is_ambiguous, request_timeout, retry
 from ..model_card.escaping import without_path
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
@@ -113,7 +113,7 @@ def push_model(
             together with `revision`.
     """
     validate_repo_id(repo_id)
-    with answers_within(TIMEOUT), tempfile.TemporaryDirectory() as folder:
+    with request_timeout(TIMEOUT), tempfile.TemporaryDirectory() as folder:
         repo_id = full_name(HfApi(token=token), repo_id)
         save_for_hub(model, folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token)
         return commit_folder(
@@ -213,10 +213,10 @@ def _find_source(model, token) -> Path | None:
         return Path(name) if name else None
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
-        return Path(ask_again(snapshot_download, name, allow_patterns=patterns, token=token))
+        return Path(retry(snapshot_download, name, allow_patterns=patterns, token=token))
     except Exception as error:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        if may_have_worked(reason) and not isinstance(reason, httpx.ConnectError):
+        if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
             raise  # to go on would put a card without results over the one with them
         logger.warning(
             f"The card of {name}, which this model comes from, could not be read: {error}"
