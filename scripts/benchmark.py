@@ -30,13 +30,12 @@ from benchmarking import (
     VQVAEArguments,
     describe_environment,
     format_number,
-    format_table,
     median_ratio,
     peak_memory,
     time_interleaved,
 )
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.command_line import ScriptArgumentParser
+from hf_vqvae.command_line import ScriptArgumentParser, format_table
 
 MEBIBYTE = 2**20
 
@@ -93,7 +92,7 @@ def sample(arguments: SampleArguments) -> tuple[str, str]:
         f"Of loops of more than {steps} codes, {steps} of the steps are timed, spread over the grid, and counted as "
         "many times as there are: a forward pass costs the same at every code. All in float32."
     )
-    return format_table(header, rows), note
+    return format_table(header, rows, "<".ljust(len(header), ">")), note
 
 
 def parse_case(text: str) -> tuple[tuple[int, int], int, int]:
@@ -186,7 +185,7 @@ def prior(arguments: PriorArguments) -> tuple[str, str]:
         f"fall from {curve[0]:.3f} to {curve[-1]:.3f} nats per code; Adam makes differences of rounding grow, "
         "in float64 the curves are equal."
     )
-    return format_table(header, rows), note
+    return format_table(header, rows, "<".ljust(len(header), ">")), note
 
 
 def vqvae(arguments: VQVAEArguments) -> tuple[str, str]:
@@ -206,7 +205,7 @@ def vqvae(arguments: VQVAEArguments) -> tuple[str, str]:
         f"Forward, backward and step of Adam of the default VQ-VAE on {arguments.batch_size} images of {size} x "
         f"{size}, in channels-last, bf16 under autocast, as scripts/train.py trains."
     )
-    return format_table(header, rows), note
+    return format_table(header, rows, "<".ljust(len(header), ">")), note
 
 
 if __name__ == "__main__":

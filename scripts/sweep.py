@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.command_line import format_table, parse_arguments
 from hf_vqvae.data.splits import load_images
 from hf_vqvae.distributed import check_same_images, make_accelerator, run_on_main_process
 from hf_vqvae.training.locking import locked_together
@@ -68,7 +68,7 @@ def train_points(
         accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
     if accelerator.is_main_process:
         rows = write_results(points, images, folder.path, accelerator.device)
-        table = format_table(rows, images.info)
+        table = describe_results(rows, images.info)
         page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
         (folder.path / "results.md").write_text(page, encoding="utf-8")
         print(f"\n{table}\n\nDone. Look at:")
@@ -76,20 +76,18 @@ def train_points(
             print(f"  {folder.path / file}")
 
 
-def format_table(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
+def describe_results(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
     """The points as a Markdown table, with the protocol below it."""
     header = ("K", "D", "MSE", "PSNR", "SSIM", "perplexity", "codes used")
     header = (*header, "bits at most", "bits by entropy", "seconds")
-    lines = [header, tuple("---:" for _ in header)]
+    lines = []
     for row in rows:
         quality = (f"{row['reconstruction_mse']:.5f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
         usage = (f"{row['codebook_perplexity']:.1f}", str(row["codes_used"]))
         rates = (f"{row['bits_per_image_at_most']:.0f}", f"{row['bits_per_image_entropy']:.0f}")
         size = (str(row["num_embeddings"]), str(row["embedding_dim"]))
         lines.append((*size, *quality, *usage, *rates, f"{row['seconds']:.0f}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    cells = (map(str.rjust, line, widths) for line in lines)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    table = format_table(header, lines, ">" * len(header))
     return (
         f"{table}\n\nK codes of dimension D, {rows[0]['codes_per_image']} of them an image; measured on all "
         f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits an image: "

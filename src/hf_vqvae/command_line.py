@@ -1,4 +1,4 @@
-"""Parse command lines, and YAML or JSON files of flags."""
+"""Parse command lines and YAML or JSON files of flags; format tables to print."""
 
 import difflib
 import sys
@@ -8,6 +8,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,3 +96,17 @@ def flags_of_file(path: str) -> list[str]:
             [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
         )
     return words
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
+    """Format a Markdown table.
+
+    Args:
+        header, rows: texts of the cells.
+        align: `<` (left) or `>` (right) for each column.
+    """
+    rule = ["---:" if side == ">" else "---" for side in align]
+    lines = [header, rule, *rows]
+    columns = zip(align, zip(*lines, strict=True), strict=True)
+    formats = [f"{side}{max(map(len, cells))}" for side, cells in columns]
+    return "\n".join(f"| {' | '.join(map(format, line, formats))} |" for line in lines)
