@@ -10,10 +10,8 @@ from PIL import Image
 
 from hf_vqvae.figures import architecture as plotting_architecture
 from hf_vqvae.figures import architecture_prior as plotting_prior
-from hf_vqvae.figures import charts as plotting_charts
-from hf_vqvae.figures import image_tables as plotting_tables
-from hf_vqvae.figures import images as plotting
-from hf_vqvae.figures import page as plotting_page
+from hf_vqvae.figures import charts, image_tables
+from hf_vqvae.figures.page import BLUE, GREEN, VERMILION
 from hf_vqvae.models import PixelCNNConfig, VQVAEConfig
 
 RANDOM = np.random.default_rng(0)
@@ -158,49 +156,67 @@ def test_no_text_of_the_architecture_leaves_its_room(architecture, tmp_path, mon
     assert len(left) > 20 and [one for one in left if not all(one[1:])] == []
 
 
-SIZES = [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (32, 96, 1), (300, 200, 4)]
-
-
-@pytest.mark.parametrize("height, width, channels", SIZES)
-def test_tables_of_pictures_of_any_size_fit(height, width, channels, tmp_path):
+@pytest.mark.parametrize("number", [1, 3, 10])
+@pytest.mark.parametrize(
+    "height, width, channels",
+    [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (32, 96, 2), (300, 200, 4)],
+)
+def test_tables_of_pictures_of_any_size_and_number_fit(height, width, channels, number, tmp_path):
     def rows(*numbers):
-        return some_images(int(np.prod(numbers)), height, width, channels).reshape(
-            *numbers, height, width, channels
-        )
+        images = some_images(int(np.prod(numbers)), height, width, channels)
+        return images.reshape(*numbers, *images.shape[1:])
 
+    images, five = rows(number), rows(number, 5)
+    codes = RANDOM.integers(0, 512, (number, height // 4, width // 4))
     known = np.arange(height)[:, None].repeat(width, 1) < height // 2
-    names = ["0", "a name that is longer than there is room for, by far"]
-    plotting_tables.plot_samples_by_class(rows(2, 8), names, tmp_path / "samples.png")
-    for number in (1, 2):
-        images = rows(number)
-        path = tmp_path / f"completions{number}.png"
-        plotting_tables.plot_completions(images, known, rows(number, 5), images, path)
-        distances = np.full((number, 4), 1234.5)
-        path = tmp_path / f"neighbours{number}.png"
-        plotting_tables.plot_neighbours(images, rows(number, 4), distances, path)
-    assert len(list(tmp_path.iterdir())) == 5
-    for path in tmp_path.iterdir():
+    name = "a name that is longer than there is room for, by far"
+    paths = [tmp_path / f"{index}.png" for index in range(6)]
+    image_tables.plot_reconstructions(images, images, paths[0])
+    image_tables.plot_codes(images, codes, images, 512, paths[1])
+    image_tables.plot_samples(images, paths[2])
+    image_tables.plot_samples_by_class(rows(2, 8), ["0", name], paths[3])
+    image_tables.plot_completions(images, known, five, images, paths[4])
+    image_tables.plot_neighbours(images, five, np.full((number, 5), 1234.5), paths[5])
+    for path in paths:
         pixels_of(path)
 
 
-def test_pictures_of_tables_are_shown_sharp_in_their_order(tmp_path):
-    shades = np.arange(20, 180, 10, dtype=np.uint8)
-    images = np.broadcast_to(shades.reshape(2, 8, 1, 1, 1), (2, 8, 28, 28, 1))
-    plotting_tables.plot_samples_by_class(images, ["a", "b"], tmp_path / "a.png")
+def test_every_pixel_of_a_table_takes_the_same_whole_number_of_dots(tmp_path):
+    images = some_images(16).reshape(2, 8, 28, 28, 1)
+    table = image_tables.Table(images, row_names=["a", "b"])
+    table.save(tmp_path / "a.png")
     grey = pixels_of(tmp_path / "a.png")[..., 0]
-    top, left = (int(np.median(axis)) for axis in np.nonzero(grey == shades[0]))
-    for index, shade in enumerate(shades):
-        y, x = top + 144 * (index // 8), left + 144 * (index % 8)
-        # 140 dots each: five a pixel, and frames of at most two on the outermost.
-        assert (grey[y - 67 : y + 67, x - 67 : x + 67] == shade).all()
-        assert not (grey[y - 73 : y + 73, x - 73 : x + 73] == shade).all(axis=0).any()
+    assert table.size == (140, 140)
+    for row, top in zip(images, table.tops, strict=True):
+        for image, left in zip(row, table.lefts, strict=True):
+            shown = grey[top : top + 140, left : left + 140]
+            assert np.array_equal(shown, image[..., 0].repeat(5, 0).repeat(5, 1))
+
+
+def test_reconstructions_stand_below_their_images(tmp_path):
+    images, reconstructions = some_images(10), some_images(10)
+    image_tables.plot_reconstructions(images, reconstructions, tmp_path / "a.png")
+    grey = pixels_of(tmp_path / "a.png")[..., 0]
+    tops = {}
+    for number, picture in enumerate([*images[..., 0], *reconstructions[..., 0]]):
+        wide = picture.repeat(6, 0).repeat(6, 1)
+        places = [
+            (row, column)
+            for row, column in zip(*np.nonzero(grey == wide[0, 0]), strict=True)
+            if np.array_equal(grey[row : row + 168, column : column + 168], wide)
+        ]
+        assert len(places) == 1
+        tops[number] = places[0]
+    for number in range(10):
+        (row, column), below = tops[number], tops[number + 10]
+        assert below == (row + 172, column)
 
 
 def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
     images = some_images(3, 8, 12, 3)
     known = np.zeros((8, 12), bool)
     known[:3, 2:] = True
-    shown = plotting_tables.hide_unknown(images, known)
+    shown = image_tables.hide_unknown(images, known)
     assert shown.dtype == np.uint8 and np.array_equal(shown[:, known], images[:, known])
     assert set(np.unique(shown[:, ~known])) == {150, 205}
 
@@ -210,47 +226,18 @@ def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
     [("cat", "cat"), ("a\n b", "a b"), ("", "class 3"), ("犬", "class 3"), ("$x$", "$x$")],
 )
 def test_names_that_cannot_be_written_are_numbers(name, shown):
-    assert plotting_tables.printable(name, "class 3") == shown
-
-
-@pytest.mark.parametrize("number", [1, 3, 10])
-@pytest.mark.parametrize(
-    "height, width, channels", [(28, 28, 1), (8, 8, 3), (64, 128, 3), (300, 200, 4), (28, 28, 2)]
-)
-def test_pictures_of_any_size_and_number_fit(number, height, width, channels, tmp_path):
-    images = some_images(number, height, width, channels)
-    codes = RANDOM.integers(0, 512, (number, height // 4, width // 4))
-    plotting.plot_reconstructions(images, images, tmp_path / "reconstructions.png")
-    plotting.plot_codes(images, codes, images, 512, tmp_path / "codes.png")
-    plotting.plot_samples(images, tmp_path / "samples.png")
-    for name in ("reconstructions", "codes", "samples"):
-        pixels_of(tmp_path / f"{name}.png")
-
-
-def test_pixels_of_images_are_shown_sharp_and_true(tmp_path):
-    images = some_images(8)
-    plotting.plot_samples(images, tmp_path / "samples.png")
-    pixels = pixels_of(tmp_path / "samples.png")[..., 0]
-    height, width = plotting_page.shown_size(28, 28, plotting._pitch(8) - 8)
-    left = plotting_page.MARGIN + round((plotting._pitch(8) - width) / 2)
-    shown = pixels[plotting_page.MARGIN :, left:][:height, :width]
-    scale = width // 28
-    # The frame lies on the outermost dots.
-    centers = shown[scale // 2 :: scale, scale // 2 :: scale]
-    assert np.array_equal(centers, images[0, ..., 0])
-    block = shown[scale : 2 * scale, scale : 2 * scale]
-    assert (block == images[0, 1, 1, 0]).all()
+    assert image_tables.printable(name, "class 3") == shown
 
 
 @pytest.mark.parametrize("counts", [[5, 3], [1, 0], [10**7] + [0] * 511, list(range(128))])
 def test_codebook_usage_of_any_counts_fits(counts, tmp_path):
-    plotting_charts.plot_codebook_usage(counts, tmp_path / "usage.png")
+    charts.plot_codebook_usage(counts, tmp_path / "usage.png")
     pixels_of(tmp_path / "usage.png")
 
 
 def test_codebook_usage_without_any_code_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"at least one code above 0, got 3 zeros"):
-        plotting_charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
+        charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
 
 
 def history_of(epochs, prior=True):
@@ -264,9 +251,9 @@ def history_of(epochs, prior=True):
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 400])
 def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
-    plotting_charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
+    charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
     pixels = pixels_of(tmp_path / "curves.png").astype(int)
-    for color in (plotting_page.BLUE, plotting_page.GREEN, plotting_page.VERMILION):
+    for color in (BLUE, GREEN, VERMILION):
         red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
         same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
         # The legend, farther right, has each colour too.
@@ -277,24 +264,24 @@ def test_training_curves_leave_out_what_a_run_has_not(tmp_path):
     history = history_of(3, prior=False)
     for epoch in history["vqvae"]:
         epoch["eval_reconstruction_mse"] = None
-    plotting_charts.plot_training_curves(history, tmp_path / "two.png")
-    plotting_charts.plot_training_curves(history_of(3), tmp_path / "three.png")
+    charts.plot_training_curves(history, tmp_path / "two.png")
+    charts.plot_training_curves(history_of(3), tmp_path / "three.png")
     assert len(pixels_of(tmp_path / "two.png")) * 3 == len(pixels_of(tmp_path / "three.png")) * 2
 
 
 def test_training_curves_without_epochs_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no epoch of any stage, only \['prior', 'vqvae'\]"):
-        plotting_charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
+        charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
 
 
 def test_image_grid_places_images_row_by_row_on_white():
     images = some_images(5, 4, 6, 3)
-    grid = plotting.image_grid(images, columns=3, padding=1)
+    grid = image_tables.image_grid(images, columns=3, padding=1)
     assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3) and grid.dtype == np.uint8
     assert np.array_equal(grid[1:5, 1:7], images[0])
     assert np.array_equal(grid[6:10, 8:14], images[4])
     assert (grid[6:10, 15:] == 255).all() and (grid[0] == 255).all()
-    assert plotting.image_grid(some_images(16, 4, 4)).shape == (26, 26, 1)
+    assert image_tables.image_grid(some_images(16, 4, 4)).shape == (26, 26, 1)
 
 
 @pytest.mark.parametrize(
@@ -307,30 +294,30 @@ def test_image_grid_places_images_row_by_row_on_white():
 )
 def test_images_of_another_kind_are_an_error(images, said, tmp_path):
     with pytest.raises(ValueError, match=said):
-        plotting.image_grid(images)
+        image_tables.image_grid(images)
     with pytest.raises(ValueError, match=said):
-        plotting.plot_samples(images, tmp_path / "samples.png")
+        image_tables.plot_samples(images, tmp_path / "samples.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_image_grid_needs_a_column():
     with pytest.raises(ValueError, match=r"`columns` must be at least 1, got 0"):
-        plotting.image_grid(some_images(1), columns=0)
+        image_tables.image_grid(some_images(1), columns=0)
 
 
 def test_colored_codes_are_as_large_as_their_images():
     codes = np.array([[[0, 1], [2, 2]]])
-    colors = plotting.color_codes(codes, 3, cell=4)
+    colors = image_tables.color_codes(codes, 3, cell=4)
     assert colors.shape == (1, 8, 8, 3) and colors.dtype == np.uint8
     assert (colors[0, 4:] == colors[0, 4, 0]).all()
     assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3
 
 
 def test_a_dark_theme_of_the_caller_changes_nothing(tmp_path):
-    plotting_charts.plot_codebook_usage([3, 2, 1], tmp_path / "a.png")
+    charts.plot_codebook_usage([3, 2, 1], tmp_path / "a.png")
     with matplotlib.style.context("dark_background"):
         before = dict(matplotlib.rcParams)
-        plotting_charts.plot_codebook_usage([3, 2, 1], tmp_path / "b.png")
+        charts.plot_codebook_usage([3, 2, 1], tmp_path / "b.png")
         assert dict(matplotlib.rcParams) == before
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -338,8 +325,8 @@ def test_a_dark_theme_of_the_caller_changes_nothing(tmp_path):
 def test_plotting_leaves_pyplot_and_the_backend_alone(tmp_path):
     code = (
         "import sys, matplotlib; matplotlib.use('svg'); "
-        "from hf_vqvae.figures import charts as plotting_charts, images; "
-        f"plotting_charts.plot_codebook_usage([1, 2], {str(tmp_path / 'a.png')!r}); "
+        "from hf_vqvae.figures import charts, image_tables; "
+        f"charts.plot_codebook_usage([1, 2], {str(tmp_path / 'a.png')!r}); "
         "assert 'matplotlib.pyplot' not in sys.modules; "
         "assert matplotlib.get_backend() == 'svg'"
     )

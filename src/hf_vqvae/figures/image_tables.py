@@ -1,50 +1,224 @@
-"""Tables of pictures with names and captions: samples by class, completions, nearest neighbours."""
+"""Tables of pictures: reconstructions, codes, samples, completions and nearest neighbours.
 
+Shapes: N images, H x W pixels, C channels, h x w codes, R rows and Q columns of a table. Images are
+uint8; where C is neither 1 nor 3, the first three channels are shown (of two, the first).
+"""
+
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.text import Text
+from PIL import Image
 
-from .page import (
-    MARGIN,
-    WIDTH,
-    check_images,
-    displayable,
-    page,
-    place_axes,
-    show_picture,
-    shown_size,
-)
+from .page import DPI, INK, MARGIN, WIDTH, fit_text, page, write_text
 
-SPACE, GAP = 4, 16  # dots between pictures, and between groups of columns
+CODE_COLORS = "viridis"
+SPACE, GAP = 4, 16  # dots between pictures; between large ones and groups of columns
 NAMES = 280  # the most dots that the names of rows take
-SMALLEST = 7  # points
-LINE = 38  # dots for a line of a heading or a caption
+LINE = 38  # dots for a line of text
+FRAME = 208  # grey of the line around a picture
 
 
-def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, C), uint8, with grey stripes where `known`, bool (H, W), is False."""
-    height, width = known.shape
-    stripe = max(1, min(height, width) // 14)
-    diagonal = np.add.outer(np.arange(height), np.arange(width)) // stripe
-    stripes = np.where(diagonal % 2, 150, 205).astype(np.uint8)
-    return np.where(known[..., None], images, stripes[..., None])
+class Table:
+    """Layout of pictures in rows and columns: whole dots per pixel, so that pixels stay sharp.
+
+    Args:
+        pictures: uint8 (R, Q, H, W, C).
+        groups: headings, each with the number of columns below it.
+        row_names: R names at the left, of one line or more.
+        captions: R rows of Q captions below the pictures.
+
+    Attributes:
+        canvas: uint8 (height, WIDTH, 3), the page without its text.
+        texts: `(x, y, text, room, options)` in dots from the upper left corner; text shrinks to fit
+            into `room`.
+        lefts, tops: corners of the pictures, by column and by row.
+        size: height and width of every picture in dots.
+    """
+
+    def __init__(
+        self,
+        pictures: np.ndarray,
+        *,
+        groups: Sequence[tuple[str, int]] = (),
+        row_names: Sequence[str] = (),
+        captions: Sequence[Sequence[str]] = (),
+    ):
+        rows, columns = pictures.shape[:2]
+        check_images(pictures.reshape(-1, *pictures.shape[2:]), "pictures")
+        groups = groups or [("", columns)]
+        # A name is about as wide as its characters; what is wider shrinks.
+        longest = max(map(len, "\n".join(row_names).split("\n")))
+        names = min(NAMES, 26 * longest)
+        beside = names + GAP if names else 0
+        gaps = GAP * (len(groups) - 1)
+        room = (WIDTH - 2 * MARGIN - beside - gaps) // max(columns, 3) - SPACE
+        self.size = height, width = shown_size(*pictures.shape[2:4], room)
+        wide = beside + columns * (width + SPACE) - SPACE + gaps
+        start = (WIDTH - wide) // 2 + beside
+        group_of = [number for number, (_, count) in enumerate(groups) for _ in range(count)]
+        self.lefts = [start + i * (width + SPACE) + GAP * group_of[i] for i in range(columns)]
+        heading = max(len(name.splitlines()) for name, _ in groups)
+        head = MARGIN + (LINE * heading + 12 if heading else 0)
+        row = max(height, LINE * max((len(name.splitlines()) for name in row_names), default=0))
+        pitch = row + (SPACE if columns > 4 else GAP) + (LINE if captions else 0)
+        self.tops = [head + index * pitch + (row - height) // 2 for index in range(rows)]
+        self.canvas = np.full((head + rows * pitch + MARGIN, WIDTH, 3), 255, np.uint8)
+        self.texts: list[tuple[float, float, str, float, dict]] = []
+        first = 0
+        for name, count in groups:
+            middle = (self.lefts[first] + self.lefts[first + count - 1] + width) / 2
+            bold = {"weight": "bold", "size": 10, "va": "bottom"}
+            self.texts.append((middle, head - 12, name, count * (width + SPACE), bold))
+            first += count
+        for index, top in enumerate(self.tops):
+            if row_names:
+                at_left = (start - GAP, top + height / 2, row_names[index], names, {"ha": "right"})
+                self.texts.append(at_left)
+            for column, left in enumerate(self.lefts):
+                self._paste(pictures[index, column], left, top)
+                if captions:
+                    small = {"size": 10, "va": "top"}
+                    place = (left + width / 2, top + height + 5)
+                    self.texts.append((*place, captions[index][column], width + SPACE, small))
+
+    def _paste(self, picture: np.ndarray, left: int, top: int) -> None:
+        height, width = self.size
+        # Only a picture with more pixels than dots is smoothed: nearest would drop some of them.
+        way = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.BOX
+        shown = Image.fromarray(displayable(picture)).resize((width, height), way)
+        self.canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = FRAME
+        self.canvas[top : top + height, left : left + width] = np.asarray(shown)
+
+    def draw(self, figure: Figure) -> None:
+        """Draw the table on the lowest part of a page."""
+        figure.figimage(self.canvas, 0, 0)
+        above = int(figure.bbox.height) - len(self.canvas)
+        for x, y, text, room, options in self.texts:
+            options = {"ha": "center", "va": "center", "size": 12, **options}
+            fit_text(write_text(figure, x, above + y, text, **options), room)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table alone to `path`, a PNG."""
+        with page(path, len(self.canvas)) as figure:
+            self.draw(figure)
+
+
+def check_images(images: np.ndarray, name: str = "images") -> np.ndarray:
+    """Return `images` as an array; a ValueError unless they are uint8 (N, H, W, C), none 0."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"`{name}` must be uint8 of shape (N, H, W, C), none of them 0, got {images.dtype} "
+            f"{images.shape}."
+        )
+    return images
+
+
+def displayable(images: np.ndarray) -> np.ndarray:
+    """Turn (..., C) of any C into what can be shown: (..., 3)."""
+    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+
+
+def shown_size(height: int, width: int, room: int) -> tuple[int, int]:
+    """Return the height and width in dots of a picture at most `room` dots wide.
+
+    Where there is room, every pixel takes the same whole number of dots. A picture is at most twice
+    as high as `room`, so that the page of very high ones ends.
+    """
+    room = max(1, min(room, 2 * room * width // height))
+    scale = room // width or room / width
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _count_columns(images: np.ndarray, room: int, most: int) -> int:
+    """Return how many images to put in a row: as many as fill `room` dots well with whole dots."""
+    number, height, width = images.shape[:3]
+    most = min(most, number)
+    choices = range(most, min(most, 4) - 1, -1)
+    filled = {
+        columns: columns * shown_size(height, width, room // max(columns, 3) - SPACE)[1]
+        for columns in choices
+    }
+    good = (columns for columns in choices if filled[columns] > 0.75 * room)
+    return next(good, max(choices, key=filled.get))
+
+
+def plot_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: str | Path) -> None:
+    """Draw rows of images, each above a row of their reconstructions.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        reconstructions: uint8 (N, H, W, C), in the same order.
+    """
+    images = check_images(images)
+    reconstructions = check_images(reconstructions, "reconstructions")
+    columns = _count_columns(images, WIDTH - 2 * MARGIN - NAMES - GAP, 5)
+    rows = len(images) // columns  # only full rows
+    pairs = np.stack([images[: rows * columns], reconstructions[: rows * columns]])
+    pairs = pairs.reshape(2, rows, columns, *images.shape[1:]).swapaxes(0, 1)
+    pictures = pairs.reshape(2 * rows, columns, *images.shape[1:])
+    Table(pictures, row_names=["Input", "Reconstruction"] * rows).save(path)
+
+
+def plot_codes(
+    images: np.ndarray,
+    codes: np.ndarray,
+    reconstructions: np.ndarray,
+    num_embeddings: int,
+    path: str | Path,
+) -> None:
+    """Draw in each row an image, its codes, and the reconstruction from these codes; three rows.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        codes: integers (N, h, w) in [0, num_embeddings), H a multiple of h.
+        reconstructions: uint8 (N, H, W, C).
+    """
+    images = displayable(check_images(images)[:3])
+    reconstructions = displayable(check_images(reconstructions, "reconstructions")[:3])
+    codes = np.asarray(codes)[:3]
+    colors = color_codes(codes, num_embeddings, images.shape[1] // codes.shape[1])
+    last = num_embeddings - 1
+    groups = [("Image", 1), (f"Codes, 0 to {last:,}", 1), ("Reconstruction", 1)]
+    table = Table(np.stack([images, colors, reconstructions], axis=1), groups=groups)
+    cell = table.size[1] / codes.shape[2]
+    points = min(12, cell / (0.7 * max(len(str(last)), 2)) * 72 / DPI)
+    if points >= 6:  # else the cells have no room for numbers
+        for (index, row, column), code in np.ndenumerate(codes):
+            # The upper part of viridis is light.
+            options = {"size": points, "color": INK if code > 0.6 * last else "white"}
+            options["va"] = "center_baseline"
+            x = table.lefts[1] + (column + 0.5) * cell
+            table.texts.append(
+                (x, table.tops[index] + (row + 0.5) * cell, str(code), cell, options)
+            )
+    table.save(path)
+
+
+def plot_samples(samples: np.ndarray, path: str | Path) -> None:
+    """Draw samples, uint8 (N, H, W, C), in rows of at most eight."""
+    samples = check_images(samples, "samples")
+    columns = _count_columns(samples, WIDTH - 2 * MARGIN, 8)
+    rows = len(samples) // columns  # only full rows
+    Table(samples[: rows * columns].reshape(rows, columns, *samples.shape[1:])).save(path)
 
 
 def plot_samples_by_class(samples: np.ndarray, names: Sequence[str], path: str | Path) -> None:
-    """Images drawn with a label: rows of one class each, with its name at their left.
+    """Draw samples of one class per row, with the name of the class at the left.
 
     Args:
         samples: uint8 (R, Q, H, W, C), Q of them a row.
-        names: R names; of rows in succession with the same name the first shows it.
+        names: R names; of successive rows with the same name only the first shows it.
     """
     firsts = [
         name if name != before else "" for name, before in zip(names, ["", *names], strict=False)
     ]
-    _plot_table(samples, path, row_names=firsts)
+    Table(samples, row_names=firsts).save(path)
 
 
 def plot_completions(
@@ -54,7 +228,7 @@ def plot_completions(
     reconstructions: np.ndarray,
     path: str | Path,
 ) -> None:
-    """A row an image: the image, its known part, several completions of that, its reconstruction.
+    """Draw in each row an image, its known part, completions of that part, and the reconstruction.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -66,13 +240,13 @@ def plot_completions(
     beside = [one[:, None] for one in (images, hide_unknown(images, known), reconstructions)]
     pictures = np.concatenate([*beside[:2], completions, beside[2]], axis=1)
     groups = [("Image", 1), ("Known", 1), ("Completions", completions.shape[1])]
-    _plot_table(pictures, path, groups=[*groups, ("Recon-\nstruction", 1)])
+    Table(pictures, groups=[*groups, ("Recon-\nstruction", 1)]).save(path)
 
 
 def plot_neighbours(
     samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path
 ) -> None:
-    """Samples, each with its nearest training images and their distances beneath; two in a row.
+    """Draw samples beside their nearest training images, with the distances below; two in a row.
 
     Args:
         samples: uint8 (N, H, W, C).
@@ -87,76 +261,58 @@ def plot_neighbours(
         pictures = pictures.reshape(len(samples) // 2, -1, *samples.shape[1:])
         captions = [left + right for left, right in zip(captions[::2], captions[1::2], strict=True)]
         groups *= 2
-    _plot_table(pictures, path, groups=groups, captions=captions)
+    Table(pictures, groups=groups, captions=captions).save(path)
 
 
-def _plot_table(
-    pictures: np.ndarray,
-    path: str | Path,
-    *,
-    groups: Sequence[tuple[str, int]] | None = None,
-    row_names: Sequence[str] | None = None,
-    captions: Sequence[Sequence[str]] | None = None,
-) -> None:
-    """Pictures, uint8 (R, Q, H, W, C), with headings over `groups` of so many columns."""
-    rows, columns, height, width = pictures.shape[:4]
-    check_images(pictures.reshape(-1, *pictures.shape[2:]), "pictures")
-    # About as wide as its characters; what is wider shrinks.
-    names_room = min(NAMES, 26 * max(len(name) for name in row_names)) if row_names else 0
-    names_width = names_room + GAP if row_names else 0
-    groups = groups or [("", columns)]
-    gaps = GAP * (len(groups) - 1)
-    room = (WIDTH - 2 * MARGIN - names_width - gaps) // max(columns, 4) - SPACE
-    # A page of pictures much higher than wide would be endless.
-    height, width = shown_size(height, width, max(1, min(room, 2 * room * width // height)))
-    lines = max(name.count("\n") + 1 if name else 0 for name, _ in groups)
-    head = MARGIN + (LINE * lines + 12 if lines else 0)
-    pitch = height + (LINE + SPACE if captions else SPACE)
-    wide = columns * (width + SPACE) - SPACE + gaps + names_width
-    start = (WIDTH - wide) / 2 + names_width
-    lefts = []
-    for number, (_, count) in enumerate(groups):
-        lefts += [start + number * GAP + (len(lefts) + i) * (width + SPACE) for i in range(count)]
-    with page(path, head + rows * pitch + MARGIN) as figure:
-        first = 0
-        for name, count in groups:
-            middle = (lefts[first] + lefts[first + count - 1] + width) / 2
-            across = count * (width + SPACE)
-            _write(figure, middle, head - 12, name, across, weight="bold", size=10, va="bottom")
-            first += count
-        for row in range(rows):
-            top = head + row * pitch
-            if row_names:
-                _write(
-                    figure, start - GAP, top + height / 2, row_names[row], names_room, ha="right"
-                )
-            for column, left in enumerate(lefts):
-                axes = place_axes(figure, left, top, height, width)
-                show_picture(axes, displayable(pictures[row, column]))
-                if captions:
-                    text, below = captions[row][column], top + height + 6
-                    _write(figure, left + width / 2, below, text, width + SPACE, size=9, va="top")
+def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Put grey stripes on images (N, H, W, C), uint8, where `known`, bool (H, W), is False."""
+    height, width = known.shape
+    stripe = max(1, min(height, width) // 14)
+    diagonal = np.add.outer(np.arange(height), np.arange(width)) // stripe
+    stripes = np.where(diagonal % 2, 150, 205).astype(np.uint8)
+    return np.where(known[..., None], images, stripes[..., None])
 
 
-def _write(figure: Figure, x: float, y: float, text: str, room: float, **options) -> None:
-    """Text that shrinks until it fits into `room` dots, and is cut short where it would be too small."""
-    options = {"ha": "center", "va": "center", "size": 12, "parse_math": False, **options}
-    label = figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, **options)
-    size = options["size"]
-    needed = _width(label)
-    if needed > room:
-        label.set_fontsize(max(SMALLEST, 0.97 * size * room / needed))
-    while len(text) > 1 and _width(label) > room:
-        text = text[:-1]
-        label.set_text(f"{text.rstrip()}…")
+def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Join images into one, row by row on white, for a tracker or a file.
+
+    Args:
+        images: uint8 (N, H, W, C), N at least 1.
+        columns: images in a row; by default as many as make the result about square.
+        padding: white pixels around each image.
+
+    Returns:
+        uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
+
+    Raises:
+        ValueError: if `images` is no such array or `columns` is below 1.
+    """
+    images = check_images(images)
+    number, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(number)) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"`columns` must be at least 1, got {columns}.")
+    rows = math.ceil(number / columns)
+    step_y, step_x = height + padding, width + padding
+    grid = np.full((rows * step_y + padding, columns * step_x + padding, channels), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * step_y + padding, index % columns * step_x + padding
+        grid[top : top + height, left : left + width] = image
+    return grid
 
 
-def _width(label: Text) -> float:
-    return label.get_window_extent(label.figure.canvas.get_renderer()).width
+def color_codes(codes: np.ndarray, num_embeddings: int, cell: int = 1) -> np.ndarray:
+    """Turn codes (N, h, w) into pictures, uint8 (N, h * cell, w * cell, 3): one colour per code.
+
+    With `cell` the VQ-VAE's downsampling factor, a picture is as large as the image it stands for.
+    """
+    levels = np.asarray(codes) / max(num_embeddings - 1, 1)
+    colors = matplotlib.colormaps[CODE_COLORS](levels, bytes=True)[..., :3]
+    return colors.repeat(cell, axis=1).repeat(cell, axis=2)
 
 
 def printable(name: str, otherwise: str) -> str:
-    """A name on one line, or something else in place of one that is empty or that the font lacks."""
+    """Return a name on one line, or `otherwise` if it is empty or the font lacks a character."""
     name = " ".join(name.split())
     with_glyphs = get_font(findfont(FontProperties(family="DejaVu Sans")))
     whole = name and all(with_glyphs.get_char_index(ord(character)) for character in name)

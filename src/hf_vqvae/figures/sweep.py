@@ -1,4 +1,4 @@
-"""The figure of a sweep, in the style of `plotting`."""
+"""The figure of a sweep: error against rate and perplexity, and reconstructions at every point."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from .image_tables import Table, check_images
 from .page import (
     BLUE,
     GREEN,
@@ -20,19 +21,13 @@ from .page import (
     PURPLE,
     VERMILION,
     WIDTH,
-    check_images,
-    displayable,
     page,
-    place_axes,
     plain_log_axis,
-    show_picture,
-    shown_size,
     write_text,
 )
 
 HOLLOW = {"linestyle": "", "markerfacecolor": "white"}
 COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
-LABELS = 304  # dots for what stands beside a strip: leaves 4 dots a pixel to 8 images of 28
 HEAD, PANEL, FOOT = 104, 470, 150  # dots above, of and below the axes of a panel
 KEY, KEY_COLUMNS = 50, 4  # dots of a line of the legend, and what stands in one
 
@@ -61,46 +56,25 @@ def plot_sweep(
             f"`reconstructions` must be of shape {expected}, a strip for each of 1 point or more, got "
             f"{np.shape(reconstructions)}."
         )
-    strips = [("Original", "", originals)]
-    for point, pictures in zip(points, reconstructions, strict=True):
-        name = f"K {point['num_embeddings']}, D {point['embedding_dim']}"
-        error = f"MSE {point['reconstruction_mse']:#.3g}"
-        strips.append((name, error, check_images(pictures, "reconstructions")))
+    names = ["Original"] + [
+        f"K {point['num_embeddings']}, D {point['embedding_dim']}\n"
+        f"MSE {point['reconstruction_mse']:#.3g}"
+        for point in points
+    ]
+    table = Table(np.stack([originals, *reconstructions]), row_names=names)
     curves = list(_curves(points))
     # Below the first title: a line for the marks, lines for the dimensions, and the codebooks' sizes.
     key = KEY * (1 + math.ceil(len(curves) / KEY_COLUMNS)) + 60
     panel = HEAD + PANEL + FOOT
-    below = key + 2 * panel + 80
-    pitch = (WIDTH - 2 * MARGIN - LABELS) // len(originals)
-    size = shown_size(*originals.shape[1:3], min(pitch - 4, 240))
-    row = max(size[0], 92) + 12
-    with page(path, below + len(strips) * row + MARGIN) as figure:
+    below = key + 2 * panel + 56
+    with page(path, below + len(table.canvas)) as figure:
         axes = _panel(figure, 0, key, "Error against bits an image", "bits an image")
         _draw_rates(axes, curves)
         _draw_key(figure, curves)
         axes = _panel(figure, key + panel, 0, "Error against perplexity", "codebook perplexity")
         _draw_perplexities(axes, curves)
-        write_text(figure, MARGIN, below - 32, "What it looks like", weight="bold", size=13)
-        for index, strip in enumerate(strips):
-            _draw_strip(figure, below + index * row + (row - 12) / 2, *strip, size, pitch)
-
-
-def _draw_strip(
-    figure: Figure,
-    middle: float,
-    name: str,
-    error: str,
-    pictures: np.ndarray,
-    size: tuple[int, int],
-    pitch: int,
-) -> None:
-    """Name and error, and beside them the pictures, `pitch` dots from one to the next."""
-    lift = 23 if error else 0
-    write_text(figure, MARGIN, middle - lift, name, weight="bold", va="center", size=11)
-    write_text(figure, MARGIN, middle + lift, error, va="center", size=11)
-    for column, picture in enumerate(pictures):
-        left = MARGIN + LABELS + column * pitch
-        show_picture(place_axes(figure, left, middle - size[0] / 2, *size), displayable(picture))
+        write_text(figure, MARGIN, below - 8, "What it looks like", weight="bold", size=13)
+        table.draw(figure)
 
 
 def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:

@@ -49,7 +49,7 @@ def write_figures(
     # Not at the top: a card can be built without matplotlib.
     from ..figures.architecture import plot_architecture
     from ..figures.charts import plot_codebook_usage, plot_training_curves
-    from ..figures.images import plot_codes, plot_reconstructions
+    from ..figures.image_tables import plot_codes, plot_reconstructions
 
     if not len(images):
         raise ValueError("`images` must hold at least 1 image to draw, got 0.")
@@ -92,8 +92,7 @@ def _draw_samples(
     model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path
 ) -> np.ndarray:
     """The figure of samples, of a conditional prior by class; all that were drawn, those of a class apart."""
-    from ..figures.image_tables import plot_samples_by_class, printable
-    from ..figures.images import plot_samples
+    from ..figures.image_tables import plot_samples, plot_samples_by_class, printable
 
     config = model.config.prior_config
     if config.num_classes is None:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from ..data.splits import DecodedImages, ImageSplits
 from ..evaluation.model_metrics import evaluate_model, load_model
 from ..evaluation.sample_quality import SampleQualityArguments, choose_classifier, measure_samples
-from ..figures.images import color_codes, image_grid
+from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
 from ..model_card.card import write_card, write_figures
 from ..model_card.run_figures import to_8_bits
