@@ -19,7 +19,7 @@ from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.splits import DecodedImages, load_split
 from hf_vqvae.distributed import init_distributed, named_distributed_errors
 from hf_vqvae.evaluation.classifier import ImageClassifier
-from hf_vqvae.evaluation.model_metrics import evaluate_model, load_model
+from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.sample_quality import (
     SampleQualityArguments,
     check_arguments,
@@ -28,6 +28,7 @@ from hf_vqvae.evaluation.sample_quality import (
 )
 from hf_vqvae.evaluation.small_classifier import NoLabelsError
 from hf_vqvae.files import output_file_errors, write_json
+from hf_vqvae.hub.weights import load_model
 
 LONG = 50  # characters of a clause that the table does not repeat
 

@@ -23,9 +23,9 @@ from hf_vqvae.arguments import (
 )
 from hf_vqvae.data.splits import ImageSplits
 from hf_vqvae.distributed import check_shared_folder
-from hf_vqvae.evaluation.model_metrics import load_model
 from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.files import atomic_remove, read_json, write_json
+from hf_vqvae.hub.weights import load_model
 from hf_vqvae.model_card.card import choose_images
 from hf_vqvae.model_card.run_figures import to_8_bits
 from hf_vqvae.models import VQVAEConfig

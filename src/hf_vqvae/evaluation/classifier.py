@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -18,14 +17,15 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..hub.download import fetch_model
+from ..hub.errors import FAILURES as HUB_FAILURES
+from ..hub.weights import weight_files
 from ..models import VQVAEImageProcessorPil
 from ..models.configuration_strict import MAX_SIZE, StrictConfig, setting, shown, strict
 from ..models.configuration_vqvae import as_pair
-from ..models.loading import DAMAGE, LoadMixin, check_finite, check_index
+from ..models.hub_mixin import check_finite
 
 # What loading anybody's files may fail with.
-FAILURES = (*DAMAGE, OSError, RuntimeError, SafetensorError, StrictDataclassError)
-FAILURES += (httpx.TransportError,)
+FAILURES = (*HUB_FAILURES, SafetensorError, StrictDataclassError)
 
 
 @strict
@@ -49,7 +49,7 @@ class SmallClassifierConfig(StrictConfig):
             )
 
 
-class SmallClassifier(LoadMixin, PreTrainedModel):
+class SmallClassifier(PreTrainedModel):
     """A convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
 
     While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
@@ -221,7 +221,7 @@ def load_classifier(name_or_path: str, description: str | None = None) -> ImageC
     """
     try:
         folder = fetch_model(name_or_path)
-        check_index(folder)
+        weight_files(folder)
         # Else transformers asks on the terminal whether to run code that comes along.
         options = {"trust_remote_code": False}
         model, loading = AutoModelForImageClassification.from_pretrained(

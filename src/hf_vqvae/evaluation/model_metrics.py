@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub.utils import httpx
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
 
 from ..data.codes import own_batches
-from ..hub.download import fetch_model
+from ..hub.weights import Model
 from ..metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
@@ -20,52 +18,10 @@ from ..metrics import (
     ReconstructionQuality,
     ssim_window,
 )
-from ..models import (
-    PixelCNNConfig,
-    VQVAEConfig,
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEImageProcessorPil,
-    VQVAEModel,
-)
+from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
 
 if TYPE_CHECKING:
     from ..data.splits import DecodedImages
-
-Model = VQVAEModel | VQVAEForImageGeneration
-
-
-def load_model(name_or_path: str, revision: str | None = None) -> Model:
-    """Load a VQ-VAE, with or without a prior, from a folder or from the Hub, in eval mode.
-
-    Raises:
-        ValueError: if there is no such model, it is of another kind, or its weights are not whole.
-    """
-    folder = fetch_model(name_or_path, revision)
-    try:
-        # Else transformers asks on the terminal whether to run code that comes along.
-        options = {"trust_remote_code": False}
-        config = AutoConfig.from_pretrained(folder, **options)
-        if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
-            raise ValueError(
-                f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
-                "'vqvae_image_generation' can be evaluated here"
-            )
-        model, loading = AutoModel.from_pretrained(
-            folder, config=config, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, httpx.TransportError) as error:
-        raise ValueError(
-            f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
-            "training wrote (with config.json and model.safetensors) or owner/name on the Hub."
-        ) from error
-    if loading["missing_keys"]:
-        # They would be evaluated as they were drawn at random.
-        raise ValueError(
-            f"the weights of {name_or_path!r} lack {len(loading['missing_keys'])} tensors, for "
-            f"example {min(loading['missing_keys'])!r}. Save the model again with its config."
-        )
-    return model
 
 
 @torch.inference_mode()

@@ -15,11 +15,11 @@ from transformers.utils.generic import can_return_tuple
 
 from .codes import check_dense
 from .configuration_image_generation import VQVAEForImageGenerationConfig
+from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 from .sampling_inputs import ClassLabels, count_grids, count_known, count_labels, count_seeds
-from .saving import PublishMixin
 
 
 @dataclass
@@ -74,7 +74,7 @@ def _fill_unknown(images: Tensor, known: Tensor) -> Tensor:
     return images
 
 
-class VQVAEForImageGeneration(PublishMixin, PreTrainedModel):
+class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
     """VQ-VAE and prior. The VQ-VAE is frozen: its weights take no gradient and its codebook never moves.
 
     ```python

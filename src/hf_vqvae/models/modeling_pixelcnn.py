@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .codes import check_codes, check_labels, check_return_loss
 from .configuration_pixelcnn import PixelCNNConfig
+from .hub_mixin import HubMixin
 from .pixelcnn_layers import (
     CodeConv2d,
     CodeLookup,
@@ -40,7 +41,6 @@ from .sampling_inputs import (
     label_rows,
 )
 from .sampling_pixelcnn import DrawSettings, sample_codes
-from .saving import PublishMixin
 
 
 @dataclass
@@ -58,7 +58,7 @@ class PixelCNNOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-class PixelCNNPreTrainedModel(PublishMixin, PreTrainedModel):
+class PixelCNNPreTrainedModel(HubMixin, PreTrainedModel):
     """Weight initialisation, saving and loading."""
 
     config: PixelCNNConfig

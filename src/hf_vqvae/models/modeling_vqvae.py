@@ -19,8 +19,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
 from .codes import check_codes, check_return_loss
 from .configuration_vqvae import VQVAEConfig, as_pair
+from .hub_mixin import HubMixin
 from .quantization import VectorQuantizer
-from .saving import PublishMixin
 
 
 @dataclass
@@ -64,7 +64,7 @@ class VQVAEOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-class VQVAEPreTrainedModel(PublishMixin, PreTrainedModel):
+class VQVAEPreTrainedModel(HubMixin, PreTrainedModel):
     """Weight initialisation, saving and loading."""
 
     config: VQVAEConfig

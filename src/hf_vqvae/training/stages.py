@@ -18,9 +18,9 @@ from ..arguments import TrainingArguments, VQVAEArguments
 from ..data.codes import encode_split, own_batches
 from ..data.loaders import count_steps
 from ..data.splits import ImageSplits
-from ..evaluation.model_metrics import load_model
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model
+from ..hub.weights import load_model
 from ..metrics.sums import widen
 from ..models import (
     PixelCNNConfig,
