@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from script_server import ScriptServer
+from support.scripts import ScriptServer
 
 # Settings of the libraries in use, of launchers and of Python, which a user's shell or notebook may have.
 SETTINGS = ("ACCELERATE_", "DATASETS_", "HF_", "HUGGING", "TRANSFORMERS_", "WANDB_", "TRACKIO_")

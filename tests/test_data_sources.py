@@ -17,7 +17,7 @@ from PIL import Image
 
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data.sources import DataError, open_source
-from hub_server import HubServer
+from support.hub import HubServer
 
 FEATURES = datasets.Features(image=datasets.Image())
 

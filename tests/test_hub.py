@@ -27,7 +27,7 @@ from hf_vqvae.publishing.push import (
     push_command,
     push_folder,
 )
-from hub_server import HubServer, read_card_metadata
+from support.hub import HubServer, read_card_metadata
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_secretwritetoken"

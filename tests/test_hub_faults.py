@@ -17,8 +17,8 @@ from safetensors.torch import load, save
 
 from hf_vqvae.evaluation.classifier import SmallClassifier, SmallClassifierConfig
 from hf_vqvae.hub.commit import sign_card
-from hub_client import HubClient
-from hub_server import Blob, HubServer
+from support.hub import Blob, HubServer
+from support.scripts import ScriptServer
 from test_hub import digest, make_run
 
 TOKEN = "hf_secretwritetoken"
@@ -88,7 +88,7 @@ class World:
         self.hub.fail(*STAGES[stage], status=fault, **options)
 
     def run(self, *words: str):
-        done = self.client.run(*words, token=TOKEN)
+        done = self.client.run(*words, environment={"HF_TOKEN": TOKEN})
         assert "Traceback" not in done.stderr
         assert TOKEN not in done.stdout + done.stderr
         assert digest(self.folder) == self.before
@@ -135,11 +135,16 @@ class World:
         self.hub.add_token(TOKEN)
 
 
+def hub_client(hub, home):
+    """A server of scripts whose Hub is `hub`, and whose pauses before a repeated request are ten times shorter."""
+    return ScriptServer(home, environment=hub.environment(home), haste=10)
+
+
 @pytest.fixture(scope="module")
 def module_world(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("outputs") / "tiny")
     home = tmp_path_factory.mktemp("home")
-    with HubServer() as hub, HubClient(hub, home) as client:
+    with HubServer() as hub, hub_client(hub, home) as client:
         yield World(hub, client, folder)
 
 
@@ -191,7 +196,9 @@ def test_a_folder_that_is_no_run_is_named_before_the_hub_is_asked(world, tmp_pat
     """Without a token, too, and without a command that would fail again."""
     flags = ("--hub_model_id", "me/tiny")
     for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "not the folder")):
-        done = world.client.run("scripts/push_to_hub.py", folder, *flags, token="")
+        done = world.client.run(
+            "scripts/push_to_hub.py", folder, *flags, environment={"HF_TOKEN": ""}
+        )
         assert done.returncode == 1 and message in done.stderr
         assert str(folder) in done.stderr and "tries again" not in done.stderr
     assert not world.hub.requests

@@ -10,7 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from hub_server import HubServer
+from support.hub import HubServer
 
 PROLOGUE = """
 import json, os, sys, warnings

@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from hub_client import HubClient
-from hub_server import HubServer
+from support.hub import HubServer
 from test_hub import digest, make_run
-from test_hub_faults import STAGES, TOKEN, World
+from test_hub_faults import STAGES, TOKEN, World, hub_client
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -18,8 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 def module_world(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("outputs") / "tiny")
     home = tmp_path_factory.mktemp("home")
-    with HubServer() as hub, HubClient(hub, home) as client:
-        client.run("tests/hub_server.py", token=TOKEN)  # all is imported when the first push starts
+    with HubServer() as hub, hub_client(hub, home) as client:
         yield World(hub, client, folder)
 
 
@@ -28,7 +26,7 @@ def start_slow_push(world, stage, old, seconds, *flags):
     world.start(old)
     world.fail(stage, "slow", seconds=seconds, times=99)
     words = ("scripts/push_to_hub.py", world.folder, "--hub_model_id", "me/tiny", *flags)
-    push = world.client.start(*words, token=TOKEN)
+    push = world.client.start(*words, environment={"HF_TOKEN": TOKEN})
     until = time.monotonic() + 60
     while not world.requests(stage):
         assert time.monotonic() < until
@@ -113,7 +111,7 @@ def test_killed_over_and_over_it_is_done_in_the_end(module_world):
     world.start(old=False)
     words = ("scripts/push_to_hub.py", world.folder, "--hub_model_id", "me/tiny")
     for moment in range(12):
-        push = world.client.start(*words, token=TOKEN)
+        push = world.client.start(*words, environment={"HF_TOKEN": TOKEN})
         time.sleep(0.05 * moment)
         push.send(signal.SIGKILL)
         push.wait()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import hf_vqvae  # noqa: F401  (its classes are those of AutoModel)
-from script_server import ScriptServer
+from support.scripts import ScriptServer
 
 PINNED = Path(__file__).parent / "fixtures" / "pinned_curve.json"
 FLAGS = ["--dataset_name", "digits", "--max_train_samples", "160", "--max_eval_samples", "64"]

@@ -21,11 +21,11 @@ from PIL import Image
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
 from hf_vqvae.distributed import LONGEST_WAIT, SHARDING
-from hub_server import HubServer
-from script_server import ScriptServer
+from support.hub import HubServer
+from support.scripts import ScriptServer
 
 ROOT = Path(__file__).parents[1]
-WORKER, TRAIN = "tests/process_worker.py", str(ROOT / "scripts/train.py")
+WORKER, TRAIN = "tests/support/process_worker.py", str(ROOT / "scripts/train.py")
 KILL = signal.SIGKILL
 LONG = 500  # seconds
 GPUS = torch.cuda.device_count() >= 2

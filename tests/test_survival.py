@@ -17,7 +17,7 @@ from datasets import load_from_disk
 from transformers import AutoModel
 
 import hf_vqvae  # noqa: F401  (its classes are those of AutoModel)
-from script_server import ScriptServer
+from support.scripts import ScriptServer
 from test_train import (
     DATA,
     KILL,
@@ -181,29 +181,28 @@ def test_two_processes_of_which_one_is_killed_end_the_same(scripts, whole_of_two
 def test_a_second_signal_ends_processes_that_wait_for_each_other(scripts, outputs):
     folder = outputs / "second-signal"
     flags = [*FLAGS, "--num_train_epochs", "100000", "--checkpointing_steps", "100000"]
-    jobs = scripts.start_together(TRAIN, *flags, "--output_dir", folder)
-    (_, output), (hanging, _) = jobs
+    first, hanging = scripts.start_together(TRAIN, *flags, "--output_dir", folder)
     until = time.monotonic() + 60
-    while "images/s" not in (output / "stderr").read_text():
+    while "images/s" not in first.printed("stderr"):
         assert time.monotonic() < until
         time.sleep(0.1)
-    os.kill(hanging, signal.SIGSTOP)
+    hanging.send(signal.SIGSTOP)
     time.sleep(0.5)
-    done = ended_by_two_signals(scripts, jobs[0])
+    done = ended_by_two_signals(first)
     assert done.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saving a checkpoint after this step. A second signal ends" in done.stderr
     assert "SIGTERM: ended without a checkpoint." in done.stderr
-    os.kill(hanging, signal.SIGCONT)
+    hanging.send(signal.SIGCONT)
     # It notices by itself, but for one time in ten, when gloo waits on; or it could not end without the signals.
-    assert ended_by_two_signals(scripts, jobs[1]).returncode in (1, 128 + signal.SIGTERM)
+    assert ended_by_two_signals(hanging).returncode in (1, 128 + signal.SIGTERM)
     assert not list(Path(f"{folder}.partial").glob("checkpoints/*"))
 
 
-def ended_by_two_signals(scripts, job):
-    os.kill(job[0], signal.SIGTERM)
+def ended_by_two_signals(job):
+    job.send(signal.SIGTERM)
     time.sleep(2)
-    os.kill(job[0], signal.SIGTERM)
-    return scripts.wait(job, 5)
+    job.send(signal.SIGTERM)
+    return job.wait(5)
 
 
 # Going on from other places, and in other ways
@@ -361,7 +360,7 @@ def small_disk(tmp_path):
     mount = 'mount -t tmpfs -o size=40m none "$0" && exec "$@"'
     with ScriptServer(tmp_path, ["unshare", "-rm", "sh", "-c", mount, str(disk)]) as server:
         server.run("scripts/train.py", "--help")  # the disk is there
-        yield server, disk, Path(f"/proc/{server.server.pid}/root{disk}")
+        yield server, disk, Path(f"/proc/{server.process.pid}/root{disk}")
 
 
 @pytest.mark.long

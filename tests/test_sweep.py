@@ -169,8 +169,8 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(
     until = time.monotonic() + 60
     while not list(checkpoints.glob("vqvae-*")) and time.monotonic() < until:
         time.sleep(0.005)
-    os.kill(job[0], signal.SIGTERM)
-    done = scripts.wait(job, 120)
+    job.send(signal.SIGTERM)
+    done = job.wait(120)
     errors = done.stderr
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + errors[-3000:]
     words = " ".join(map(str, command))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
-from hub_server import HubServer
+from support.hub import HubServer
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(ROOT / "scripts/train.py")
@@ -329,9 +329,9 @@ def test_two_runs_do_not_write_one_folder(scripts, tmp_path):
         time.sleep(0.01)
     for how in ([], LATEST, ["--overwrite_output_dir"]):
         other = scripts.run(TRAIN, *flags, *how)
-        assert_refused(other, f"process {job[0]} on", "is writing the run", "another --output_dir")
-    os.kill(job[0], KILL)
-    scripts.wait(job, 10)
+        assert_refused(other, f"process {job.pid} on", "is writing the run", "another --output_dir")
+    job.send(KILL)
+    job.wait(10)
     assert scripts.run(TRAIN, *flags, *LATEST, signals=[(1, TERM)]).returncode == 128 + TERM
     assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
 

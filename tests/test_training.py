@@ -158,39 +158,29 @@ time.sleep(100)
 """
 
 
-class Deaf:
-    """A process that runs `DEAF`."""
-
-    def __init__(self, scripts, folder, *words):
-        (folder / "deaf.py").write_text(DEAF)
-        self.scripts = scripts
-        self.job = scripts.start(folder / "deaf.py", *words)
-        self.wait_for("ready\n")
-
-    def wait_for(self, printed):
-        """Returns when it has printed `printed`, and nothing else."""
-        until = time.monotonic() + 60
-        while (text := (self.job[1] / "stdout").read_text()) != printed:
-            assert printed.startswith(text) and time.monotonic() < until, text
-            time.sleep(0.01)
-
-    def send(self, number):
-        os.kill(self.job[0], number)
-
-
 @pytest.fixture
 def deaf(scripts, tmp_path):
-    """Starts such processes; one that a failed test has left is killed."""
+    """Starts processes that run `DEAF`; one that a failed test has left is killed."""
+    (tmp_path / "deaf.py").write_text(DEAF)
     started = []
 
     def start(*words):
-        started.append(Deaf(scripts, tmp_path, *words))
+        started.append(scripts.start(tmp_path / "deaf.py", *words))
+        wait_for(started[-1], "ready\n")
         return started[-1]
 
     yield start
-    for process in started:
+    for job in started:
         with suppress(ProcessLookupError):
-            process.send(signal.SIGKILL)
+            job.send(signal.SIGKILL)
+
+
+def wait_for(job, printed):
+    """Returns when the job has printed `printed`, and nothing else."""
+    until = time.monotonic() + 60
+    while (text := job.printed()) != printed:
+        assert printed.startswith(text) and time.monotonic() < until, text
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")])
@@ -200,13 +190,13 @@ def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_wait
     first, second = (getattr(signal, f"SIG{name}") for name in (first, second))
     process = deaf("deaf")
     process.send(first)
-    process.wait_for(f"ready\n[{int(first)}]\n")
+    wait_for(process, f"ready\n[{int(first)}]\n")
     # What a launcher passes on comes at the same time.
     process.send(second)
     time.sleep(1.2)
-    assert "ended" not in (process.job[1] / "stderr").read_text()
+    assert "ended" not in process.printed("stderr")
     process.send(second)
-    done = process.scripts.wait(process.job, 5)
+    done = process.wait(5)
     assert done.returncode == 128 + second
     assert f"{first.name}: saving a checkpoint" in done.stderr
     assert f"{second.name}: ended without a checkpoint" in done.stderr
@@ -215,9 +205,9 @@ def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_wait
 def test_signals_act_as_before_when_they_are_no_longer_caught(deaf):
     process = deaf("")
     process.send(signal.SIGTERM)
-    process.wait_for(f"ready\n[{int(signal.SIGTERM)}]\nleft\n")
+    wait_for(process, f"ready\n[{int(signal.SIGTERM)}]\nleft\n")
     process.send(signal.SIGTERM)
-    assert process.scripts.wait(process.job, 5).returncode == -signal.SIGTERM
+    assert process.wait(5).returncode == -signal.SIGTERM
 
 
 # The learning rate
