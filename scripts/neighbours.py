@@ -125,7 +125,10 @@ def draw(model: VQVAEForImageGeneration, arguments: NeighbourArguments) -> Tenso
     """uint8 (N, C, H, W), as many as are shown or measured."""
     number = max(arguments.num_images, arguments.num_measured)
     config = model.config.prior_config
-    labels = [find_label(name, model) for name in arguments.class_labels or []]
+    labels = [
+        find_label(name, model.config.prior_config.label2id)
+        for name in arguments.class_labels or []
+    ]
     if not labels and config.num_classes is not None and config.label_dropout == 0:
         labels = list(range(config.num_classes))
     samples = model.sample(

@@ -169,7 +169,11 @@ def draw(
     rows = max(1, len(names))
     # With the image and its known part 14 make a square.
     number = arguments.num_images or (8 if rows > 1 else 14 if known else 16)
-    labels = [find_label(name, model) for name in names for _ in range(number)]
+    labels = [
+        find_label(name, model.config.prior_config.label2id)
+        for name in names
+        for _ in range(number)
+    ]
     pixel_values, pixel_mask = (None, None) if known is None else known
     images = model.sample(
         rows * number,

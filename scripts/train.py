@@ -6,7 +6,7 @@ accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_i
 
 import shutil
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -168,13 +168,9 @@ def train(flags: tuple, accelerator: Accelerator, folder: RunDirectory) -> None:
 
 def check_changes(folder: RunDirectory, training: TrainingArguments, values: dict) -> list[str]:
     """What is other than when the run was stopped; an error unless it may be."""
-    model_flags = {
-        field.name for part in (VQVAEArguments, PriorArguments) for field in fields(part)
-    }
     return folder.check_same_run(
         training.resume_from_checkpoint,
         values,
-        model_flags | {"vqvae_name_or_path", "class_conditional"},
         with_changes=training.resume_with_changes,
     )
 

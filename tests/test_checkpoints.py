@@ -49,7 +49,8 @@ def save(accelerator, folder, step, stage="vqvae", limit=10, identity=IDENTITY):
 
 def choose(accelerator, folder, identity=IDENTITY, with_changes=False):
     saved = list_checkpoints(folder, "vqvae")
-    return choose_checkpoint(accelerator, saved, identity, with_changes=with_changes)
+    changeable = {"num_processes"}
+    return choose_checkpoint(accelerator, saved, identity, changeable, with_changes=with_changes)
 
 
 def names(folder, stage=""):

@@ -9,7 +9,6 @@ from hf_vqvae.files import write_json
 from hf_vqvae.training.run_directory import RunDirectory
 
 FLAGS = {"seed": 0, "learning_rate": 0.1, "logging_steps": 5, "hidden_sizes": [4, 8]}
-MODEL_FLAGS = {"hidden_sizes"}
 DATA = {"name": "digits", "revision": None, "fingerprint": "a"}
 
 
@@ -166,7 +165,7 @@ def unfinished(folder):
 
 
 def check(folder, flags, wanted="latest", with_changes=False):
-    return folder.check_same_run(wanted, flags, MODEL_FLAGS, with_changes=with_changes)
+    return folder.check_same_run(wanted, flags, with_changes=with_changes)
 
 
 def test_the_same_flags_go_on_without_a_word(unfinished):

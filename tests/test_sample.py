@@ -74,7 +74,7 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--temperature", "-1"], "--temperature must be at least 0 and finite, got -1"),
         (["--temperature", "nan"], "--temperature must be at least 0 and finite, got nan"),
-        (["--top_k", "0"], "--top_k must be an integer of at least 1"),
+        (["--top_k", "0"], "--top_k must be at least 1, got 0"),
         (["--top_p", "1.5"], "--top_p must be above 0 and at most 1"),
         (["--guidance_scale", "2"], "--guidance_scale 2 needs --class_labels"),
         (["--class_labels", "1"], "`class_labels` were given to a prior without classes"),

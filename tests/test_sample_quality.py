@@ -289,10 +289,10 @@ def test_labels_the_prior_does_not_have_are_replaced_by_all_of_its_own(
         ("temperature", -0.1, "at least 0 and finite"),
         ("temperature", float("nan"), "at least 0 and finite"),
         ("temperature", float("inf"), "at least 0 and finite"),
-        ("top_k", 0, "an integer of at least 1, or None for all codes"),
-        ("top_p", 0.0, "above 0 and at most 1, .*"),
-        ("top_p", 1.1, "above 0 and at most 1, .*"),
-        ("guidance_scale", -1.0, r"from 0 to 1e\+06 .*"),
+        ("top_k", 0, "at least 1"),
+        ("top_p", 0.0, "above 0 and at most 1"),
+        ("top_p", 1.1, "above 0 and at most 1"),
+        ("guidance_scale", -1.0, "at least 0 and at most 1000000"),
         ("seed", -1, r"at least 0 and below 2\*\*32"),
     ],
 )
@@ -422,10 +422,7 @@ def test_wrong_values_are_found_before_a_model_is_looked_for(monkeypatch, capsys
     with pytest.raises(SystemExit) as exit_info:
         run_script("no/such/model", "--top_p", "2", monkeypatch=monkeypatch)
     assert exit_info.value.code == 2
-    assert (
-        "--top_p must be above 0 and at most 1, or None for all codes, got 2.0"
-        in capsys.readouterr().err
-    )
+    assert "--top_p must be above 0 and at most 1, got 2.0" in capsys.readouterr().err
 
 
 def test_the_script_on_two_processes_writes_the_numbers_of_one(

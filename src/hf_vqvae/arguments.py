@@ -1,224 +1,208 @@
-"""The flags of the scripts: dataclasses for `HfArgumentParser`, each field with its help."""
+"""Dataclasses of the scripts' flags; each field holds all facts of its flag: help, bounds, role in a run."""
 
-import re
-from dataclasses import dataclass, field, make_dataclass
+import math
+import operator
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from functools import partial
 from typing import Any
 
-from .models import VQVAEForImageGeneration
 from .models.configuration_pixelcnn import PixelCNNConfig
 from .models.configuration_strict import own_fields
 from .models.configuration_vqvae import VQVAEConfig
-from .models.sampling_pixelcnn import DrawSettings
 
 # Those of transformers' get_scheduler that need no settings of their own.
 SCHEDULES = ["cosine", "cosine_with_restarts", "linear", "polynomial", "inverse_sqrt", "constant"]
 SCHEDULES += ["constant_with_warmup"]
 
+# Bounds that a flag's field may name. NaN is within none of them.
+BOUNDS = {"at_least": operator.ge, "above": operator.gt}
+BOUNDS |= {"at_most": operator.le, "below": operator.lt}
+
+
+def flag(default: Any, help: str, role: str | None = None, **facts: Any) -> Any:
+    """A dataclass field that is a flag.
+
+    Args:
+        role: what the flag acts on, which decides what may change when a run is resumed:
+            "run": where and how a run works. It may change: the trained weights do not depend on it.
+            "evaluation": what is measured at the end. It may change.
+            "model": what the models are. It must not change.
+            "vqvae", "prior": how a stage trains. It must not change after that stage.
+            "stages": how both stages train. It must not change after the second.
+            All others (None) may change until the end, but only with `--resume_with_changes`.
+        facts: `choices`; and the bounds of a number, by their names in `BOUNDS`.
+    """
+    value = {"default": default}
+    if isinstance(default, list):
+        value = {"default_factory": partial(list, default)}
+    return field(**value, metadata={"help": help, "role": role, **facts})
+
+
+def check_bounds(arguments: Any) -> None:
+    """Raises ValueError if a number among the flags is not finite or not within the bounds in its field."""
+    for one in fields(arguments):
+        value = getattr(arguments, one.name)
+        bounds = {name: one.metadata[name] for name in BOUNDS if name in one.metadata}
+        fits = [BOUNDS[name](value, bound) for name, bound in bounds.items() if value is not None]
+        if all(fits) and not (fits and math.isinf(value)):
+            continue
+        rules = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items()]
+        if isinstance(value, float) and len(rules) == 1:
+            rules.append("finite")
+        raise ValueError(f"--{one.name} must be {' and '.join(rules)}, got {value}.")
+
 
 @dataclass
 class DataArguments:
-    """Which images to read, from where, and how."""
+    """Dataset, splits and columns."""
 
-    dataset_name: str = field(
-        default="ylecun/mnist",
-        metadata={
-            "help": "A dataset on the Hub (owner/name), a local folder in the layout of a Hub "
-            "dataset or of images, or `digits`, the digits that scikit-learn ships."
-        },
+    dataset_name: str = flag(
+        "ylecun/mnist",
+        "Dataset on the Hub (owner/name), local folder of images or in the layout of a Hub "
+        "dataset, or `digits`, the digits that scikit-learn ships.",
     )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of the dataset, where it has several."}
+    dataset_config_name: str | None = flag(None, "Configuration of the dataset, if it has several.")
+    dataset_revision: str | None = flag(
+        None, "Branch, tag or commit of a dataset on the Hub (default: the newest).", "run"
     )
-    dataset_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of a dataset on the Hub (default: its newest)."},
+    train_split: str = flag(
+        "train", "Split to train on, or a slice of one, such as 'train[1000:]'."
     )
-    train_split: str = field(
-        default="train",
-        metadata={
-            "help": "Split to train on, or rows of one in their order, as in 'train[1000:]'."
-        },
+    eval_split: str = flag(
+        "test", "Split to evaluate on, or a slice of one, such as 'train[:1000]'."
     )
-    eval_split: str = field(
-        default="test",
-        metadata={"help": "Split to evaluate on, or rows of one, as in 'train[:1000]'."},
+    image_column: str | None = flag(None, "Column of the images (default: the only one).")
+    label_column: str | None = flag(
+        None, "Column of the class labels (default: the only one, if there is one)."
     )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Column of the images (default: the only one there is)."}
+    streaming: bool = flag(
+        False,
+        "Decode training images each time they are read, for datasets too large for memory. "
+        "The evaluation split is still decoded into memory.",
     )
-    label_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the class labels (default: the only one, if there is one)."},
-    )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Decode training images anew as they are read, for datasets too large for "
-            "memory. The evaluation split is still decoded into memory."
-        },
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows only."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many rows only."}
-    )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "Cache of `datasets` (default: that of the Hub clients)."}
-    )
-    dataloader_num_workers: int = field(
-        default=0,
-        metadata={"help": "Processes that decode a stream; images in memory need none (0)."},
+    max_train_samples: int | None = flag(None, "Train on the first N rows only.")
+    max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.")
+    cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
+    dataloader_num_workers: int = flag(
+        0, "Processes that decode a stream; images in memory need none.", "run"
     )
 
 
 @dataclass
 class TrainingArguments:
-    """How to train the two stages; the defaults are the recipe whose numbers stand in the README."""
+    """Training of the two stages; the defaults are the recipe of the README's results."""
 
-    output_dir: str = field(
-        default="outputs/vqvae",
-        metadata={
-            "help": "Folder of the finished run; it appears only when the run is complete. Until then "
-            "the work is in a folder of that name with `.partial` behind it."
-        },
+    output_dir: str = flag(
+        "outputs/vqvae",
+        "Folder of the finished run. Until the run is complete, its files are in "
+        "`<output_dir>.partial`.",
+        "run",
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Replace a finished or unfinished run in output_dir."}
+    overwrite_output_dir: bool = flag(
+        False, "Replace a finished or unfinished run in output_dir.", "run"
     )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "`latest`, or a checkpoint folder of this run: go on from there."},
+    resume_from_checkpoint: str | None = flag(
+        None, "Checkpoint to resume from: `latest`, or a checkpoint folder of this run.", "run"
     )
-    resume_with_changes: bool = field(
-        default=False,
-        metadata={
-            "help": "When resuming, go on although flags, data, processes or device are others than before; the run "
-            "then does not end as an uninterrupted one would have."
-        },
+    resume_with_changes: bool = flag(
+        False,
+        "Resume even if flags, data, number of processes or device have changed; the result "
+        "then differs from that of an uninterrupted run.",
+        "run",
     )
-    vqvae_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "A trained VQ-VAE (folder or Hub id): train only the prior on its codes."
-        },
+    vqvae_name_or_path: str | None = flag(
+        None, "A trained VQ-VAE (folder or Hub id): train only the prior on its codes.", "model"
     )
-    train_prior: bool = field(default=True, metadata={"help": "Train the prior (stage 2)."})
-    num_train_epochs: int = field(default=30, metadata={"help": "Epochs of the VQ-VAE."})
-    prior_num_train_epochs: int = field(
-        default=12, metadata={"help": "Epochs of the prior; on MNIST many more overfit."}
+    train_prior: bool = flag(True, "Train the prior (stage 2).")
+    num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
+    prior_num_train_epochs: int = flag(
+        12, "Epochs of the prior; on MNIST many more overfit.", "prior", at_least=1
     )
-    train_batch_size: int = field(
-        default=128,
-        metadata={"help": "Images of one optimizer step, over all processes and accumulations."},
+    train_batch_size: int = flag(
+        128,
+        "Images per optimizer step, over all processes and accumulation steps.",
+        "stages",
+        at_least=1,
     )
-    eval_batch_size: int = field(
-        default=256, metadata={"help": "Images that a process evaluates or encodes at a time."}
+    eval_batch_size: int = flag(
+        256, "Images per evaluation or encoding batch of a process.", "run", at_least=1
     )
-    gradient_accumulation_steps: int = field(
-        default=1,
-        metadata={
-            "help": "Parts that each batch is computed in, to save memory. The codebook's moving averages take a step "
-            "with each part."
-        },
+    gradient_accumulation_steps: int = flag(
+        1,
+        "Parts in which each batch is computed, to save memory. The codebook's moving averages "
+        "are updated after each part.",
+        "stages",
+        at_least=1,
     )
-    gradient_checkpointing: bool = field(
-        default=False,
-        metadata={
-            "help": "Compute the activations of each level or layer again for its gradient, to save memory."
-        },
+    gradient_checkpointing: bool = flag(
+        False, "Recompute activations in the backward pass to save memory."
     )
-    learning_rate: float = field(default=1.6e-2, metadata={"help": "Adam, VQ-VAE."})
-    prior_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "AdamW, prior (default: 6e-3 gated, 1e-3 plain; the Keras example: 3e-4)."
-        },
+    learning_rate: float = flag(1.6e-2, "Learning rate of Adam for the VQ-VAE.", "vqvae", above=0)
+    prior_learning_rate: float | None = flag(
+        None,
+        "Learning rate of AdamW for the prior (default: 6e-3 gated, 1e-3 plain).",
+        "prior",
+        above=0,
     )
-    prior_weight_decay: float = field(
-        default=0.01, metadata={"help": "Weight decay of AdamW, prior; 0 makes it Adam."}
+    prior_weight_decay: float = flag(
+        0.01, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
     )
-    prior_average_decay: float = field(
-        default=0.999,
-        metadata={
-            "help": "Decay per step of the moving average of the prior's weights, which is what is evaluated and "
-            "kept; 0 keeps the last weights."
-        },
+    prior_average_decay: float = flag(
+        0.999,
+        "Decay per step of the moving average of the prior's weights, which is evaluated and "
+        "saved; 0 saves the last weights.",
+        "prior",
+        at_least=0,
+        below=1,
     )
-    class_conditional: bool = field(
-        default=True,
-        metadata={"help": "Condition the prior on the dataset's labels, where it has any."},
+    class_conditional: bool = flag(
+        True, "Condition the prior on the dataset's labels, if it has any.", "model"
     )
-    lr_scheduler_type: str = field(
-        default="cosine",
-        metadata={
-            "help": "Schedule of both stages, as in transformers' get_scheduler.",
-            "choices": SCHEDULES,
-        },
+    lr_scheduler_type: str = flag(
+        "cosine",
+        "Schedule of both stages, a name of transformers' get_scheduler.",
+        "stages",
+        choices=SCHEDULES,
     )
-    warmup_steps: int = field(
-        default=200,
-        metadata={"help": "Steps of linear warm-up, though at most a tenth of a stage's steps."},
+    warmup_steps: int = flag(
+        200, "Steps of linear warm-up, at most a tenth of a stage's steps.", "stages", at_least=0
     )
-    max_grad_norm: float | None = field(
-        default=None,
-        metadata={
-            "help": "Clip the norm of the gradient to this (default: never for the VQ-VAE, 1 for the prior)."
-        },
+    max_grad_norm: float | None = flag(
+        None,
+        "Clip the norm of the gradient to this value (default: never for the VQ-VAE, 1 for the prior).",
+        "stages",
+        above=0,
     )
-    seed: int = field(default=0, metadata={"help": "Seed of weights, shuffling and samples."})
-    mixed_precision: str = field(
-        default="no",
-        metadata={
-            "help": "`bf16` (GPU, and CPUs that have it) or `fp16` (GPU); the quantizer stays float32.",
-            "choices": ["no", "bf16", "fp16"],
-        },
+    seed: int = flag(0, "Seed of weights, shuffling and samples.")
+    mixed_precision: str = flag(
+        "no",
+        "`bf16` (GPU, and CPUs that have it) or `fp16` (GPU); the quantizer stays float32.",
+        choices=["no", "bf16", "fp16"],
     )
-    checkpointing_steps: int = field(
-        default=1000,
-        metadata={"help": "Steps between checkpoints; 0 writes one at each epoch's end."},
+    checkpointing_steps: int = flag(
+        1000, "Steps between checkpoints; 0 saves one after each epoch.", "run", at_least=0
     )
-    checkpoints_total_limit: int = field(
-        default=2, metadata={"help": "Checkpoints kept; the oldest go first."}
+    checkpoints_total_limit: int = flag(
+        2, "Checkpoints to keep; the oldest is deleted first.", "run", at_least=1
     )
-    logging_steps: int = field(
-        default=50, metadata={"help": "Steps between updates of the bar's figures and trackers."}
+    logging_steps: int = flag(
+        50, "Steps between updates of the progress bar and trackers.", "run", at_least=1
     )
-    num_eval_samples: int = field(
-        default=1000,
-        metadata={
-            "help": "Samples whose Fréchet distance to the evaluation split is measured at the end, by a small "
-            "classifier trained on the labels; 0 leaves that out."
-        },
+    num_eval_samples: int = flag(
+        1000,
+        "Samples for the Fréchet distance to the evaluation split, with features of a small "
+        "classifier trained on the labels; 0 skips it.",
+        "evaluation",
     )
-    log_with: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Trackers, through Accelerate: tensorboard, wandb, trackio."},
+    log_with: list[str] = flag(  # noqa: RUF009
+        [], "Trackers to log to: tensorboard, wandb, trackio.", "run"
     )
 
     def __post_init__(self):
-        minima = {"num_train_epochs": 1, "prior_num_train_epochs": 1, "train_batch_size": 1}
-        minima |= {"eval_batch_size": 1, "gradient_accumulation_steps": 1, "warmup_steps": 0}
-        minima |= {"checkpointing_steps": 0, "checkpoints_total_limit": 1, "logging_steps": 1}
-        for name, minimum in minima.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"--{name} must be at least {minimum}, got {getattr(self, name)}.")
+        check_bounds(self)
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
             raise ValueError(
                 f"--num_eval_samples must be 0 or at least 2, got {self.num_eval_samples}."
-            )
-        for name in ("learning_rate", "prior_learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{name} must be above 0 and finite, got {value}.")
-        if not 0 <= self.prior_weight_decay < float("inf"):
-            raise ValueError(
-                f"--prior_weight_decay must be 0 or more and finite, got {self.prior_weight_decay}."
-            )
-        if not 0 <= self.prior_average_decay < 1:
-            raise ValueError(
-                f"--prior_average_decay must be at least 0 and below 1, got {self.prior_average_decay}."
             )
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError(
@@ -239,25 +223,23 @@ class TrainingArguments:
 
 @dataclass
 class HubTargetArguments:
-    """Where and how to publish. The token comes from HF_TOKEN or `hf auth login`, never from a flag."""
+    """Repository to push to. The token comes from HF_TOKEN or `hf auth login`, never from a flag."""
 
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "Repository to push to, as owner/name."}
+    hub_model_id: str | None = flag(None, "Repository to push to, as owner/name.", "run")
+    hub_private: bool = flag(False, "Make a new repository private.", "run")
+    hub_revision: str | None = flag(
+        None, "Branch to push to, created if missing (default: main).", "run"
     )
-    hub_private: bool = field(default=False, metadata={"help": "Make a new repository private."})
-    hub_revision: str | None = field(
-        default=None, metadata={"help": "Branch to push to; made if missing (default: main)."}
-    )
-    hub_create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
-    hub_commit_message: str | None = field(default=None, metadata={"help": "Commit message."})
-    hub_license: str = field(default="apache-2.0", metadata={"help": "License on the card."})
+    hub_create_pr: bool = flag(False, "Open a pull request instead.", "run")
+    hub_commit_message: str | None = flag(None, "Commit message.", "run")
+    hub_license: str = flag("apache-2.0", "License on the card.", "run")
 
 
 @dataclass
 class HubArguments(HubTargetArguments):
-    """Whether to publish when the run is finished, and as above."""
+    """Whether to push the finished run, and where to."""
 
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the finished run to the Hub."})
+    push_to_hub: bool = flag(False, "Push the finished run to the Hub.", "run")
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:
@@ -265,7 +247,7 @@ class HubArguments(HubTargetArguments):
 
 
 def config_arguments(config_class: type, name: str, **defaults) -> type:
-    """A dataclass of flags out of a config's own fields, each with the field's type, default and help.
+    """Makes a dataclass of flags from a config's own fields, with their types, defaults and help.
 
     Args:
         config_class: a `PreTrainedConfig` whose fields were made by `setting`.
@@ -285,10 +267,9 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
             kind = float
         if default is None:
             kind = kind | None
-        value = {"default": default} if not isinstance(default, list) else {}
-        if isinstance(default, list):
-            value = {"default_factory": partial(list, default)}
-        flags.append((config_field.name, kind, field(metadata=config_field.metadata, **value)))
+        flags.append(
+            (config_field.name, kind, flag(default, config_field.metadata["help"], "model"))
+        )
     return make_dataclass(name, flags)
 
 
@@ -305,57 +286,76 @@ PriorArguments = config_arguments(
 
 
 @dataclass
+class RunArguments:
+    """All flags of a run, those of `scripts/train.py`."""
+
+    data: DataArguments
+    vqvae: VQVAEArguments
+    prior: PriorArguments
+    training: TrainingArguments
+    hub: HubArguments
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of all flags by name, as arguments.json holds them."""
+        return {name: value for part in asdict(self).values() for name, value in part.items()}
+
+    @classmethod
+    def names(cls, *roles: str) -> set[str]:
+        """Names of the flags with one of `roles` (see [`flag`])."""
+        flags = (one for part in fields(cls) for one in fields(part.type))
+        return {one.name for one in flags if one.metadata["role"] in roles}
+
+
+@dataclass
 class DrawArguments:
-    """How the prior's codes are drawn.
+    """How to sample codes from the prior.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    temperature: float = field(
-        default=1.0,
-        metadata={"help": "Below 1 likelier and more alike, above 1 more varied; 0 the likeliest."},
+    temperature: float = flag(
+        1.0,
+        "Below 1 likelier and less varied, above 1 more varied; 0 takes the likeliest.",
+        at_least=0,
     )
-    top_k: int | None = field(
-        default=None, metadata={"help": "Draw each code among so many likeliest (default: all)."}
+    top_k: int | None = flag(
+        None, "Sample each code from the K likeliest (default: all).", at_least=1
     )
-    top_p: float | None = field(
-        default=None,
-        metadata={
-            "help": "Draw each code among the likeliest that hold this probability (default: all)."
-        },
+    top_p: float | None = flag(
+        None,
+        "Sample each code from the likeliest that together have this probability (default: all).",
+        above=0,
+        at_most=1,
     )
-    guidance_scale: float = field(
-        default=1.0,
-        metadata={
-            "help": "Classifier-free guidance of samples with labels: above 1 more typical of their "
-            "class; 1 is none."
-        },
+    guidance_scale: float = flag(
+        1.0,
+        "Classifier-free guidance of samples with labels; above 1 more typical of their class, 1 none.",
+        at_least=0,
+        at_most=1_000_000,
     )
 
     def __post_init__(self):
-        try:
-            DrawSettings(self.temperature, self.top_k, self.top_p, self.guidance_scale)
-        except ValueError as error:
-            raise ValueError(re.sub(r"^`(\w+)`", r"--\1", str(error))) from error
+        check_bounds(self)
 
     @property
     def controls(self) -> dict[str, Any]:
-        """These as arguments of `sample`, but for the guidance; filters only where they are named."""
+        """Arguments of `sample` except the guidance; filters only if they are set."""
         given = {"top_k": self.top_k, "top_p": self.top_p}
         given = {name: value for name, value in given.items() if value is not None}
         return {"temperature": self.temperature, **given}
 
 
 def check_guidance(guidance_scale: float, class_labels: list[str] | None) -> None:
-    """Raises ValueError where guidance has no label to move images towards."""
+    """Raises ValueError if guidance is asked for without labels."""
     if guidance_scale != 1 and not class_labels:
         raise ValueError(
             f"--guidance_scale {guidance_scale:g} needs --class_labels: it moves images towards a label."
         )
 
 
-def find_label(name: str, model: VQVAEForImageGeneration) -> int | str:
-    """What `sample` takes for a word of a command line: the name of a class, or else a number."""
-    names = model.config.prior_config.label2id or {}
-    return int(name) if name.isascii() and name.isdigit() and name not in names else name
+def find_label(name: str, label2id: dict[str, int] | None) -> int | str:
+    """Converts a word of the command line to a class label for `sample`: a class name, else a number."""
+    is_number = name.isascii() and name.isdigit()
+    return int(name) if is_number and name not in (label2id or {}) else name

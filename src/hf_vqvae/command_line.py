@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+# Keys of a field's metadata that are the package's own.
+FACTS = {"role", "at_least", "at_most", "above", "below"}
+
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Names defaults, keeps the lines of a description, and says of `--no_*` flags that they turn something off."""
@@ -38,6 +41,12 @@ class ScriptArgumentParser(HfArgumentParser):
 
     def __init__(self, dataclasses: type | tuple[type, ...] = (), **options: Any):
         super().__init__(dataclasses, allow_abbrev=False, formatter_class=HelpFormatter, **options)
+
+    def add_argument(self, *names: str, **options: Any) -> Action:
+        # HfArgumentParser passes on all metadata of a field.
+        return super().add_argument(
+            *names, **{name: value for name, value in options.items() if name not in FACTS}
+        )
 
     def error(self, message: str) -> NoReturn:
         # Without the usage, which is longer than a screen.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult
 
-from ..arguments import TrainingArguments
+from ..arguments import RunArguments, TrainingArguments
 from ..models import (
     PixelCNNConfig,
     PixelCNNModel,
@@ -49,9 +49,6 @@ GROUPS = {
 MAX_CLASSES_SHOWN = 20
 # What reading a line of Python raises, of whatever it is made.
 UNREADABLE = (SyntaxError, AttributeError, MemoryError, RecursionError, TypeError, ValueError)
-# Flags that say where and how a run worked, not what it learned.
-HOUSEKEEPING = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_batch_size"}
-HOUSEKEEPING |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
@@ -249,14 +246,12 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         (title, [(field, getattr(part, field.name)) for field in own_fields(type(part))])
         for title, part in parts
     ]
-    left_out = set(HOUSEKEEPING)
+    left_out = RunArguments.names("run")
     if prior is None:
         left_out |= {"train_prior", "class_conditional", "num_eval_samples"}
-        left_out |= {
-            field.name for field in fields(TrainingArguments) if field.name.startswith("prior_")
-        }
+        left_out |= RunArguments.names("prior")
     if arguments.get("vqvae_name_or_path"):
-        left_out |= {"num_train_epochs", "learning_rate"}
+        left_out |= RunArguments.names("vqvae")
     # Of a prior of the other architecture.
     unused = {"num_gated_layers", "gated_kernel_size"}
     if prior is not None and prior.architecture == "gated":

@@ -5,7 +5,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,6 @@ from torch import nn
 
 from ..files import atomic_remove, atomic_replace, read_json, write_json, writing_errors
 
-# With others of these a run can go on, though not to the same bits: what it runs on,
-CHANGEABLE = {"num_processes", "device", "threads", "torch", "mixed_precision", "dynamo_backend"}
-# its data,
-CHANGEABLE |= {"data", "data_variance", "steps_per_epoch"}
-# and how it learns.
-CHANGEABLE |= {"num_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "betas"}
-CHANGEABLE |= {"weight_decay", "average_decay", "max_grad_norm", "train_batch_size", "seed"}
-CHANGEABLE |= {"gradient_accumulation_steps"}
 AVERAGE = "average.safetensors"
 READ = (".safetensors", ".bin", ".pkl", ".pt")
 NO_MATTER = ("transformers_version", "_name_or_path")
@@ -126,6 +118,7 @@ def choose_checkpoint(
     accelerator: Accelerator,
     candidates: list[Path],
     identity: dict[str, Any],
+    changeable: Collection[str],
     *,
     with_changes: bool,
 ) -> Path | None:
@@ -133,7 +126,7 @@ def choose_checkpoint(
 
     Args:
         identity: what a checkpoint has to have in common with the stage that goes on from it.
-        with_changes: whether one will do that was made with others of [`CHANGEABLE`].
+        changeable: keys of `identity` that may differ with `with_changes`.
 
     Returns:
         None if there are none, or only damaged ones: the stage then starts anew.
@@ -144,7 +137,7 @@ def choose_checkpoint(
     chosen, faults = None, []
     if accelerator.is_main_process:
         for place in reversed(candidates):
-            fault, is_whole = _examine(place, identity, with_changes)
+            fault, is_whole = _examine(place, identity, changeable, with_changes)
             if fault is None:
                 chosen = place
                 break
@@ -197,7 +190,7 @@ def _load_random_state(folder: Path, process: int) -> None:
 
 
 def _examine(
-    checkpoint: Path, identity: dict[str, Any], with_changes: bool
+    checkpoint: Path, identity: dict[str, Any], changeable: Collection[str], with_changes: bool
 ) -> tuple[str | None, bool]:
     """Why it cannot be gone on from, if so, and whether it is whole."""
     try:
@@ -225,7 +218,7 @@ def _examine(
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key) and key not in NO_MATTER
     ]
-    fixed = [key for key in other if key not in CHANGEABLE]
+    fixed = [key for key in other if key not in changeable]
     if not other or (with_changes and not fixed):
         return None, True
     listed = ", ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in other)

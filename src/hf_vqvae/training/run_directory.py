@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments import RunArguments
 from ..files import atomic_remove, atomic_replace, read_json, remove, write_json
 from .checkpoints import list_checkpoints
 
@@ -15,20 +16,6 @@ UNFINISHED = ".partial"
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
 # What sessions that were killed may have left.
 LEFTOVERS += (".seen-by-all-*", "*.writing", "codes/*.writing")
-# Flags that may be others when a run is resumed, because they change no number of it,
-HARMLESS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir"}
-HARMLESS |= {"checkpointing_steps", "checkpoints_total_limit", "logging_steps", "log_with"}
-HARMLESS |= {"push_to_hub", "hub_model_id", "hub_private", "hub_revision", "hub_create_pr"}
-HARMLESS |= {"hub_commit_message", "hub_license", "eval_batch_size", "num_eval_samples"}
-HARMLESS |= {"resume_with_changes", "dataloader_num_workers"}
-# (what revision there is of the data is told by its fingerprint)
-HARMLESS |= {"dataset_revision"}
-# those of stage 1, which act no more when it is over,
-STAGE_1 = {"learning_rate", "num_train_epochs"}
-# and those that act no more when stage 2 is over.
-STAGE_2 = {"prior_learning_rate", "prior_num_train_epochs", "prior_weight_decay"}
-STAGE_2 |= {"prior_average_decay", "train_batch_size", "gradient_accumulation_steps"}
-STAGE_2 |= {"gradient_checkpointing", "lr_scheduler_type", "warmup_steps", "max_grad_norm"}
 
 
 @dataclass(frozen=True)
@@ -110,13 +97,12 @@ class RunDirectory:
             )
 
     def check_same_run(
-        self, wanted: str, flags: dict[str, Any], model_flags: set[str], *, with_changes: bool
+        self, wanted: str, flags: dict[str, Any], *, with_changes: bool
     ) -> list[str]:
         """Finds out whether the unfinished run can go on from `wanted` ("latest" or a checkpoint folder) with `flags`.
 
         Args:
-            model_flags: names of those that describe the models, which have to stay.
-            with_changes: whether the others may be other than before.
+            with_changes: whether flags that the finished stages do not depend on may differ.
 
         Returns:
             What is other than before and will act from here on, in words.
@@ -134,9 +120,10 @@ class RunDirectory:
         if not record.exists():  # the run was stopped before its first step
             return []
         other = _other_flags(record, flags)
-        fixed = model_flags | (STAGE_1 if (self.partial / "vqvae").exists() else set())
-        fixed |= STAGE_2 if (self.partial / "full").exists() else set()
-        wrong = [text for name, text in other.items() if name in fixed]
+        fixed = ["model"]
+        fixed += ["vqvae"] if (self.partial / "vqvae").exists() else []
+        fixed += ["prior", "stages"] if (self.partial / "full").exists() else []
+        wrong = [text for name, text in other.items() if name in RunArguments.names(*fixed)]
         if wrong:
             raise ValueError(
                 f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the same as then to go on with "
@@ -239,11 +226,11 @@ class RunDirectory:
 
 def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
     """In words, by their names, which `flags` that matter are other than in the file `record`."""
-    before = read_json(record)
+    before, harmless = read_json(record), RunArguments.names("run", "evaluation")
     return {
         name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
         for name, value in flags.items()
-        if name in before and name not in HARMLESS and json.dumps(before[name]) != json.dumps(value)
+        if name in before and name not in harmless and json.dumps(before[name]) != json.dumps(value)
     }
 
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from ..arguments import TrainingArguments
+from ..arguments import RunArguments, TrainingArguments
 from ..data.loaders import ended_early, make_loader
 from ..metrics.sums import Averages
 from .checkpoints import (
@@ -95,7 +95,9 @@ class StageTrainer:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
-        self.identity = model.config.to_dict() | self._settings() | {"run": folder.run_id}
+        settings = self._settings()
+        self.identity = model.config.to_dict() | settings | {"run": folder.run_id}
+        self.changeable = {*settings, "data_variance"}
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -138,8 +140,7 @@ class StageTrainer:
             "dynamo_backend": accelerator.state.dynamo_plugin.backend.value,
             "steps_per_epoch": self.steps_per_epoch,
         }
-        names = ("lr_scheduler_type", "warmup_steps", "train_batch_size", "seed")
-        names += ("gradient_accumulation_steps",)
+        names = sorted(RunArguments.names("stages") | {"seed"})
         settings |= {name: getattr(arguments, name) for name in names}
         names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
         names += ("max_grad_norm", "data")
@@ -168,7 +169,11 @@ class StageTrainer:
         with catch_signals() as caught:
             with_changes = self.arguments.resume_with_changes
             chosen = choose_checkpoint(
-                self.accelerator, list(saved), self.identity, with_changes=with_changes
+                self.accelerator,
+                list(saved),
+                self.identity,
+                self.changeable,
+                with_changes=with_changes,
             )
             if chosen is not None:
                 self._load(chosen)
