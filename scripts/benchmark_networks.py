@@ -1,15 +1,16 @@
-"""What scripts/benchmark.py times: the PixelCNN and its sampling as usually written, and steps of training.
+"""Networks, sampling loops and training steps that scripts/benchmark.py times.
 
 Shapes: N grids, K codes, h x w grid, C channels.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarking import PriorArguments, VQVAEArguments
 from hf_vqvae.distributed import keep_freed_memory
 from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.models.modeling_pixelcnn import PixelCNNOutput
@@ -18,23 +19,15 @@ from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 LEARNING_RATE = 1e-3  # of scripts/train.py for the plain prior
 
 
-class OrdinaryPixelCNN(nn.Module):
-    """The plain prior as it is usually written: masked float32 convolutions over one-hot planes.
+class ReferencePixelCNN(nn.Module):
+    """Reference implementation of the plain prior: masked float32 convolutions over one-hot planes.
 
-    So do the Keras example (its `PixelConvLayer` multiplies kernel and mask at every call) and pythae. It takes the
-    state dict of a [`PixelCNNModel`], and gives the same logits.
-
-    Raises:
-        ValueError: if the config is not of a plain prior without classes and dropout.
+    The Keras example (whose `PixelConvLayer` multiplies kernel and mask at every call) and pythae write it like this.
+    It takes the state dict of a [`PixelCNNModel`] and gives the same logits.
     """
 
     def __init__(self, config: PixelCNNConfig):
         super().__init__()
-        if config.architecture != "plain" or config.num_classes is not None or config.dropout:
-            raise ValueError(
-                "the ordinary PixelCNN stands beside a plain prior without classes and dropout, got `architecture` "
-                f"{config.architecture!r}, `num_classes` {config.num_classes}, `dropout` {config.dropout}."
-            )
         channels, self.num_codes = config.hidden_size, config.num_embeddings
         self.conv_in = _MaskedConv2d(
             self.num_codes, channels, config.kernel_size, sees_centre=False
@@ -82,17 +75,17 @@ class _MaskedConv2d(nn.Conv2d):
 
 
 @torch.inference_mode()
-def plain_loop(
-    network: PixelCNNModel | OrdinaryPixelCNN, noise: Tensor, num_steps: int | None = None
+def uncached_sample(
+    network: PixelCNNModel | ReferencePixelCNN, noise: Tensor, num_steps: int | None = None
 ) -> Tensor:
-    """Draws grids by one full forward pass for each code: the same codes as `PixelCNNModel.sample` from the same noise.
+    """Sample with one full forward pass per code; the same noise gives the codes of `PixelCNNModel.sample`.
 
     Args:
         noise: (N, h, w) in [0, 1).
-        num_steps: draw only so many codes of a grid, spread over it, to time them; None for all.
+        num_steps: number of codes to draw, spread over the grid; None for all.
 
     Returns:
-        Codes (N, h, w), int64; 0 where none was drawn.
+        Codes (N, h, w), int64; 0 where no code was drawn.
     """
     codes, settings = torch.zeros_like(noise, dtype=torch.long), DrawSettings()
     height, width = noise.shape[1:]
@@ -105,8 +98,37 @@ def plain_loop(
     return codes
 
 
+def make_samplers(
+    architecture: str, grid: tuple[int, int], num_embeddings: int, number: int, arguments: Any
+) -> dict[str, Callable[[], Any]]:
+    """Make functions that sample `number` grids from random weights, and single forward passes.
+
+    Args:
+        arguments: the flags of `benchmark.py sample`.
+    """
+    torch.manual_seed(0)
+    config = PixelCNNConfig(
+        num_embeddings=num_embeddings,
+        grid_size=grid,
+        architecture=architecture,
+        hidden_size=arguments.hidden_size,
+    )
+    model = PixelCNNModel(config).to(arguments.device).eval()
+    noise = torch.rand(number, *grid, device=arguments.device)
+    codes = torch.randint(num_embeddings, noise.shape, device=arguments.device)
+    networks = {"own": model}
+    if architecture == "plain":
+        networks["reference"] = ReferencePixelCNN(config).to(arguments.device).eval()
+        networks["reference"].load_state_dict(model.state_dict())
+    samplers = {"cached": lambda: model.sample(number, batch_size=number)}
+    for name, network in networks.items():
+        samplers[f"{name} loop"] = partial(uncached_sample, network, noise, arguments.loop_steps)
+        samplers[f"{name} forward"] = torch.inference_mode()(partial(network, codes))
+    return samplers
+
+
 def patterned_codes(config: PixelCNNConfig, number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Codes (N, h, w) that a prior can learn, and labels (N,): ten patterns, a fifth of the codes replaced."""
+    """Make codes (N, h, w) of ten patterns, a fifth of them replaced at random, and their labels (N,)."""
     fixed, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
     size = tuple(config.grid_size)
     patterns = torch.randint(config.num_embeddings, (10, *size), generator=fixed)
@@ -119,7 +141,7 @@ def patterned_codes(config: PixelCNNConfig, number: int, seed: int) -> tuple[Ten
 def make_step(
     model: nn.Module, batches: list[dict[str, Tensor]], learning_rate: float, *, bf16: bool
 ) -> Callable[[], Tensor]:
-    """A function that takes one step of Adam on the next of `batches`, in turn, and returns its loss (a scalar).
+    """Make a function that takes one Adam step on the next of `batches`, in turn, and returns its loss (a scalar).
 
     Args:
         model: whose forward returns `loss` with `return_loss=True`.
@@ -127,12 +149,12 @@ def make_step(
         bf16: under autocast, as `--mixed_precision bf16` trains.
     """
     optimizer = torch.optim.Adam(model.train().parameters(), lr=learning_rate)
-    device, taken = next(model.parameters()).device.type, 0
+    device, count = next(model.parameters()).device.type, 0
 
     def step() -> Tensor:
-        nonlocal taken
-        batch = batches[taken % len(batches)]
-        taken += 1
+        nonlocal count
+        batch = batches[count % len(batches)]
+        count += 1
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             loss = model(**batch, return_loss=True).loss
         loss.backward()
@@ -144,41 +166,45 @@ def make_step(
 
 
 @dataclass
-class Trained:
-    """A line of the table of `prior`."""
+class Variant:
+    """A row of the table of `prior`."""
 
     name: str
     architecture: str = "plain"
-    ordinary: bool = False
+    reference: bool = False
     bf16: bool = False
 
 
-REFERENCE = Trained("ordinary, float32", ordinary=True)
-TRAINED = (
+REFERENCE = Variant("reference, float32", reference=True)
+VARIANTS = (
     REFERENCE,
-    Trained("ours, float32"),
-    Trained("ours, bf16", bf16=True),
-    Trained("gated by class, float32", "gated"),
-    Trained("gated by class, bf16", "gated", bf16=True),
+    Variant("ours, float32"),
+    Variant("ours, bf16", bf16=True),
+    Variant("gated by class, float32", "gated"),
+    Variant("gated by class, bf16", "gated", bf16=True),
 )
 
 
-def make_prior_step(line: Trained, arguments: PriorArguments, num_batches: int = 8):
-    """See `make_step`; weights and batches are the same for lines of one architecture."""
-    classes = 10 if line.architecture == "gated" else None
+def make_prior_step(variant: Variant, arguments: Any, num_batches: int = 8):
+    """Make a training step of a prior; weights and batches are equal for all variants of one architecture.
+
+    Args:
+        arguments: the flags of `benchmark.py prior`.
+    """
+    classes = 10 if variant.architecture == "gated" else None
     config = PixelCNNConfig(
         num_embeddings=arguments.num_embeddings,
         grid_size=arguments.grid_size,
-        architecture=line.architecture,
+        architecture=variant.architecture,
         hidden_size=arguments.hidden_size,
         num_classes=classes,
     )
-    keep_freed_memory()  # as scripts/train.py does; the reference gains by it too
+    keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     torch.manual_seed(0)
     model = PixelCNNModel(config)
-    if line.ordinary:
+    if variant.reference:
         weights = model.state_dict()
-        model = OrdinaryPixelCNN(config)
+        model = ReferencePixelCNN(config)
         model.load_state_dict(weights)
     else:
         model = model.to(memory_format=torch.channels_last)
@@ -188,17 +214,17 @@ def make_prior_step(line: Trained, arguments: PriorArguments, num_batches: int =
         codes, labels = patterned_codes(config, arguments.batch_size, seed)
         batch = {"codes": codes} | ({} if classes is None else {"class_labels": labels})
         batches.append({name: value.to(arguments.device) for name, value in batch.items()})
-    return make_step(model, batches, LEARNING_RATE, bf16=line.bf16)
+    return make_step(model, batches, LEARNING_RATE, bf16=variant.bf16)
 
 
-def loss_curve(line: Trained, arguments: PriorArguments) -> Tensor:
-    """Losses (steps,) from the first weights on, each batch new."""
-    step = make_prior_step(line, arguments, num_batches=arguments.loss_steps)
+def loss_curve(variant: Variant, arguments: Any) -> Tensor:
+    """Losses (steps,) from the initial weights on, with a new batch in each step."""
+    step = make_prior_step(variant, arguments, num_batches=arguments.loss_steps)
     return torch.stack([step() for _ in range(arguments.loss_steps)]).double().cpu()
 
 
-def make_vqvae_step(arguments: VQVAEArguments, bf16: bool):
-    """See `make_step`."""
+def make_vqvae_step(arguments: Any, bf16: bool):
+    """Make a training step of the default VQ-VAE; `arguments` are the flags of `benchmark.py vqvae`."""
     keep_freed_memory()  # as scripts/train.py does
     torch.manual_seed(0)
     size = arguments.image_size
