@@ -587,6 +587,38 @@ def test_the_limit_of_time_outlives_a_lost_connection_but_not_its_block(world, t
     assert done.stdout.split() == ["ReadTimeout", "404", "True", "1"], done.stderr
 
 
+PUSH_BY_OWN_CLIENT = """
+import sys
+from huggingface_hub import close_session, get_session, set_client_factory
+from huggingface_hub.utils import httpx
+from huggingface_hub.utils._http import default_client_factory
+from hf_vqvae.publishing.push import PushError, push_folder
+set_client_factory(lambda: httpx.Client(headers={"x-client": "own"}, timeout=None))
+try:
+    print(push_folder(sys.argv[1], "me/tiny"))
+except PushError as error:
+    print("failed")
+kept = [get_session()]
+close_session()
+kept.append(get_session())
+print(*(client.headers.get("x-client") for client in kept))
+print(*(len(client.event_hooks["request"]) for client in kept))
+set_client_factory(default_client_factory)
+"""
+
+
+@pytest.mark.parametrize("fault", [None, 403, "cut"])
+def test_a_client_factory_of_the_caller_is_back_after_a_push(world, tmp_path, fault):
+    script = tmp_path / "push.py"
+    script.write_text(PUSH_BY_OWN_CLIENT)
+    if fault is not None:
+        world.fail("commit", fault, times=9)
+    done = world.run(script, world.folder)
+    pushed, *rest = done.stdout.splitlines()
+    assert (pushed == "failed") == (fault is not None), done.stderr
+    assert rest == ["own own", "0 0"]
+
+
 LOAD_MODEL = """
 import sys
 from transformers import AutoModel
