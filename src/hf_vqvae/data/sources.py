@@ -20,8 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from ..arguments import DataArguments
-from ..hub.commit import TIMEOUT
-from ..hub.requests import request_timeout, retry
+from ..hub.requests import TIMEOUT, request_timeout, retry
 from .digits import load_digits
 
 DIGITS = "digits"

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.repocard import yaml
-from huggingface_hub.utils import httpx
 from huggingface_hub.utils.sha import git_hash
 from transformers.utils import logging
 
+from .errors import httpx
 from .places import UnknownCommitError, ensure_repo
-from .requests import is_ambiguous, request_timeout, retry
+from .requests import is_ambiguous, retry
 
 logger = logging.get_logger(__name__)
 
-# Seconds to wait for an answer of the Hub.
-TIMEOUT = 120.0
 # What a card raises that is no UTF-8, or has at its top what is no metadata.
 CARD_DAMAGE = (AttributeError, RecursionError, TypeError, ValueError, yaml.YAMLError)
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -42,7 +40,6 @@ def commit_folder(
     create_pr: bool = False,
     edited_card: str = "refuse",
     tags: list[str] | None = None,
-    timeout: float = TIMEOUT,
 ) -> CommitInfo:
     """Uploads every file of `folder` in one commit; repo and branch are created where they are missing.
 
@@ -53,7 +50,6 @@ def commit_folder(
     Args:
         edited_card: what to do where the repo has a README.md that no push of this package wrote: `"refuse"` raises
             [`EditedCardError`], `"keep"` leaves it and adds `tags`, `"overwrite"` overwrites it.
-        timeout: seconds to wait for an answer of the Hub.
 
     Raises:
         ValueError: if `private` is asked of a repo that is public, or `create_pr` together with `revision`.
@@ -64,21 +60,20 @@ def commit_folder(
             f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
         )
     api = HfApi(token=token)
-    with request_timeout(timeout):
-        repo_id = full_name(api, repo_id)
-        with ensure_repo(api, repo_id, revision, private):
-            head = retry(api.repo_info, repo_id, revision=revision)
-            operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
-            return _commit(
-                api,
-                repo_id,
-                operations,
-                head.sha,
-                commit_message=commit_message,
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-            )
+    repo_id = full_name(api, repo_id)
+    with ensure_repo(api, repo_id, revision, private):
+        head = retry(api.repo_info, repo_id, revision=revision)
+        operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)
+        return _commit(
+            api,
+            repo_id,
+            operations,
+            head.sha,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
 
 def full_name(api: HfApi, repo_id: str) -> str:

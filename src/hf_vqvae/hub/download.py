@@ -7,9 +7,9 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
-from .commit import TIMEOUT, WEIGHTS
+from .commit import WEIGHTS
 from .errors import FAILURES, explain
-from .requests import request_timeout, retry
+from .requests import TIMEOUT, request_timeout, retry
 
 
 def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: float = TIMEOUT) -> str:

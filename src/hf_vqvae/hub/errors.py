@@ -2,15 +2,15 @@
 
 import json
 
-import httpx2
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
+from huggingface_hub.utils import httpx
 
 # All that a push may fail with. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failures of
 # large files are `RuntimeError`s, metadata that the Hub refuses is a `ValueError`; a proxy's page in
 # place of an answer is a `ValueError` where it is no JSON, and one of `NOT_OF_THE_HUB` else.
 NOT_OF_THE_HUB = (AttributeError, LookupError, TypeError)
-FAILURES = (OSError, RuntimeError, ValueError, *NOT_OF_THE_HUB, httpx2.HTTPError)
+FAILURES = (OSError, RuntimeError, ValueError, *NOT_OF_THE_HUB, httpx.HTTPError)
 
 
 class PushError(RuntimeError):
@@ -26,7 +26,7 @@ def explain(error: BaseException) -> str:
         return "there is no token: set HF_TOKEN or run `hf auth login`."
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error)
-    if isinstance(error, httpx2.TimeoutException):
+    if isinstance(error, httpx.TimeoutException):
         return (
             f"no answer from {constants.ENDPOINT} in time. Is the network slow? Push again later."
         )
@@ -35,7 +35,7 @@ def explain(error: BaseException) -> str:
             f"what {constants.ENDPOINT} answered is not of the Hub ({error}). Is there a proxy or the "
             "login page of a network between, or has the Hub a problem? Push again later."
         )
-    if isinstance(error, (httpx2.HTTPError, ConnectionError)):
+    if isinstance(error, (httpx.HTTPError, ConnectionError)):
         said = str(error).rstrip(".") or type(error).__name__
         return f"no connection to {constants.ENDPOINT}: {said}. Is there a network, and is HF_HUB_OFFLINE unset?"
     if isinstance(error, RuntimeError) and isinstance(cause, Exception):

@@ -5,7 +5,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import FAILURES, PushError, explain
-from .requests import request_timeout, retry
+from .requests import TIMEOUT, request_timeout, retry
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -29,7 +29,7 @@ def check_can_push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
 ) -> str:
     """Finds out, without changing anything on the Hub, whether a push to `repo_id` would be let in.
 

@@ -1,31 +1,30 @@
-"""Requests to the Hub that wait neither for ever nor give up at the first error that passes."""
+"""Retry transient Hub errors, and limit how long a request waits for an answer."""
 
 import json
-import threading
 import time
 from contextlib import contextmanager
 
-from huggingface_hub import get_session
+from huggingface_hub import set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import _http, httpx
+from huggingface_hub.utils import _http
 from transformers.utils import logging
+
+from .errors import httpx
 
 logger = logging.get_logger(__name__)
 
-# Seconds before each repetition. The Hub's own `Retry-After` goes before them.
+# Seconds to wait for an answer of the Hub.
+TIMEOUT = 120.0
+# Seconds before each retry, unless the Hub's `Retry-After` header says how many.
 PAUSES = (1, 3, 9)
 LONGEST_PAUSE = 300
 
-# Seconds of each `request_timeout` that is open, in whatever thread: uploads have several.
-_LIMITS: list[float] = []
-_LOCK = threading.Lock()
-
 
 def retry(call, *arguments, **options):
-    """Calls the Hub, and up to three times more where the failure may pass by itself.
+    """Call the Hub, with up to three retries after transient errors.
 
-    That is a connection that breaks, an answer 429 or 5xx, or one that is no answer of the Hub at all. A time-out is
-    not: it was long enough. The client repeats the requests of large files, and of nothing else that a push needs.
+    Transient are a lost connection, an answer 429 or 5xx, and a page that is not JSON. A timeout is not: it was long
+    enough. The client itself retries only the requests for large files.
     """
     for pause in PAUSES:
         try:
@@ -34,92 +33,66 @@ def retry(call, *arguments, **options):
             if not _is_transient(error):
                 raise
             pause = _retry_after(error, pause)
-            logger.warning(f"Asking the Hub again in {pause} s, after this: {_in_short(error)}")
+            logger.warning(f"Request to the Hub failed ({_describe(error)}): retry in {pause} s.")
             time.sleep(pause)
     return call(*arguments, **options)
 
 
 def is_ambiguous(error: Exception) -> bool:
-    """Whether the Hub may have done what it was asked, although it was answered with `error`."""
+    """Return whether the Hub may have carried out the request that raised `error`."""
     return _is_transient(error) or isinstance(error, httpx.TimeoutException)
 
 
 @contextmanager
 def request_timeout(seconds: float):
-    """Gives up on any request that hears nothing for so long: the client itself waits for ever.
+    """Let requests to the Hub fail that get no answer within `seconds`; the client alone waits without limit.
+
+    It replaces the client of the whole process, which interrupts requests of other threads, and puts the caller's
+    client factory back at the end.
 
     Raises:
         ValueError: if `seconds` is not above 0.
     """
     if not seconds > 0:
         raise ValueError(f"`timeout` must be above 0 seconds, got {seconds!r}.")
+    factory = _http._GLOBAL_CLIENT_FACTORY  # no public function returns it
 
-    with _LOCK:
-        if not _LIMITS:
-            _limit_sessions()
-        _LIMITS.append(seconds)
+    def limit(request) -> None:
+        # Per request: many functions of the client pass `timeout=None`, which overrides the client's own timeout.
+        given = request.extensions.get("timeout", {})
+        kinds = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {kind: given.get(kind) or seconds for kind in kinds}
+
+    def make_client():
+        client = factory()
+        client.event_hooks["request"].insert(0, limit)
+        return client
+
+    set_client_factory(make_client)
     try:
         yield
     finally:
-        with _LOCK:
-            _LIMITS.remove(seconds)
-            if not _LIMITS:
-                _free_sessions()
-
-
-def _limit_sessions() -> None:
-    """Has the client's session, and each that the client opens in its place after a lost connection, limit requests."""
-    make_session = _http._GLOBAL_CLIENT_FACTORY
-
-    def make_limited():
-        session = make_session()
-        session.event_hooks["request"].append(_limit)
-        return session
-
-    make_limited.make_session = make_session
-    # Not by `set_client_factory`, which closes the session under the requests of other threads.
-    _http._GLOBAL_CLIENT_FACTORY = make_limited
-    hooks = get_session().event_hooks["request"]
-    if _limit not in hooks:
-        hooks.append(_limit)
-
-
-def _free_sessions() -> None:
-    hooks = get_session().event_hooks["request"]
-    if _limit in hooks:
-        hooks.remove(_limit)
-    # Unless somebody else has set another in the meantime.
-    factory = _http._GLOBAL_CLIENT_FACTORY
-    _http._GLOBAL_CLIENT_FACTORY = getattr(factory, "make_session", factory)
-
-
-def _limit(request) -> None:
-    # Here and not on the session: several calls set "no limit" for their own request.
-    limits = request.extensions.get("timeout", {})
-    kinds = ("connect", "read", "write", "pool")
-    seconds = min(_LIMITS, default=None)
-    request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in kinds}
+        set_client_factory(factory)
 
 
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, LocalEntryNotFoundError):
-        return False  # a download that the client has tried again by itself
+        return False  # a download, which the client has retried
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code == 429 or error.response.status_code >= 500
-    # A proxy's or a gateway's page in place of JSON.
-    passing = (httpx.NetworkError, httpx.RemoteProtocolError, json.JSONDecodeError)
-    return isinstance(error, passing)
+    # JSONDecodeError: the page of a proxy or gateway.
+    return isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, json.JSONDecodeError))
 
 
 def _retry_after(error: Exception, pause: float) -> float:
-    """Seconds that the Hub asks to wait, else `pause`."""
+    """Return the seconds in the Hub's `Retry-After` header, or else `pause`."""
     if not isinstance(error, HfHubHTTPError):
         return pause
-    asked = error.response.headers.get("Retry-After", "")
-    return min(int(asked), LONGEST_PAUSE) if asked.isdecimal() else pause
+    seconds = error.response.headers.get("Retry-After", "")
+    return min(int(seconds), LONGEST_PAUSE) if seconds.isdecimal() else pause
 
 
-def _in_short(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, HfHubHTTPError):
-        return f"{error.response.status_code} to {error.response.request.url.path}"
-    return f"{type(error).__name__} ({error})"
+        return f"{error.response.status_code} from {error.response.request.url.path}"
+    return f"{type(error).__name__}: {error}"

@@ -30,7 +30,7 @@ from ..hub.commit import (
 )
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_can_push, check_repo_id
-from ..hub.requests import request_timeout
+from ..hub.requests import TIMEOUT, request_timeout
 from ..model_card.card import build_card
 from .staging import add_code, copy_files, copy_run_files
 
@@ -67,7 +67,7 @@ def push_folder(
     license: str | None = None,
     token: str | None = None,
     overwrite_card: bool = False,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
 ) -> str:
     """Pushes the folder of a finished run in one commit, with the model code. Only reads it.
 
@@ -96,9 +96,8 @@ def push_folder(
     folder = Path(folder)
     check_finished(folder)
     try:
-        with tempfile.TemporaryDirectory() as staging:
-            with request_timeout(timeout):
-                repo_id = full_name(HfApi(token=token), repo_id)
+        with request_timeout(timeout), tempfile.TemporaryDirectory() as staging:
+            repo_id = full_name(HfApi(token=token), repo_id)
             _stage(folder, Path(staging), repo_id, license)
             commit = commit_folder(
                 staging,
@@ -109,7 +108,6 @@ def push_folder(
                 revision=revision,
                 create_pr=create_pr,
                 edited_card="overwrite" if overwrite_card else "refuse",
-                timeout=timeout,
             )
     except PushError:
         raise

@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .. import models
 from ..hub.commit import (
     CARD_DAMAGE,
-    TIMEOUT,
     WEIGHTS,
     add_tags,
     commit_folder,
@@ -29,7 +28,8 @@ from ..hub.commit import (
     sign_card,
     unsigned,
 )
-from ..hub.requests import is_ambiguous, request_timeout, retry
+from ..hub.errors import httpx
+from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
 from ..model_card.escaping import without_path
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
