@@ -1,14 +1,14 @@
-"""The README and the card of a run: their code runs, their commands exist, the file tree is true.
+"""The README, the guides and the card of a run: their code runs, their commands, links and file trees are true.
 
-Conventions of the README:
+Conventions of the pages:
 
-- ```python blocks run in their order in one process, in a folder where `outputs/quickstart` is a finished run. Any
-  repository `me/...` is that run, too. Statements that push are only compiled.
-- ```bash blocks: every program, script, file of scripts/, `make` target, flag and extra must exist. A command that ends
-  with the comment `# tested` is run.
-- The first ```text block below a heading with "tree" in it lists files: one path a line, below the folder that it is
-  in and further to the right (by spaces or by box-drawing), then a comment after `#` or two spaces. A folder ends with
-  `/`; one with nothing listed below it stands for all that is in it. `*` stands for any characters.
+- ```python blocks of a page run in their order in one process, in a folder where `outputs/quickstart` is a finished
+  run. Any repository `me/...` is that run, too. Statements that push are only compiled.
+- ```bash blocks: every program, script, file, `make` target, flag and extra must exist. A command that ends with the
+  comment `# tested` is run, after those above it.
+- The first ```text block below a heading with "tree" in it lists all files of the page's folder except the page: one
+  path a line, indented below its folder, then two spaces and a comment. A folder ends with `/`; one with nothing listed
+  below it stands for all that is in it. `*` stands for any characters.
 """
 
 import contextlib
@@ -28,16 +28,21 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = ["README.md", "scripts/README.md", "scripts/BENCHMARKS.md", "src/hf_vqvae/README.md"]
+PAGES += ["model_card/README.md", "tests/README.md"]
+TEXTS = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
+TREES = ["scripts/README.md", "src/hf_vqvae/README.md", "model_card/README.md"]
+# Pages of other kinds: generated, or not for the reader of this version.
+NO_PAGES = {"CHANGELOG.md", "model_card/template.md", "model_card/example/README.md"}
 RUN = "outputs/quickstart"
 TINY = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1", "--hidden_sizes", "4", "8"]
 TINY += ["--num_embeddings", "16", "--embedding_dim", "4", "--hidden_size", "8"]
 TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_samples", "0"]
-# Folders of which the tree must list everything that is tracked.
-LISTED = ("src/", "scripts/", "tests/", "model_card/")
 # Programs that take a script of this project, and those of others, of which flags are not looked at.
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
+# Scripts whose first word chooses which flags there are.
+WITH_COMMANDS = {"scripts/benchmark.py"}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -103,10 +108,9 @@ def run_blocks(text, page, workspace, tmp_path):
 # Python
 
 
-def test_the_python_of_the_readme_runs(workspace, tmp_path):
-    text = README.read_text("utf-8")
-    assert len(blocks_of(text, "python")) >= 2
-    run_blocks(text, "README.md", workspace, tmp_path)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(TEXTS[page], "python")])
+def test_the_python_of_a_page_runs(page, workspace, tmp_path):
+    run_blocks(TEXTS[page], page, workspace, tmp_path)
 
 
 def test_the_python_of_a_generated_card_runs(workspace, tmp_path):
@@ -138,14 +142,14 @@ def commands_of(text):
 
 
 @cache
-def flags_of(script):
+def flags_of(script, *command):
     """The flags that a script's --help lists."""
     spec = importlib.util.spec_from_file_location(f"scripts_{Path(script).stem}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     output, before = io.StringIO(), sys.argv
     try:
-        sys.argv = [script, "--help"]
+        sys.argv = [script, *command, "--help"]
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             module.main()
     finally:
@@ -156,7 +160,7 @@ def flags_of(script):
 
 
 def check_command(command):
-    """Raises AssertionError if a command of the README names something that is not there."""
+    """Raises AssertionError if a command names something that is not there."""
     for part in re.split(r"\s*(?:&&|;)\s*", command):
         words = shlex.split(part, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -187,12 +191,17 @@ def launch_flags():
 
 
 def check_script(words, command):
+    if words[:2] == ["-m", "pytest"]:
+        for word in words[2:]:
+            assert not word.endswith(".py") or (ROOT / word).is_file(), f"{command}: no file {word}"
+        return
     script, *rest = words
     assert script.endswith(".py") and (ROOT / script).is_file(), f"{command}: no script {script}"
     for word in rest:
         if word.startswith("scripts/"):
             assert (ROOT / word).is_file(), f"{command}: no file {word}"
-    check_flags(rest, flags_of(script), command)
+    chosen = rest[:1] if script in WITH_COMMANDS else []
+    check_flags(rest, flags_of(script, *chosen), command)
 
 
 def check_flags(words, known, command):
@@ -210,31 +219,30 @@ def check_installation(words, command):
         assert not word.endswith(".txt") or (ROOT / word).is_file(), f"{command}: no file {word}"
 
 
-def test_every_command_of_the_readme_exists():
-    commands = list(commands_of(README.read_text("utf-8")))
-    bare = {shlex.join(shlex.split(command, comments=True)) for command in commands}
-    assert {"make quickstart", "make test"} <= bare
-    for command in commands:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists(page):
+    for command in commands_of(TEXTS[page]):
         check_command(command)
 
 
-def test_every_flag_that_the_readme_mentions_exists():
+def test_the_readme_has_the_two_commands():
+    assert {"make quickstart", "make test"} <= set(commands_of(TEXTS["README.md"]))
+
+
+def test_every_flag_that_a_page_mentions_exists():
     files = sorted((ROOT / "scripts").glob("*.py"))
     scripts = [f"scripts/{path.name}" for path in files if "__main__" in path.read_text("utf-8")]
     known = set().union(*(flags_of(script) for script in scripts)) | launch_flags() | {"--help"}
-    text = re.sub(r"^```.*?^```", "", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    mentioned = {
-        flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"--\w[\w-]*", code)
-    }
-    assert mentioned <= known, mentioned - known
+    for page, text in TEXTS.items():
+        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        code = " ".join(re.findall(r"`([^`]+)`", text))
+        mentioned = set(re.findall(r"--\w[\w-]*", code))
+        assert mentioned <= known, (page, mentioned - known)
 
 
 def test_the_commands_marked_as_tested_run(workspace):
-    marked = [
-        command
-        for command in commands_of(README.read_text("utf-8"))
-        if command.endswith("# tested")
-    ]
+    commands = [command for text in TEXTS.values() for command in commands_of(text)]
+    marked = [command for command in commands if command.endswith("# tested")]
     assert marked, "mark a command that is quick, on outputs/quickstart, with `# tested`"
     for command in marked:
         program, *words = shlex.split(command, comments=True)
@@ -252,6 +260,8 @@ def test_the_commands_marked_as_tested_run(workspace):
         ("accelerate launch --num_processes 2 scripts/train.py --x", "no flag --x"),
         ("accelerate launch --num_processes 2", "no script"),
         ("cd x && make quikstart", "no target quikstart"),
+        ("python scripts/benchmark.py prior --cases 1", "no flag --cases"),
+        ("python -m pytest tests/test_nothing.py", "no file tests/test_nothing.py"),
         ('pip install -e ".[trian]"', "no extra"),
         ("pip install -r wishes.txt", "no file wishes.txt"),
         ("conda install everything", "unknown program conda"),
@@ -271,7 +281,63 @@ def test_commands_are_found_in_any_form():
     ]
 
 
-# The file tree
+# Links
+
+
+def anchors_of(text):
+    """The anchors that GitHub gives the headings of a Markdown page."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def check_links(text, page):
+    """Raises AssertionError if a link or picture leads to a file or heading of the project that is not there."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r'\]\(([^)\s]+)\)|\bsrc="([^"]+)"', text):
+        path, _, anchor = "".join(link).partition("#")
+        if path.startswith(("https:", "http:")):
+            continue
+        target = ROOT / Path(page).parent / path if path else ROOT / page
+        assert target.is_file(), f"{page}: no file {path}"
+        known = anchors_of(text if not path else target.read_text("utf-8")) if anchor else {anchor}
+        assert anchor in known, f"{page}: no heading #{anchor} in {path or page}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    check_links(TEXTS[page], page)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("[a](scripts/nothing.md)", "no file scripts/nothing.md"),
+        ("[a](#nothing)", "no heading #nothing in README.md"),
+        ("[a](scripts/README.md#nothing)", "no heading #nothing in scripts/README.md"),
+        ('<img src="nothing.png">', "no file nothing.png"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_found(line, message):
+    with pytest.raises(AssertionError, match=message):
+        check_links(f"# Two commands\n\n{line}\n", "README.md")
+    check_links(
+        "# `Two` commands\n\n[a](#two-commands) [b](scripts/README.md#resume)\n", "README.md"
+    )
+
+
+def test_every_page_is_looked_at():
+    pages = {file for file in project_files() if file.endswith(".md")}
+    assert {page for page in pages if not page.startswith("tests/fixtures/")} == {*PAGES, *NO_PAGES}
+
+
+def test_the_readme_can_be_read_in_minutes():
+    assert len(TEXTS["README.md"].splitlines()) <= 170
+
+
+# The file trees
 
 
 def listed_in(text):
@@ -280,25 +346,18 @@ def listed_in(text):
     assert heading, "no heading with `tree` in it"
     (_, block), *_ = blocks_of(text[heading.end() :], "text") or [(0, "")]
     assert block, "no text block below the heading of the tree"
-    above, listed = [], []
+    above, listed = [], []  # above: the folders that a line is in, each with its indentation
     for line in block.splitlines():
-        entry = line.lstrip(" │├└─|`-+\u00a0")
-        if not entry or entry.startswith("#"):
-            continue
+        entry = line.lstrip()
+        path = re.split(r"\s{2,}", entry)[0].strip()
+        assert not re.search(r"\s", path), f"one path a line, then two spaces: {line!r}"
         indent = len(line) - len(entry)
-        path = re.split(r"\s{2,}|\s+#", entry)[0].strip()
-        assert not re.search(r"\s", path), f"one path a line, then two spaces or #: {line!r}"
         while above and above[-1][0] >= indent:
             above.pop()
-        assert not above or above[-1][1].endswith("/") or above[-1][1] == "", (
-            f"not in a folder: {line!r}"
-        )
-        # A first line that names the checkout itself.
-        full = "" if path in (".", "./", "hf_vqvae/", "vqvae/") and not listed else path
-        full = "".join(name for _, name in above) + full
-        above.append((indent, full.removeprefix("".join(name for _, name in above))))
-        listed.append(full)
-    listed = [path for path in listed if path]
+        folder = above[-1][1] if above else ""
+        assert not folder or folder.endswith("/"), f"not in a folder: {line!r}"
+        above.append((indent, folder + path))
+        listed.append(folder + path)
     leaves = {
         path
         for path in listed
@@ -309,7 +368,7 @@ def listed_in(text):
 
 
 def check_tree(text, files):
-    """Raises AssertionError if the page's tree lists what is not in `files` (paths), or leaves out what it must not."""
+    """Raises AssertionError if the page's tree lists what is not in `files` (paths), or leaves out one of them."""
     listed, leaves = listed_in(text)
     for path in listed:
         found = fnmatch.filter(files, path + "*" if path.endswith("/") else path)
@@ -318,7 +377,7 @@ def check_tree(text, files):
         covered = file.startswith(tuple(leaves)) or any(
             fnmatch.fnmatch(file, path) and file.count("/") == path.count("/") for path in listed
         )
-        assert covered or not file.startswith(LISTED), f"the tree leaves out {file}"
+        assert covered, f"the tree leaves out {file}"
 
 
 def project_files():
@@ -331,8 +390,11 @@ def project_files():
     return [path.as_posix() for path in files if unlisted.isdisjoint(path.parts)]
 
 
-def test_the_file_tree_of_the_readme_is_true():
-    check_tree(README.read_text("utf-8"), project_files())
+@pytest.mark.parametrize("page", TREES)
+def test_the_file_tree_of_a_page_is_true(page):
+    folder = page.removesuffix("README.md")
+    files = [file.removeprefix(folder) for file in project_files() if file.startswith(folder)]
+    check_tree(TEXTS[page], [file for file in files if file != "README.md"])
 
 
 TREE = """
@@ -341,35 +403,26 @@ TREE = """
 Words.
 
 ```text
-.
-├── README.md           what it is
-├── src/hf_vqvae/       # the package
-│   ├── models/         what the Hub receives
-│   └── data.py         # images
-├── scripts/
-│   ├── train.py
-│   └── *.yaml          settings
-└── tests/              one a module
+models/     what the Hub receives
+data/       images
+  rows.py   rows of a dataset
+  *.yaml    settings
+train.py
 ```
 """
-FILES = ["README.md", "LICENSE", "src/hf_vqvae/models/a.py", "src/hf_vqvae/models/b.py"]
-FILES += ["src/hf_vqvae/data.py", "scripts/train.py", "scripts/quick.yaml", "tests/test_data.py"]
-
-
-@pytest.mark.parametrize("drawn", [True, False])
-def test_a_true_tree_is_accepted_in_either_form(drawn):
-    check_tree(TREE if drawn else re.sub("[│├└─]", " ", TREE), FILES)
+FILES = ["models/a.py", "models/b.py", "data/rows.py", "data/quick.yaml", "train.py"]
 
 
 @pytest.mark.parametrize(
     "there, gone, message",
     [
-        (["src/hf_vqvae/card.py"], [], "leaves out src/hf_vqvae/card.py"),
-        (["scripts/deep/x.yaml"], [], "leaves out scripts/deep/x.yaml"),
-        ([], ["src/hf_vqvae/data.py"], "lists src/hf_vqvae/data.py, which is not there"),
-        ([], ["tests/test_data.py"], "lists tests/, which is not there"),
-        ([], ["scripts/quick.yaml"], r"lists scripts/\*.yaml, which is not there"),
-        (["pyproject.toml", "src/hf_vqvae/models/deep/c.py", "tests/test_card.py"], [], None),
+        ([], [], None),
+        (["models/c.py", "models/deep/c.py", "data/slow.yaml"], [], None),
+        (["card.py"], [], "leaves out card.py"),
+        (["data/deep/x.yaml"], [], "leaves out data/deep/x.yaml"),
+        ([], ["data/rows.py"], "lists data/rows.py, which is not there"),
+        ([], ["models/a.py", "models/b.py"], "lists models/, which is not there"),
+        ([], ["data/quick.yaml"], r"lists data/\*.yaml, which is not there"),
     ],
 )
 def test_a_tree_that_is_not_true_is_found(there, gone, message):
