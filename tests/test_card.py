@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.model_card.card import build_card, choose_images, write_card, write_figures
-from hf_vqvae.model_card.context import METRIC_TYPES, describe_dataset
+from hf_vqvae.model_card.context import describe_dataset, hub_type
 from hf_vqvae.models import (
     PixelCNNConfig,
     VQVAEConfig,
@@ -205,7 +205,7 @@ def test_every_metric_is_in_the_model_index_and_in_the_text_with_its_protocol(fi
     values = VALUES | (PRIOR_VALUES if prior else {})
     assert len(card.data.eval_results) == len(values)
     for (key, value), result in zip(values.items(), card.data.eval_results, strict=True):
-        assert result.metric_type == METRIC_TYPES.get(key, key)
+        assert result.metric_type == hub_type(key)
         assert result.metric_value == value
         assert result.dataset_type == "ylecun/mnist" and result.dataset_split == "test"
         assert result.dataset_config == "mnist" and isinstance(result.dataset_config, str)

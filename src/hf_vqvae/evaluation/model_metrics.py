@@ -18,6 +18,7 @@ from ..metrics import (
     ReconstructionQuality,
     ssim_window,
 )
+from ..metrics.catalogue import METRICS
 from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
 
 if TYPE_CHECKING:
@@ -84,13 +85,19 @@ def evaluate_model(
         values |= metric.compute()
     if also_without:
         unlabelled.sum_over_processes_(accelerator)
-        without = unlabelled.compute()
-        values |= {f"{key}_without_labels": without[key] for key in ("nll", "bits_per_image")}
+        result = unlabelled.compute()
+        values |= {f"{key}_without_labels": result[key] for key in ("nll", "bits_per_image")}
+    facts = _facts(vqvae.config, given_labels)
+    without = facts | {"given": "given the true codes before it, without a label"}
     metrics = {
-        key: {"name": name, "value": values[key], "split": split, "count": len(images)}
-        | {"scale": scale, "stage": stage, "protocol": protocol}
-        for key, (name, stage, scale, protocol) in _protocols(vqvae.config, given_labels).items()
-        if key in values
+        key: METRICS[key].record(
+            value,
+            split=split,
+            count=len(images),
+            **(without if key.endswith("_without_labels") else facts),
+        )
+        for key, value in values.items()
+        if key in METRICS
     }
     return metrics, values["codebook_counts"]
 
@@ -147,67 +154,16 @@ def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> di
     }
 
 
-def _protocols(config: VQVAEConfig, given_labels: bool) -> dict[str, tuple[str, str, str, str]]:
-    """Of each metric: name, stage, scale or unit, and how it is measured."""
+def _facts(config: VQVAEConfig, given_labels: bool) -> dict[str, Any]:
+    """What the protocols of the metrics say of a measurement."""
     height, width = config.grid_size
     size = config.image_size
     window = ssim_window(*((size, size) if isinstance(size, int) else size))
-    sigma = SSIM_SIGMA * window / SSIM_WINDOW
-    clipped = "clipped to [0, 1], not rounded to 8 bits"
-    of_codebook = f"of {config.num_embeddings} codes"
-    before = without = "given the true codes before it"
-    if given_labels:
-        before, without = f"{before} and the label", f"{before}, without a label"
     return {
-        "reconstruction_mse": (
-            "Reconstruction MSE",
-            "vqvae",
-            "[0, 1]",
-            f"mean over all pixels; {clipped}",
-        ),
-        "psnr": ("PSNR", "vqvae", "dB", f"of the MSE over all pixels, data range 1; {clipped}"),
-        "ssim": (
-            "SSIM",
-            "vqvae",
-            "at most 1",
-            f"mean over images, {window}x{window} Gaussian window, sigma {sigma:.3g}; {clipped}",
-        ),
-        "codebook_perplexity": (
-            "Codebook perplexity",
-            "vqvae",
-            of_codebook,
-            "exp(entropy) of one histogram of all codes",
-        ),
-        "codes_used": ("Codes used", "vqvae", of_codebook, "codes that occur at least once"),
-        "nll": (
-            "Negative log-likelihood",
-            "prior",
-            "nats per code",
-            f"mean over all codes, each {before}",
-        ),
-        "bits_per_code": ("Bits per code", "prior", "bits per code", "nats per code / ln 2"),
-        "bits_per_image": (
-            "Bits per image",
-            "prior",
-            "bits per image",
-            f"sum over its {height}x{width} codes, each {before}; mean over images",
-        ),
-        "code_accuracy": (
-            "Next-code accuracy",
-            "prior",
-            "share from 0 to 1",
-            f"codes that were the most probable one {before}",
-        ),
-        "nll_without_labels": (
-            "Negative log-likelihood (without labels)",
-            "prior",
-            "nats per code",
-            f"mean over all codes, each {without}",
-        ),
-        "bits_per_image_without_labels": (
-            "Bits per image (without labels)",
-            "prior",
-            "bits per image",
-            f"sum over its {height}x{width} codes, each {without}; mean over images",
-        ),
+        "num_embeddings": config.num_embeddings,
+        "height": height,
+        "width": width,
+        "window": window,
+        "sigma": SSIM_SIGMA * window / SSIM_WINDOW,
+        "given": "given the true codes before it" + (" and the label" if given_labels else ""),
     }

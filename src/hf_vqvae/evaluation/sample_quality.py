@@ -156,13 +156,8 @@ def measure_samples(
         if _num_classes(model) is not None:
             labels = _labels_to_draw(model, train_images, draws[0], count)
             results["labelled"] = bench.measure(bench.drawn(model, arguments, labels))
-    return sample_records(
-        results,
-        split=split,
-        classifier=classifier,
-        controls=arguments.controls,
-        guidance_scale=arguments.guidance_scale,
-    )
+    controls = ", ".join(f"{name} {value:g}" for name, value in arguments.controls.items())
+    return sample_records(results, classifier, split, controls, arguments.guidance_scale)
 
 
 def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:

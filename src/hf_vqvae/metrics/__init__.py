@@ -10,19 +10,25 @@ Each is used like any other of its metrics, in one call or batch by batch:
 They keep sums in place of rows: see `metrics.base`.
 """
 
-from .codes import CodebookUsage, CodeLikelihood
-from .reconstruction import SSIM_SIGMA, SSIM_WINDOW, ReconstructionQuality, ssim_window
-from .samples import SURE, ClassifiedImages, FrechetDistance, frechet_distance
+import importlib
+from typing import Any
 
-__all__ = [
-    "SSIM_SIGMA",
-    "SSIM_WINDOW",
-    "SURE",
-    "ClassifiedImages",
-    "CodeLikelihood",
-    "CodebookUsage",
-    "FrechetDistance",
-    "ReconstructionQuality",
-    "frechet_distance",
-    "ssim_window",
-]
+_MODULES = {
+    "SSIM_SIGMA": "reconstruction",
+    "SSIM_WINDOW": "reconstruction",
+    "ClassifiedImages": "samples",
+    "CodeLikelihood": "codes",
+    "CodebookUsage": "codes",
+    "FrechetDistance": "samples",
+    "ReconstructionQuality": "reconstruction",
+    "frechet_distance": "samples",
+    "ssim_window": "reconstruction",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a metric when it is used: the catalogue is read where `evaluate` is not installed."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

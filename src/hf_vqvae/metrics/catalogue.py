@@ -1,152 +1,229 @@
-"""The measures of samples in the form of metrics.json, each with how it was taken, in words."""
+"""What each number of metrics.json means: name, unit, direction, group, protocol. One entry a key."""
 
 import math
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from .samples import SURE
-
 Record = dict[str, Any]
+
+CONFIDENT = 0.95  # a classifier is confident of a class of at least this probability
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric. `name`, `scale` and `protocol` are format strings of the facts of a measurement.
+
+    Args:
+        name: as tables show it.
+        stage: what is measured: "vqvae", "prior", "data" or "classifier".
+        scale: unit or range.
+        group: heading in the card's table of results.
+        protocol: how it is measured.
+        better: "↓" or "↑", the direction of improvement, if there is one.
+        hub_type: the Hub's name of the metric, where that is not the key.
+    """
+
+    name: str
+    stage: str
+    scale: str
+    group: str
+    protocol: str
+    better: str = ""
+    hub_type: str | None = None
+
+    def record(self, value: Any, *, split: str, count: int, **facts: Any) -> Record:
+        """Its entry in metrics.json, of a `value` over `count` images of `split`."""
+        texts = ("name", "scale", "protocol")
+        filled = {key: getattr(self, key).format(**facts) for key in texts}
+        return {**filled, "value": value, "split": split, "count": count, "stage": self.stage}
+
+
+RECONSTRUCTIONS, CODEBOOK, PRIOR = "Reconstructions", "Codebook", "Prior"
+REFERENCES, SAMPLES = "To compare the samples with", "Samples"
+GROUPS = (RECONSTRUCTIONS, CODEBOOK, PRIOR, REFERENCES, SAMPLES, "Other")
+
+CLIPPED = "clipped to [0, 1], not rounded to 8 bits"
 SHARE = "share from 0 to 1"
+OF_CODES = "of {num_embeddings} codes"
+NATS = "mean over all codes, each {given}"
+IMAGE_BITS = "sum over its {height}x{width} codes, each {given}; mean over images"
+AGAINST = (
+    "against all {eval_count:,} images of the split; 8-bit images; {num_features} features, the "
+    "input of the last layer of {classifier}"
+)
+# What the classifier makes of the samples, and of real images.
+READ = "{real:.4g} of real training images; samples, {controls}; {classifier}"
+
+METRICS = {
+    "reconstruction_mse": Metric(
+        "Reconstruction MSE",
+        "vqvae",
+        "[0, 1]",
+        RECONSTRUCTIONS,
+        f"mean over all pixels; {CLIPPED}",
+        "↓",
+        hub_type="mse",
+    ),
+    "psnr": Metric(
+        "PSNR",
+        "vqvae",
+        "dB",
+        RECONSTRUCTIONS,
+        f"of the MSE over all pixels, data range 1; {CLIPPED}",
+        "↑",
+    ),
+    "ssim": Metric(
+        "SSIM",
+        "vqvae",
+        "at most 1",
+        RECONSTRUCTIONS,
+        f"mean over images, {{window}}x{{window}} Gaussian window, sigma {{sigma:.3g}}; {CLIPPED}",
+        "↑",
+    ),
+    "codebook_perplexity": Metric(
+        "Codebook perplexity",
+        "vqvae",
+        OF_CODES,
+        CODEBOOK,
+        "exp(entropy) of one histogram of all codes",
+    ),
+    "codes_used": Metric(
+        "Codes used", "vqvae", OF_CODES, CODEBOOK, "codes that occur at least once"
+    ),
+    "nll": Metric("Negative log-likelihood", "prior", "nats per code", PRIOR, NATS, "↓"),
+    "bits_per_code": Metric(
+        "Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"
+    ),
+    "bits_per_image": Metric("Bits per image", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
+    "code_accuracy": Metric(
+        "Next-code accuracy",
+        "prior",
+        SHARE,
+        PRIOR,
+        "codes that were the most probable one {given}",
+        "↑",
+        hub_type="accuracy",
+    ),
+    "nll_without_labels": Metric(
+        "Negative log-likelihood (without labels)", "prior", "nats per code", PRIOR, NATS, "↓"
+    ),
+    "bits_per_image_without_labels": Metric(
+        "Bits per image (without labels)", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"
+    ),
+    "frechet_distance_floor": Metric(
+        "Fréchet distance (floor)",
+        "data",
+        "at least 0",
+        REFERENCES,
+        f"{{draws}} real training images in place of samples; {AGAINST}",
+    ),
+    "frechet_distance_reconstructions": Metric(
+        "Fréchet distance (reconstructions)",
+        "vqvae",
+        "at least 0",
+        REFERENCES,
+        f"reconstructions of as many images of the split in place of samples; {AGAINST}",
+        "↓",
+    ),
+    "classifier_accuracy": Metric(
+        "Classifier accuracy",
+        "classifier",
+        SHARE,
+        REFERENCES,
+        "images of the split that are read as their label; {classifier}",
+    ),
+    "frechet_distance": Metric(
+        "Fréchet distance{labels}",
+        "prior",
+        "at least 0",
+        SAMPLES,
+        f"samples, {{controls}}; {AGAINST}",
+        "↓",
+    ),
+    "sure_share": Metric(
+        "Share the classifier is sure of{labels}",
+        "prior",
+        SHARE,
+        SAMPLES,
+        f"likeliest class has a probability of {CONFIDENT:g} or more; {READ}",
+    ),
+    "class_perplexity": Metric(
+        "Class perplexity{labels}",
+        "prior",
+        "of {num_classes} classes",
+        SAMPLES,
+        f"exp(entropy) of the counts of likeliest classes; {READ}",
+    ),
+    "label_agreement": Metric(
+        "Samples read as their label",
+        "prior",
+        SHARE,
+        SAMPLES,
+        f"likeliest class is the label asked for; {READ}",
+        "↑",
+    ),
+}
+for _key in ("frechet_distance", "sure_share", "class_perplexity"):
+    METRICS[f"{_key}_with_labels"] = METRICS[_key]
+OTHER = Metric("", "", "", "Other", "")  # of a key that is not in the catalogue
 
 
 def sample_records(
-    results: dict[str, Any],
-    *,
-    split: str,
-    classifier: Any,
-    controls: dict[str, Any],
-    guidance_scale: float,
+    results: dict[str, Any], classifier: Any, split: str, controls: str, guidance_scale: float
 ) -> dict[str, Record]:
-    """One record a metric: `name`, `value`, `split`, `count` (images), `scale`, `stage`, `protocol`.
+    """The records of measured samples, by key.
 
     Args:
-        results: what was measured of the sets `eval`, `floor`, `reconstructions` and, as far as they
-            were drawn, `samples` (without labels) and `labelled`: the numbers of `FrechetDistance`
-            and `ClassifiedImages`, and `count`; of `floor` a list of them, one for each draw.
-        split: that of the set `eval`.
-        controls, guidance_scale: what the samples were drawn with.
+        results: numbers of `FrechetDistance` and `ClassifiedImages`, and `count`, of the sets "eval",
+            "floor" (a list, of each draw), "reconstructions" and, where they were drawn, "samples"
+            (without labels) and "labelled".
+        classifier: the `ImageClassifier` that the numbers are of.
+        split: name of the split "eval".
+        controls: what the samples were drawn with, as text.
+        guidance_scale: that of the samples with labels.
     """
-    against = (
-        f"against all {results['eval']['count']:,} images of the split; 8-bit images; "
-        f"{classifier.num_features} features, the input of the last layer of "
-        f"{classifier.description}"
-    )
-    drawn = ", ".join(f"{name} {value:g}" for name, value in controls.items())
-    both = "labelled" in results and "samples" in results
-    of_sets = {
-        "samples": ("", " (without labels)" if both else "", drawn),
-        "labelled": (
-            "_with_labels",
-            " (with labels)",
-            f"{drawn}, guidance_scale {guidance_scale:g}",
-        ),
+    floor = results["floor"]
+    records: dict[str, Record] = {}
+
+    def add(key: str, result: dict[str, Any], measure: str, **facts: Any) -> None:
+        records[key] = METRICS[key].record(
+            result[measure],
+            split=split,
+            count=result["count"],
+            real=fmean(draw[measure] for draw in floor),
+            eval_count=results["eval"]["count"],
+            num_features=classifier.num_features,
+            num_classes=classifier.num_classes,
+            classifier=classifier.description,
+            **facts,
+        )
+
+    guided = f"{controls}, guidance_scale {guidance_scale:g}"
+    both = "samples" in results and "labelled" in results
+    sets = {
+        "samples": ("", {"labels": " (without labels)" if both else "", "controls": controls}),
+        "labelled": ("_with_labels", {"labels": " (with labels)", "controls": guided}),
     }
-    records = {}
-    for kind, (suffix, label, drawn_with) in of_sets.items():
-        if kind in results:
-            result = results[kind]
-            records[f"frechet_distance{suffix}"] = {
-                "name": f"Fréchet distance{label}",
-                "value": result["frechet_distance"],
-                "scale": "at least 0",
-                "stage": "prior",
-                "protocol": f"samples, {drawn_with}; {against}",
-            }
-    records |= _bounds(results, against)
-    for kind, (suffix, label, drawn_with) in of_sets.items():
-        if kind in results:
-            how = f"samples, {drawn_with}; {classifier.description}"
-            records |= _readings(kind, suffix, label, how, results, classifier)
-    records = {key: record | {"count": _count(key, results)} for key, record in records.items()}
-    accuracy = results["eval"]["class_accuracy"]
-    if math.isfinite(accuracy):
-        records["classifier_accuracy"] = {
-            "name": "Classifier accuracy",
-            "value": accuracy,
-            "scale": SHARE,
-            "stage": "classifier",
-            "protocol": f"images of the split that are read as their label; {classifier.description}",
-            "count": results["eval"]["count"],
-        }
-    return {key: record | {"split": split} for key, record in records.items()}
-
-
-def _count(key: str, results: dict[str, Any]) -> int:
-    """Images behind a number; of the floor, of each draw."""
-    if key == "frechet_distance_floor":
-        return results["floor"][0]["count"]
-    if key == "frechet_distance_reconstructions":
-        return results["reconstructions"]["count"]
-    return results["labelled" if "samples" not in results else "samples"]["count"]
-
-
-def _bounds(results: dict[str, Any], against: str) -> dict[str, Record]:
-    """Between what samples may stand: as near as real images, or as the VQ-VAE's own images."""
-    draws = [draw["frechet_distance"] for draw in results["floor"]]
-    several = f"mean of {len(draws)} draws ({min(draws):.3g} to {max(draws):.3g}) of as many"
-    return {
-        "frechet_distance_floor": {
-            "name": "Fréchet distance (floor)",
-            "value": fmean(draws),
-            "scale": "at least 0",
-            "stage": "data",
-            "protocol": f"{several if len(draws) > 1 else 'as many'} real training images in "
-            f"place of samples; {against}",
-        },
-        "frechet_distance_reconstructions": {
-            "name": "Fréchet distance (reconstructions)",
-            "value": results["reconstructions"]["frechet_distance"],
-            "scale": "at least 0",
-            "stage": "vqvae",
-            "protocol": f"reconstructions of as many images of the split in place of samples; {against}",
-        },
-    }
-
-
-def _readings(
-    kind: str,
-    suffix: str,
-    label: str,
-    how: str,
-    results: dict[str, Any],
-    classifier: Any,
-) -> dict[str, Record]:
-    """What the classifier reads in samples, and in the real images of the floor."""
-    result = results[kind]
-
-    def protocol(rule: str, key: str) -> str:
-        real = fmean(draw[key] for draw in results["floor"])
-        return f"{rule}; {real:.4g} of real training images; {how}"
-
+    samples = [(results[kind], *how) for kind, how in sets.items() if kind in results]
+    for result, suffix, how in samples:
+        add(f"frechet_distance{suffix}", result, "frechet_distance", **how)
+    draws = [draw["frechet_distance"] for draw in floor]
+    mean = floor[0] | {"frechet_distance": fmean(draws)}
+    several = f"mean of {len(draws)} draws ({min(draws):.3g} to {max(draws):.3g}) of "
+    several = f"{several if len(draws) > 1 else ''}as many"
+    add("frechet_distance_floor", mean, "frechet_distance", draws=several)
+    add("frechet_distance_reconstructions", results["reconstructions"], "frechet_distance")
     names = classifier.model.config.id2label
-    sure = f"likeliest class has a probability of {SURE:g} or more"
-    records = {
-        f"sure_share{suffix}": {
-            "name": f"Share the classifier is sure of{label}",
-            "value": result["sure_share"],
-            "scale": SHARE,
-            "stage": "prior",
-            "protocol": protocol(sure, "sure_share"),
-        },
-        f"class_perplexity{suffix}": {
-            "name": f"Class perplexity{label}",
-            "value": result["class_perplexity"],
-            "scale": f"of {classifier.num_classes} classes",
-            "stage": "prior",
-            "protocol": protocol(
-                "exp(entropy) of the counts of likeliest classes", "class_perplexity"
-            ),
+    for result, suffix, how in samples:
+        add(f"sure_share{suffix}", result, "sure_share", **how)
+        add(f"class_perplexity{suffix}", result, "class_perplexity", **how)
+        records[f"class_perplexity{suffix}"] |= {
             "classes": [str(names[number]) for number in range(classifier.num_classes)],
             "counts": result["class_counts"],
-        },
-    }
-    if kind == "labelled" and math.isfinite(result["class_accuracy"]):
-        records["label_agreement"] = {
-            "name": "Samples read as their label",
-            "value": result["class_accuracy"],
-            "scale": SHARE,
-            "stage": "prior",
-            "protocol": protocol("likeliest class is the label asked for", "class_accuracy"),
         }
+    if math.isfinite(results.get("labelled", {}).get("class_accuracy", math.nan)):
+        add("label_agreement", results["labelled"], "class_accuracy", controls=guided)
+    if math.isfinite(results["eval"]["class_accuracy"]):
+        add("classifier_accuracy", results["eval"], "class_accuracy")
     return records

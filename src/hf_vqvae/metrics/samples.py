@@ -15,9 +15,9 @@ from .base import (
     as_table,
     check_same_shape,
 )
+from .catalogue import CONFIDENT
 
 TABLE = List(Value("float32"))
-SURE = 0.95  # Probability of its likeliest class from which on a classifier counts as sure.
 
 
 def frechet_distance(
@@ -138,7 +138,7 @@ class ClassifiedImages(SummingMetric):
         confidences, classes = probabilities.max(1)
         counts = torch.bincount(classes, minlength=self.num_classes)
         self._add("counts", counts.cpu().numpy())
-        self._add("sure", (confidences >= SURE).sum().item())
+        self._add("sure", (confidences >= CONFIDENT).sum().item())
         self._add("correct", (classes == references.to(classes.device)).sum().item())
         self._add("referenced", (references >= 0).sum().item())
         self._add("rows", len(classes))

@@ -11,12 +11,12 @@ from ..hub.commit import is_as_signed, sign_card
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import (
-    METRIC_TYPES,
     class_counts,
     describe_dataset,
     describe_model,
     describe_run,
     eval_results,
+    hub_type,
     read_record,
     result_rows,
     setting_tables,
@@ -67,7 +67,7 @@ def build_card(
         pipeline_tag=TASK,
         tags=["vq-vae", *(["pixelcnn"] if has_prior else []), "hf_vqvae"],
         datasets=[dataset["name"]] if dataset["is_hub"] else None,
-        metrics=[METRIC_TYPES.get(key, key) for key in metrics] or None,
+        metrics=[hub_type(key) for key in metrics] or None,
         model_name=name.split("/")[-1],
         eval_results=eval_results(metrics, dataset) or None,
     )

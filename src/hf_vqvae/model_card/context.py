@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import EvalResult
 
 from ..arguments import RunArguments, TrainingArguments
+from ..metrics.catalogue import GROUPS, METRICS, OTHER
 from ..models import (
     PixelCNNConfig,
     PixelCNNModel,
@@ -31,21 +32,6 @@ from .escaping import (
     without_path,
 )
 
-METRIC_TYPES = {"reconstruction_mse": "mse", "code_accuracy": "accuracy"}  # names that the Hub has
-BETTER = {"reconstruction_mse": "↓", "psnr": "↑", "ssim": "↑", "nll": "↓", "code_accuracy": "↑"}
-BETTER |= {"bits_per_code": "↓", "bits_per_image": "↓", "label_agreement": "↑"}
-BETTER |= {"nll_without_labels": "↓", "bits_per_image_without_labels": "↓"}
-BETTER |= {f"frechet_distance{s}": "↓" for s in ("", "_with_labels", "_reconstructions")}
-# The groups of the table of results, by how the keys of their metrics begin; the first that fits.
-GROUPS = {
-    "Reconstructions": ("reconstruction_mse", "psnr", "ssim"),
-    "Codebook": ("codebook_perplexity", "codes_used"),
-    "Prior": ("nll", "bits_per_", "code_accuracy"),
-    "To compare the samples with": (
-        *("frechet_distance_floor", "frechet_distance_reconstructions", "classifier_accuracy"),
-    ),
-    "Samples": ("frechet_distance", "sure_share", "class_perplexity", "label_agreement"),
-}
 MAX_CLASSES_SHOWN = 20
 # What reading a line of Python raises, of whatever it is made.
 UNREADABLE = (SyntaxError, AttributeError, MemoryError, RecursionError, TypeError, ValueError)
@@ -176,7 +162,7 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
             dataset_config=None if raw.get("config") is None else clean(raw["config"]),
             dataset_split=clean(metric["split"]),
             dataset_revision=raw.get("revision") if dataset["is_hub"] else None,
-            metric_type=METRIC_TYPES.get(key, key),
+            metric_type=hub_type(key),
             metric_name=metric["name"],
             metric_value=metric["value"],
             metric_args=_protocol(metric),
@@ -186,6 +172,11 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
     ]
 
 
+def hub_type(key: str) -> str:
+    """The Hub's name of a metric, or its key."""
+    return METRICS.get(key, OTHER).hub_type or key
+
+
 def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
     keys = ("count", "scale", "protocol")
     return {key: metric[key] for key in keys if metric.get(key) is not None}
@@ -193,31 +184,27 @@ def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
 
 def result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
     """The table of results, safe to print; the first row of each group also has its name, `group`."""
-    groups = {key: _group(key) for key in metrics}
-    order = [*GROUPS, "Other"]
+    facts = {key: METRICS.get(key, OTHER) for key in metrics}
     rows, before = [], None
-    for key, metric in sorted(metrics.items(), key=lambda item: order.index(groups[item[0]])):
+    for key in sorted(metrics, key=lambda key: GROUPS.index(facts[key].group)):
+        metric, group = metrics[key], facts[key].group
         value = metric["value"]
         number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         protocol = f"{as_code(metric['split'])}, {metric['count']:,} images"
         if metric.get("protocol"):
             protocol += f"; {as_plain(metric['protocol'])}"
-        name = f"{as_plain(metric['name'])} {BETTER.get(key, '')}".strip()
+        name = f"{as_plain(metric['name'])} {facts[key].better}".strip()
         rows.append(
             {
-                "group": groups[key] if groups[key] != before else None,
+                "group": group if group != before else None,
                 "name": name,
                 "value": number if math.isfinite(value) else "not finite",
                 "scale": as_plain(metric["scale"]),
                 "protocol": protocol,
             }
         )
-        before = groups[key]
+        before = group
     return rows
-
-
-def _group(key: str) -> str:
-    return next((name for name, begins in GROUPS.items() if key.startswith(begins)), "Other")
 
 
 def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
