@@ -1,24 +1,42 @@
-"""Figures: every one has a size, ink, and margins, for every kind of model and image."""
+"""Figures: every one has a size, ink and margins, for every kind of model and image, and looks as it did."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_vqvae.figures import architecture as plotting_architecture
-from hf_vqvae.figures import architecture_prior as plotting_prior
 from hf_vqvae.figures import charts, image_tables
-from hf_vqvae.figures.page import BLUE, GREEN, VERMILION
-from hf_vqvae.models import PixelCNNConfig, VQVAEConfig
+from hf_vqvae.figures.architecture import (
+    autoencoder_boxes,
+    plot_architecture,
+    prior_boxes,
+    stack_boxes,
+)
+from hf_vqvae.figures.page import SMALLEST, fit_text
+from hf_vqvae.figures.sweep import plot_sweep
+from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 
+GOLDEN = Path(__file__).parent / "fixtures" / "figures"
 RANDOM = np.random.default_rng(0)
 
 
 def some_images(number=10, height=28, width=28, channels=1):
     return RANDOM.integers(0, 256, (number, height, width, channels), dtype=np.uint8)
+
+
+def discs(number):
+    """Images (number, 28, 28, 1) of a light disc that grows and wanders, the same on every machine."""
+    y, x = np.mgrid[:28, :28]
+    shift = np.arange(number)[:, None, None]
+    inside = (y - 10 - shift % 5) ** 2 + (x - 9 - shift % 7) ** 2 < (4 + shift % 6) ** 2
+    return np.where(inside, 230, 20).astype(np.uint8)[..., None]
 
 
 def pixels_of(path, margin=4):
@@ -34,6 +52,96 @@ def pixels_of(path, margin=4):
     border = [grey[:margin], grey[-margin:], grey[:, :margin], grey[:, -margin:]]
     assert all((edge == 255).all() for edge in border), "something is cropped at the border"
     return pixels
+
+
+def history_of(epochs, prior=True):
+    stage = [
+        {"epoch": epoch, "reconstruction_mse": 0.02 / epoch, "eval_reconstruction_mse": 0.021}
+        | {"perplexity": 20.0, "codes_used": 100, "loss": 2 / epoch, "eval_loss": 1.5}
+        for epoch in range(1, epochs + 1)
+    ]
+    return {"vqvae": stage, "prior": stage if prior else []}
+
+
+def draw_architecture(path):
+    prior = PixelCNNConfig(architecture="gated", num_classes=10)
+    plot_architecture(VQVAEConfig(num_residual_layers=2), path, prior)
+
+
+def draw_architecture_plain(path):
+    plot_architecture(VQVAEConfig(), path, PixelCNNConfig())
+
+
+def draw_training_curves(path):
+    charts.plot_training_curves(history_of(12), path)
+
+
+def draw_codebook_usage(path):
+    charts.plot_codebook_usage([1000 // (index + 1) for index in range(120)] + [0] * 8, path)
+
+
+def draw_reconstructions(path):
+    image_tables.plot_reconstructions(discs(10), 255 - discs(10), path)
+
+
+def draw_codes(path):
+    codes = np.arange(147).reshape(3, 7, 7) % 128
+    image_tables.plot_codes(discs(3), codes, 255 - discs(3), 128, path)
+
+
+def draw_samples(path):
+    image_tables.plot_samples(discs(64), path)
+
+
+def draw_samples_by_class(path):
+    samples = discs(32).reshape(4, 8, 28, 28, 1)
+    image_tables.plot_samples_by_class(samples, ["zero", "zero", "one", "automobile"], path)
+
+
+def draw_completions(path):
+    known = np.arange(28)[:, None].repeat(28, 1) < 12
+    completions = discs(20).reshape(4, 5, 28, 28, 1)
+    image_tables.plot_completions(discs(4), known, completions, 255 - discs(4), path)
+
+
+def draw_neighbours(path):
+    neighbours = discs(16).reshape(4, 4, 28, 28, 1)
+    image_tables.plot_neighbours(discs(4), neighbours, np.arange(16).reshape(4, 4) / 3, path)
+
+
+def draw_sweep(path):
+    points = [
+        {"num_embeddings": size, "embedding_dim": dimension, "codebook_perplexity": 0.4 * size}
+        | {"reconstruction_mse": 0.01 / (index + dimension), "bits_per_image_entropy": 20 * index}
+        | {"bits_per_image_at_most": 20 * index + 10}
+        for index, size in enumerate((32, 64, 128), start=1)
+        for dimension in (2, 4)
+    ]
+    plot_sweep(points, discs(8), np.stack([255 - discs(8)] * 6), path)
+
+
+FIGURES = {name.removeprefix("draw_"): draw for name, draw in globals().items() if "draw_" in name}
+
+
+def small(path):
+    """A figure at a twentieth of its size in grey, in which the versions of a font look alike."""
+    with Image.open(path) as image:
+        grey = image.convert("L")
+        return grey.resize((64, round(grey.height / 20)), Image.Resampling.BOX)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_looks_as_it_did(name, tmp_path):
+    """`python tests/test_plotting.py` writes new ones: look at the figures first."""
+    FIGURES[name](tmp_path / "figure.png")
+    pixels_of(tmp_path / "figure.png")
+    now, before = small(tmp_path / "figure.png"), Image.open(GOLDEN / f"{name}.png")
+    assert now.size == before.size
+    difference = np.abs(np.asarray(now, dtype=int) - np.asarray(before, dtype=int))
+    assert difference.max() < 64, f"at {np.argwhere(difference >= 64)[:5] * 20}"
+
+
+# The architecture
 
 
 @pytest.mark.parametrize(
@@ -59,23 +167,23 @@ def pixels_of(path, margin=4):
 def test_architecture_fits_on_its_page(settings, prior, tmp_path):
     config = VQVAEConfig(**settings)
     if prior is not None:
-        taken = {"num_embeddings": config.num_embeddings, "grid_size": config.grid_size}
-        prior = PixelCNNConfig(**taken, **prior)
-    plotting_architecture.plot_architecture(config, tmp_path / "a.png", prior)
+        codes = {"num_embeddings": config.num_embeddings, "grid_size": config.grid_size}
+        prior = PixelCNNConfig(**codes, **prior)
+    plot_architecture(config, tmp_path / "a.png", prior)
     pixels_of(tmp_path / "a.png")
 
 
-def test_architecture_of_two_configurations_differs(tmp_path):
-    plotting_architecture.plot_architecture(VQVAEConfig(), tmp_path / "a.png")
-    plotting_architecture.plot_architecture(VQVAEConfig(embedding_dim=17), tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+@pytest.mark.parametrize("architecture", ["plain", "gated"])
+def test_other_settings_make_another_figure(architecture, tmp_path):
+    drawn = []
+    for classes, dimension in ((None, 16), (10, 16), (11, 16), (None, 17)):
+        prior = PixelCNNConfig(architecture=architecture, num_classes=classes)
+        plot_architecture(VQVAEConfig(embedding_dim=dimension), tmp_path / "a.png", prior)
+        drawn.append((tmp_path / "a.png").read_bytes())
+    assert len(set(drawn)) == 4
 
 
 def test_architecture_names_the_shapes_of_the_real_layers():
-    import torch
-
-    from hf_vqvae.models import VQVAEModel
-
     config = VQVAEConfig(image_size=[16, 24], num_channels=3, hidden_sizes=[8, 12, 20])
     model = VQVAEModel(config)
     shapes = {"encoder": [], "decoder": []}
@@ -88,15 +196,13 @@ def test_architecture_names_the_shapes_of_the_real_layers():
         for layer in (*part.levels, part.conv_out):
             layer.register_forward_hook(remember(name))
     model.eval()(torch.zeros(1, 3, 16, 24))
-    encoder, decoder = zip(*plotting_architecture._autoencoder_rows(config), strict=True)
+    encoder, decoder = zip(*autoencoder_boxes(config), strict=True)
     for drawn, real in ((encoder[1:], shapes["encoder"]), (decoder[:0:-1], shapes["decoder"])):
         sizes = [f"{h} × {w} × {c}" for c, h, w in real]  # noqa: RUF001
         assert [lines[-1] for lines in drawn] == sizes
 
 
 def test_the_gated_prior_is_drawn_with_the_kernels_that_it_has():
-    from hf_vqvae.models import PixelCNNModel
-
     config = PixelCNNConfig(
         architecture="gated",
         grid_size=(6, 5),
@@ -108,52 +214,31 @@ def test_the_gated_prior_is_drawn_with_the_kernels_that_it_has():
     )
     prior = PixelCNNModel(config)
     block = prior.blocks[0]
-    first, layer = plotting_prior.stack_boxes(config)
+    first, layer = stack_boxes(config)
     above, left = len(prior.conv_in.taps), len(prior.conv_left.taps)
     assert [first[0][1], above] == ["2 × 5 convolution", 2 * 5]  # noqa: RUF001
     assert [first[1][1], left] == ["1 × 2 convolution", 2]  # noqa: RUF001
     for lines, convolution in zip(layer, (block.vertical, block.horizontal), strict=True):
         height, width = convolution.weight.shape[2:]
         assert lines[1] == f"{height} × {width} convolution"  # noqa: RUF001
-    boxes = plotting_prior.prior_boxes(config)
+    boxes = prior_boxes(config)
     widths = [layer.out_channels for layer in (prior.skip, prior.layers[0])]
     assert [box[-1] for box in boxes[:2]] == [f"6 × 5 × {width}" for width in widths]  # noqa: RUF001
     assert boxes[2][1].startswith(f"{prior.conv_out.out_channels} logits")
 
 
-@pytest.mark.parametrize("architecture", ["plain", "gated"])
-def test_the_figure_tells_a_conditional_prior_from_another(architecture, tmp_path):
-    said = []
-    for name, classes in (("a", None), ("b", 10), ("c", 11)):
-        prior = PixelCNNConfig(architecture=architecture, num_classes=classes)
-        plotting_architecture.plot_architecture(VQVAEConfig(), tmp_path / f"{name}.png", prior)
-        said.append((tmp_path / f"{name}.png").read_bytes())
-    assert len(set(said)) == 3
+@pytest.mark.parametrize("text", ["short", "rather a long text, but legible", "far too long " * 20])
+def test_text_is_shrunk_into_its_room_and_cut_only_where_it_would_be_illegible(text):
+    figure = Figure(figsize=(6.4, 2), dpi=200)
+    FigureCanvasAgg(figure)
+    label = figure.text(0, 0, text, size=12)
+    fit_text(label, 400)
+    assert label.get_window_extent().width <= 400 and label.get_fontsize() >= SMALLEST
+    assert (label.get_text() == text) == (len(text) < 40)
+    assert (label.get_fontsize() == 12) == (text == "short")
 
 
-@pytest.mark.parametrize("architecture", ["plain", "gated"])
-def test_no_text_of_the_architecture_leaves_its_room(architecture, tmp_path, monkeypatch):
-    from hf_vqvae.figures.canvas import Canvas
-
-    left, drawn = [], Canvas.text
-
-    def watched(self, x, y, text, room, **options):
-        drawn(self, x, y, text, room, **options)
-        label = self.axes.texts[-1]
-        box = label.get_window_extent(self.figure.canvas.get_renderer())
-        left.append((text, box.width <= 1.03 * room, box.x0 >= 4, box.x1 <= 1276, box.y0 >= 4))
-
-    monkeypatch.setattr(Canvas, "text", watched)
-    config = VQVAEConfig(image_size=[64, 256], num_embeddings=65536, embedding_dim=1024)
-    prior = PixelCNNConfig(
-        architecture=architecture,
-        num_classes=10_000,
-        num_embeddings=65536,
-        grid_size=config.grid_size,
-        hidden_size=4096,
-    )
-    plotting_architecture.plot_architecture(config, tmp_path / "a.png", prior)
-    assert len(left) > 20 and [one for one in left if not all(one[1:])] == []
+# Tables of pictures
 
 
 @pytest.mark.parametrize("number", [1, 3, 10])
@@ -197,18 +282,16 @@ def test_reconstructions_stand_below_their_images(tmp_path):
     images, reconstructions = some_images(10), some_images(10)
     image_tables.plot_reconstructions(images, reconstructions, tmp_path / "a.png")
     grey = pixels_of(tmp_path / "a.png")[..., 0]
-    tops = {}
-    for number, picture in enumerate([*images[..., 0], *reconstructions[..., 0]]):
-        wide = picture.repeat(6, 0).repeat(6, 1)
-        places = [
+    places = []
+    for picture in [*images[..., 0], *reconstructions[..., 0]]:
+        shown = picture.repeat(6, 0).repeat(6, 1)
+        (place,) = [
             (row, column)
-            for row, column in zip(*np.nonzero(grey == wide[0, 0]), strict=True)
-            if np.array_equal(grey[row : row + 168, column : column + 168], wide)
+            for row, column in zip(*np.nonzero(grey == shown[0, 0]), strict=True)
+            if np.array_equal(grey[row : row + 168, column : column + 168], shown)
         ]
-        assert len(places) == 1
-        tops[number] = places[0]
-    for number in range(10):
-        (row, column), below = tops[number], tops[number + 10]
+        places.append(place)
+    for (row, column), below in zip(places[:10], places[10:], strict=True):
         assert below == (row + 172, column)
 
 
@@ -229,51 +312,6 @@ def test_names_that_cannot_be_written_are_numbers(name, shown):
     assert image_tables.printable(name, "class 3") == shown
 
 
-@pytest.mark.parametrize("counts", [[5, 3], [1, 0], [10**7] + [0] * 511, list(range(128))])
-def test_codebook_usage_of_any_counts_fits(counts, tmp_path):
-    charts.plot_codebook_usage(counts, tmp_path / "usage.png")
-    pixels_of(tmp_path / "usage.png")
-
-
-def test_codebook_usage_without_any_code_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"at least one code above 0, got 3 zeros"):
-        charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
-
-
-def history_of(epochs, prior=True):
-    stage = [
-        {"epoch": epoch, "reconstruction_mse": 0.02 / epoch, "eval_reconstruction_mse": 0.021}
-        | {"perplexity": 20.0, "codes_used": 100, "loss": 2 / epoch, "eval_loss": 1.5}
-        for epoch in range(1, epochs + 1)
-    ]
-    return {"vqvae": stage, "prior": stage if prior else []}
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 30, 400])
-def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
-    charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
-    pixels = pixels_of(tmp_path / "curves.png").astype(int)
-    for color in (BLUE, GREEN, VERMILION):
-        red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
-        same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
-        # The legend, farther right, has each colour too.
-        assert same[:, :740].any()
-
-
-def test_training_curves_leave_out_what_a_run_has_not(tmp_path):
-    history = history_of(3, prior=False)
-    for epoch in history["vqvae"]:
-        epoch["eval_reconstruction_mse"] = None
-    charts.plot_training_curves(history, tmp_path / "two.png")
-    charts.plot_training_curves(history_of(3), tmp_path / "three.png")
-    assert len(pixels_of(tmp_path / "two.png")) * 3 == len(pixels_of(tmp_path / "three.png")) * 2
-
-
-def test_training_curves_without_epochs_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no epoch of any stage, only \['prior', 'vqvae'\]"):
-        charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
-
-
 def test_image_grid_places_images_row_by_row_on_white():
     images = some_images(5, 4, 6, 3)
     grid = image_tables.image_grid(images, columns=3, padding=1)
@@ -282,6 +320,8 @@ def test_image_grid_places_images_row_by_row_on_white():
     assert np.array_equal(grid[6:10, 8:14], images[4])
     assert (grid[6:10, 15:] == 255).all() and (grid[0] == 255).all()
     assert image_tables.image_grid(some_images(16, 4, 4)).shape == (26, 26, 1)
+    with pytest.raises(ValueError, match=r"`columns` must be at least 1, got 0"):
+        image_tables.image_grid(images, columns=0)
 
 
 @pytest.mark.parametrize(
@@ -300,17 +340,52 @@ def test_images_of_another_kind_are_an_error(images, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_image_grid_needs_a_column():
-    with pytest.raises(ValueError, match=r"`columns` must be at least 1, got 0"):
-        image_tables.image_grid(some_images(1), columns=0)
-
-
 def test_colored_codes_are_as_large_as_their_images():
     codes = np.array([[[0, 1], [2, 2]]])
     colors = image_tables.color_codes(codes, 3, cell=4)
     assert colors.shape == (1, 8, 8, 3) and colors.dtype == np.uint8
     assert (colors[0, 4:] == colors[0, 4, 0]).all()
     assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3
+
+
+# Charts
+
+
+@pytest.mark.parametrize("counts", [[5, 3], [1, 0], [10**7] + [0] * 511, list(range(128))])
+def test_codebook_usage_of_any_counts_fits(counts, tmp_path):
+    charts.plot_codebook_usage(counts, tmp_path / "usage.png")
+    pixels_of(tmp_path / "usage.png")
+
+
+def test_codebook_usage_without_any_code_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"at least one code above 0, got 3 zeros"):
+        charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30, 400])
+def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
+    charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
+    pixels = pixels_of(tmp_path / "curves.png").astype(int)
+    for color in ((0, 114, 178), (0, 158, 115), (213, 94, 0)):
+        # The legend, farther right, has each colour too.
+        assert (pixels[:, :740, :3] == color).all(-1).any()
+
+
+def test_training_curves_leave_out_what_a_run_has_not(tmp_path):
+    history = history_of(3, prior=False)
+    for epoch in history["vqvae"]:
+        epoch["eval_reconstruction_mse"] = None
+    charts.plot_training_curves(history, tmp_path / "two.png")
+    charts.plot_training_curves(history_of(3), tmp_path / "three.png")
+    assert len(pixels_of(tmp_path / "two.png")) * 3 == len(pixels_of(tmp_path / "three.png")) * 2
+
+
+def test_training_curves_without_epochs_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no epoch of any stage, only \['prior', 'vqvae'\]"):
+        charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
+
+
+# The caller's matplotlib
 
 
 def test_a_dark_theme_of_the_caller_changes_nothing(tmp_path):
@@ -331,3 +406,10 @@ def test_plotting_leaves_pyplot_and_the_backend_alone(tmp_path):
         "assert matplotlib.get_backend() == 'svg'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for name, draw in FIGURES.items():
+        draw(GOLDEN / f"{name}.png")
+        small(GOLDEN / f"{name}.png").save(GOLDEN / f"{name}.png")

@@ -69,8 +69,8 @@ def fit_text(label: Text, room: float) -> None:
     def width() -> float:
         return label.get_window_extent(label.figure.canvas.get_renderer()).width
 
-    if width() > room:
-        label.set_fontsize(max(SMALLEST, 0.97 * label.get_fontsize() * room / width()))
+    while width() > room and label.get_fontsize() > SMALLEST:
+        label.set_fontsize(max(SMALLEST, label.get_fontsize() - 0.25))
     text = label.get_text()
     while len(text) > 1 and width() > room:
         text = text[:-1]
