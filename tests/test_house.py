@@ -64,6 +64,15 @@ def test_rooms_import_only_from_rooms_before_them():
     assert not upward, "\n".join(upward)
 
 
+def test_the_guide_shows_the_order_of_the_rooms():
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")}
+    floors = [
+        ", ".join(room for room in line.split() if room in rooms) for line in ORDER.split("\n")
+    ]
+    guide = (PACKAGE / "README.md").read_text("utf-8")
+    assert f"`{' < '.join(filter(None, floors))}`" in guide
+
+
 def test_rooms_and_files_are_small_enough_to_be_taken_in():
     rooms = [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
     assert len(rooms) <= 10

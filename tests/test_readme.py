@@ -6,9 +6,9 @@ Conventions of the pages:
   run. Any repository `me/...` is that run, too. Statements that push are only compiled.
 - ```bash blocks: every program, script, file, `make` target, flag and extra must exist. A command that ends with the
   comment `# tested` is run, after those above it.
-- The first ```text block below a heading with "tree" in it lists all files of the page's folder except the page: one
-  path a line, indented below its folder, then two spaces and a comment. A folder ends with `/`; one with nothing listed
-  below it stands for all that is in it. `*` stands for any characters.
+- The first ```text block below a heading with "tree" in it lists all files of the page's folder except README.md and
+  the folders' `__init__.py`: one path a line, indented below its folder, then two spaces and a comment. A folder ends
+  with `/`; one with nothing listed below it stands for all that is in it. `*` stands for any characters.
 """
 
 import contextlib
@@ -394,7 +394,8 @@ def project_files():
 def test_the_file_tree_of_a_page_is_true(page):
     folder = page.removesuffix("README.md")
     files = [file.removeprefix(folder) for file in project_files() if file.startswith(folder)]
-    check_tree(TEXTS[page], [file for file in files if file != "README.md"])
+    unlisted = ("README.md", "/__init__.py")
+    check_tree(TEXTS[page], [file for file in files if not file.endswith(unlisted)])
 
 
 TREE = """
