@@ -148,16 +148,22 @@ def test_a_token_may_do_what_its_role_allows(server, run_client):
             "fine_commit": commit("me/model", "hf_fine"),
             "fine_new": error_of(api.create_repo, "me/new", token="hf_fine"),
             "taken": error_of(api.create_repo, "me/model"),
+            "read_access": error_of(api.auth_check, "other/model"),
+            "write_access": error_of(api.auth_check, "me/model", write=True),
+            "other_access": error_of(api.auth_check, "other/model", write=True),
+            "secret_access": error_of(api.auth_check, "other/secret"),
             "organization": error_of(api.create_repo, "lab/new"),
         }))
     """)
     assert result["who"] == "read" and result["orgs"] == ["lab"]
     assert result["unknown"][1] == 401 and "Invalid user token" in result["unknown"][2]
     allowed = ("read_exist_ok", "other_pull", "fine_commit", "organization")
-    assert [result[name] for name in allowed] == [None] * 4
-    refused = ("read_new", "read_commit", "other_commit", "other_new", "fine_new")
-    assert [result[name][1] for name in refused] == [403] * 5
+    allowed += ("read_access", "write_access")
+    assert [result[name] for name in allowed] == [None] * 6
+    refused = ("read_new", "read_commit", "other_commit", "other_new", "fine_new", "other_access")
+    assert [result[name][1] for name in refused] == [403] * 6
     assert "you must use a write token" in result["read_commit"][2]
+    assert result["secret_access"][:2] == ["RepositoryNotFoundError", 404]
     assert result["secret"][:2] == ["RepositoryNotFoundError", 404]
     assert result["anonymous"][:2] == ["RepositoryNotFoundError", 401]
     assert result["taken"][1] == 409

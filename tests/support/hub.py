@@ -571,6 +571,12 @@ class _Handler(BaseHTTPRequestHandler):
         shown = {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
         return 200, info | shown, {}
 
+    def auth_check(self, account: Account | None, kind: str, repo: str, write: str):
+        found = self._find_repo(account, kind, repo)
+        if write:
+            self._check_write(account, found)
+        return 200, {}, {}
+
     def refs(self, account: Account | None, kind: str, repo: str):
         found = self._find_repo(account, kind, repo)
         branches, pull_requests = [], []
@@ -817,6 +823,7 @@ ROUTES = [
     ("DELETE", r"/api/repos/delete", _Handler.delete_repo),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", ANY_REPO + r"(/revision/(?P<revision>[^/]+))?", _Handler.repo_info),
+    ("GET", ANY_REPO + r"/auth-check(?P<write>/write)?", _Handler.auth_check),
     ("GET", ANY_REPO + r"/refs", _Handler.refs),
     ("GET", ANY_REPO + r"/discussions", _Handler.discussions),
     ("GET", ANY_REPO + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
