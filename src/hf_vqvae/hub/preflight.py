@@ -1,6 +1,6 @@
 """Whether a push would be let in: asked of the Hub, without changing anything there."""
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -102,10 +102,10 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
             f"{repo_id} exists and is public, but a private repo was asked for: make it private in "
             "its settings, or choose another name."
         )
-    # The step at which the Hub refuses who may not write. Of a small text file it stores nothing.
-    probe = CommitOperationAdd("README.md", b"# May this be pushed?\n")
+    if create_pr:
+        return  # open to everybody who may read the repo
     try:
-        api.preupload_lfs_files(repo_id, additions=[probe], create_pr=create_pr)
+        retry(api.auth_check, repo_id, write=True)
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403):
             raise
