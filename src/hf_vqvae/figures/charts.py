@@ -1,6 +1,5 @@
 """The charts of a run: how its training went, and what it makes of its codebook."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..metrics.sums import perplexity
 from .page import BLUE, GREEN, PALE, PURPLE, VERMILION, page, plain_log_axis
 
 
@@ -25,13 +25,11 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
     if not total > 0:
         raise ValueError(f"`counts` must have at least one code above 0, got {number} zeros.")
     used = int((ordered > 0).sum())
-    shares = ordered[:used] / total
-    perplexity = math.exp(-(shares * np.log(shares)).sum())
     with page(path, 800, layout="constrained") as figure:
         axes = figure.add_subplot(
             yscale="log", xlabel="codes, most frequent first", ylabel="times chosen"
         )
-        axes.set_title(f"{used:,} of {number:,} codes in use, perplexity {perplexity:.1f}")
+        axes.set_title(f"{used:,} of {number:,} codes in use, perplexity {perplexity(counts):.1f}")
         edges = np.arange(number + 1)
         floor = max(0.5, 0.5 * ordered[used - 1])
         axes.stairs(ordered[:used], edges[: used + 1], baseline=floor, fill=True, color=BLUE)

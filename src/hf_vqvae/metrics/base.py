@@ -1,11 +1,8 @@
-"""Metrics of the `evaluate` library that keep sums in place of rows, and the checks of their inputs.
+"""Base class of the metrics: `evaluate` modules that keep sums in place of rows; checks of inputs.
 
 `evaluate` itself writes every row to an Arrow file and reads all of them back to compute: measured,
-5 s and 1.4 GB for 10,000 grey images of 28x28, and 25 s and 6 GB for 250 of 256x256x3. Where all
-numbers follow from a few sums, a metric can keep the sums alone (float64 and int64) and touch no
-disk. The result is exact over all rows, however they were cut into batches. A float64 sum has a
-second one beside it of what rounding took from it, so that neither the order of the batches nor the
-processes that had them change a bit of it.
+5 s and 1.4 GB for 10,000 grey images of 28x28, and 25 s and 6 GB for 250 of 256x256x3. All numbers
+here follow from a few sums, so the metrics keep those and write nothing to disk.
 """
 
 import importlib
@@ -22,6 +19,7 @@ from datasets import Features
 from torch import Tensor
 
 from ..models.codes import INTEGERS
+from .sums import CompensatedSums
 
 
 def _import_evaluate() -> ModuleType:
@@ -60,7 +58,7 @@ class SummingMetric(evaluate.Metric):
                 "files for processes to exchange. Add each process's own rows there and call "
                 "`sum_over_processes_`."
             )
-        self._start()
+        self._reset()
 
     def _info(self) -> evaluate.MetricInfo:
         text = inspect.getdoc(type(self))
@@ -75,34 +73,16 @@ class SummingMetric(evaluate.Metric):
         return self._data_dir_root  # the library would create a folder here, for no files
 
     def _reset(self) -> None:
-        """Set `self._sums` to what it is before any row; `rows` is one of them."""
-        raise NotImplementedError
+        """Forget all rows."""
+        self._sums = CompensatedSums()
 
     def _update(self, **inputs: Any) -> None:
-        """Check a batch and `_add` it to the sums; nothing is added where a check fails."""
+        """Check a batch and add it to the sums, `rows` among them; add nothing where a check fails."""
         raise NotImplementedError
-
-    def _start(self) -> None:
-        self._reset()
-        # Of each float sum, what rounding took from it.
-        self._rests = {
-            name: np.zeros_like(value)
-            for name, value in self._sums.items()
-            if np.issubdtype(value.dtype, np.floating)
-        }
-
-    def _add(self, name: str, value: Any) -> None:
-        """Add to a sum; to a float one without losing what rounding takes from it."""
-        before = self._sums[name]
-        self._sums[name] = after = before + value
-        if name in self._rests:
-            # Knuth's two-sum: what is added here is exactly `before + value - after`.
-            added = after - before
-            self._rests[name] = self._rests[name] + ((before - (after - added)) + (value - added))
 
     def __len__(self) -> int:
         """Rows added since the last `compute`."""
-        return int(self._sums["rows"])
+        return int(self._sums.total("rows"))
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add rows: tensors, arrays or nested lists with the row as first axis.
@@ -144,11 +124,9 @@ class SummingMetric(evaluate.Metric):
                 f"{type(self).__name__} needs at least 1 row, got 0. Call `add` or `add_batch` "
                 f"before `compute`, or give it {_names(self._feature_names())}."
             )
-        for name, rest in self._rests.items():
-            self._sums[name] = self._sums[name] + rest
-            self._rests[name] = np.zeros_like(rest)
-        result = self._compute()
-        self._start()
+        totals = {name: total.cpu() for name, total in self._sums.totals().items()}
+        result = self._compute(totals)
+        self._reset()
         return result
 
     def sum_over_processes_(self, accelerator: Any) -> None:
@@ -157,20 +135,7 @@ class SummingMetric(evaluate.Metric):
         Each may have added any number of rows, also none; all then compute the same result, to the
         bit that of one process with all the batches.
         """
-        if accelerator.num_processes == 1:
-            return
-
-        def gather(value: Any) -> np.ndarray:  # (processes, ...)
-            own = torch.as_tensor(value, device=accelerator.device)
-            return accelerator.gather(own[None]).cpu().numpy()
-
-        for name, own in self._sums.items():
-            self._sums[name] = np.zeros_like(own)
-            rest = gather(self._rests[name]).sum(0) if name in self._rests else None
-            if rest is not None:
-                self._rests[name] = rest
-            for value in gather(own):
-                self._add(name, value)
+        self._sums = self._sums.over_processes(accelerator)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -3,9 +3,9 @@
 import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import List, Value
+from torch import Tensor
 
 from .base import (
     SummingMetric,
@@ -14,6 +14,7 @@ from .base import (
     as_floats,
     check_same_shape,
 )
+from .sums import perplexity
 
 CODES = List(List(Value("int64")))
 
@@ -32,21 +33,16 @@ class CodebookUsage(SummingMetric):
         self.num_embeddings = as_count("num_embeddings", num_embeddings, 2**24)
         super().__init__(**kwargs)
 
-    def _reset(self) -> None:
-        self._sums = {"counts": np.zeros(self.num_embeddings, np.int64), "rows": np.int64(0)}
-
     def _update(self, predictions: Any) -> None:
         codes = as_codes("predictions", predictions, self.num_embeddings)
-        counts = torch.bincount(codes.flatten(), minlength=self.num_embeddings)
-        self._add("counts", counts.cpu().numpy())
-        self._add("rows", len(codes))
+        self._sums.add("counts", torch.bincount(codes.flatten(), minlength=self.num_embeddings))
+        self._sums.add("rows", len(codes))
 
-    def _compute(self) -> dict[str, Any]:
-        counts = self._sums["counts"]
-        share = counts[counts > 0] / counts.sum()
+    def _compute(self, totals: dict[str, Tensor]) -> dict[str, Any]:
+        counts = totals["counts"]
         return {
-            "codebook_perplexity": float(np.exp(-(share * np.log(share)).sum())),
-            "codes_used": len(share),
+            "codebook_perplexity": perplexity(counts),
+            "codes_used": int((counts > 0).sum()),
             "codebook_counts": counts.tolist(),
         }
 
@@ -71,10 +67,6 @@ class CodeLikelihood(SummingMetric):
         self.num_embeddings = as_count("num_embeddings", num_embeddings, 2**24)
         super().__init__(**kwargs)
 
-    def _reset(self) -> None:
-        integers = {name: np.int64(0) for name in ("correct", "codes", "rows")}
-        self._sums = {"nats": np.float64(0), **integers}
-
     def _update(self, predictions: Any, references: Any, negative_log_likelihoods: Any) -> None:
         predictions = as_codes("predictions", predictions, self.num_embeddings)
         references = as_codes("references", references, self.num_embeddings)
@@ -87,16 +79,18 @@ class CodeLikelihood(SummingMetric):
                 f"`negative_log_likelihoods` must not be negative, got {nats.min().item():g}: no "
                 "probability exceeds 1. Change the sign if these are log-likelihoods."
             )
-        self._add("nats", nats.double().sum().item())
-        self._add("correct", (predictions == references.to(predictions.device)).sum().item())
-        self._add("codes", references.numel())
-        self._add("rows", len(references))
+        self._sums.add("nats", nats.double().sum())
+        self._sums.add("correct", (predictions == references.to(predictions.device)).sum())
+        self._sums.add("codes", references.numel())
+        self._sums.add("rows", len(references))
 
-    def _compute(self) -> dict[str, float]:
-        nats_per_code = float(self._sums["nats"] / self._sums["codes"])
+    def _compute(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        nats, correct, codes, rows = (
+            totals[name].item() for name in ("nats", "correct", "codes", "rows")
+        )
         return {
-            "nll": nats_per_code,
-            "bits_per_code": nats_per_code / math.log(2),
-            "bits_per_image": float(self._sums["nats"] / self._sums["rows"]) / math.log(2),
-            "code_accuracy": float(self._sums["correct"] / self._sums["codes"]),
+            "nll": nats / codes,
+            "bits_per_code": nats / codes / math.log(2),
+            "bits_per_image": nats / rows / math.log(2),
+            "code_accuracy": correct / codes,
         }

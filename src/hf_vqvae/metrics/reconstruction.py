@@ -3,7 +3,6 @@
 import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import List, Value
 from torch import Tensor
@@ -71,13 +70,8 @@ class ReconstructionQuality(SummingMetric):
     _features: ClassVar[dict] = {"predictions": IMAGES, "references": IMAGES}
 
     def _reset(self) -> None:
+        super()._reset()
         self._image_shape: torch.Size | None = None
-        self._sums = {
-            "squared_error": np.float64(0),
-            "similarity": np.float64(0),
-            "values": np.int64(0),
-            "rows": np.int64(0),
-        }
 
     def _update(self, predictions: Any, references: Any) -> None:
         predictions = as_images("predictions", predictions)
@@ -97,17 +91,17 @@ class ReconstructionQuality(SummingMetric):
         for predicted, true in zip(predictions.split(chunk), references.split(chunk), strict=True):
             if len(true):
                 error = predicted.double() - true.double()
-                self._add("squared_error", error.square().sum().item())
+                self._sums.add("squared_error", error.square().sum())
                 similarity = _structural_similarity(predicted, true)
-                self._add("similarity", similarity.double().sum().item())
-        self._add("values", references.numel())
-        self._add("rows", len(references))
+                self._sums.add("similarity", similarity.double().sum())
+        self._sums.add("values", references.numel())
+        self._sums.add("rows", len(references))
 
-    def _compute(self) -> dict[str, float]:
-        mse = float(self._sums["squared_error"] / self._sums["values"])
+    def _compute(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        mse = totals["squared_error"].item() / totals["values"].item()
         return {
             "reconstruction_mse": mse,
             # torchmetrics' formula; its function wants all pixels of the split at once.
             "psnr": -10 * math.log10(mse) if mse > 0 else math.inf,
-            "ssim": float(self._sums["similarity"] / self._sums["rows"]),
+            "ssim": totals["similarity"].item() / totals["rows"].item(),
         }

@@ -3,7 +3,6 @@
 import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import List, Value
 from torch import Tensor
@@ -16,6 +15,7 @@ from .base import (
     check_same_shape,
 )
 from .catalogue import CONFIDENT
+from .sums import perplexity
 
 TABLE = List(Value("float32"))
 
@@ -69,37 +69,29 @@ class FrechetDistance(SummingMetric):
         self.num_features = as_count("num_features", num_features, 2**14)
         super().__init__(**kwargs)
 
-    def _reset(self) -> None:
-        size = self.num_features
-        self._sums: dict[str, Any] = {"rows": np.int64(0)}
-        for side in self._features:
-            self._sums[f"{side}_rows"] = np.int64(0)
-            self._sums[f"{side}_sum"] = np.zeros(size)
-            self._sums[f"{side}_products"] = np.zeros((size, size))
-
     def _update(self, **inputs: Any) -> None:
         tables = {side: as_table(side, value, self.num_features) for side, value in inputs.items()}
         for side, table in tables.items():
             features = table.double()
-            self._add("rows", len(features))
-            self._add(f"{side}_rows", len(features))
-            self._add(f"{side}_sum", features.sum(0).cpu().numpy())
-            self._add(f"{side}_products", (features.T @ features).cpu().numpy())
+            self._sums.add("rows", len(features))
+            self._sums.add(f"{side}_rows", len(features))
+            self._sums.add(f"{side}_sum", features.sum(0))
+            self._sums.add(f"{side}_products", features.T @ features)
 
-    def _compute(self) -> dict[str, float]:
-        first, second = (self._gaussian(side) for side in self._features)
+    def _compute(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        first, second = (self._gaussian(side, totals) for side in self._features)
         return {"frechet_distance": frechet_distance(*first, *second)}
 
-    def _gaussian(self, side: str) -> tuple[Tensor, Tensor]:
+    def _gaussian(self, side: str, totals: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean (D,) and unbiased covariance (D, D) of the rows of one side."""
-        rows = int(self._sums[f"{side}_rows"])
+        rows = int(totals.get(f"{side}_rows", 0))
         if rows < 2:
             raise ValueError(
                 f"a covariance needs at least 2 rows of `{side}`, got {rows}: add more images."
             )
-        mean = self._sums[f"{side}_sum"] / rows
-        centred = self._sums[f"{side}_products"] - rows * np.outer(mean, mean)
-        return torch.from_numpy(mean), torch.from_numpy(centred / (rows - 1))
+        mean = totals[f"{side}_sum"] / rows
+        centred = totals[f"{side}_products"] - rows * torch.outer(mean, mean)
+        return mean, centred / (rows - 1)
 
 
 class ClassifiedImages(SummingMetric):
@@ -122,10 +114,6 @@ class ClassifiedImages(SummingMetric):
         self.num_classes = as_count("num_classes", num_classes, 2**16)
         super().__init__(**kwargs)
 
-    def _reset(self) -> None:
-        self._sums = {name: np.int64(0) for name in ("sure", "correct", "referenced", "rows")}
-        self._sums["counts"] = np.zeros(self.num_classes, np.int64)
-
     def _update(self, predictions: Any, references: Any) -> None:
         probabilities = as_table("predictions", predictions, self.num_classes)
         if ((probabilities.sum(1) - 1).abs() > 1e-2).any() or (probabilities < 0).any():
@@ -136,19 +124,17 @@ class ClassifiedImages(SummingMetric):
         references = as_classes("references", references, self.num_classes)
         check_same_shape(predictions=probabilities[:, 0], references=references)
         confidences, classes = probabilities.max(1)
-        counts = torch.bincount(classes, minlength=self.num_classes)
-        self._add("counts", counts.cpu().numpy())
-        self._add("sure", (confidences >= CONFIDENT).sum().item())
-        self._add("correct", (classes == references.to(classes.device)).sum().item())
-        self._add("referenced", (references >= 0).sum().item())
-        self._add("rows", len(classes))
+        self._sums.add("counts", torch.bincount(classes, minlength=self.num_classes))
+        self._sums.add("confident", (confidences >= CONFIDENT).sum())
+        self._sums.add("correct", (classes == references.to(classes.device)).sum())
+        self._sums.add("referenced", (references >= 0).sum())
+        self._sums.add("rows", len(classes))
 
-    def _compute(self) -> dict[str, Any]:
-        counts, rows, referenced = (self._sums[name] for name in ("counts", "rows", "referenced"))
-        share = counts[counts > 0] / rows
+    def _compute(self, totals: dict[str, Tensor]) -> dict[str, Any]:
+        counts, referenced = totals["counts"], totals["referenced"].item()
         return {
             "class_counts": counts.tolist(),
-            "class_perplexity": float(np.exp(-(share * np.log(share)).sum())),
-            "sure_share": float(self._sums["sure"] / rows),
-            "class_accuracy": float(self._sums["correct"] / referenced) if referenced else math.nan,
+            "class_perplexity": perplexity(counts),
+            "sure_share": totals["confident"].item() / totals["rows"].item(),
+            "class_accuracy": totals["correct"].item() / referenced if referenced else math.nan,
         }

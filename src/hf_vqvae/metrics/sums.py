@@ -1,72 +1,131 @@
-"""Averages of an epoch, over steps and processes."""
+"""Sums over batches and processes, exact up to the last rounding; averages of training; perplexity."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
+class CompensatedSums:
+    """Named sums of tensors, whose bits depend neither on the order of the batches nor on the processes.
+
+    Integers are summed in int64, floating-point numbers in float64 (float32 on MPS, which has no
+    float64) with the rounding errors in a second sum (Knuth's two-sum). A sum stays on the device of
+    the first tensor, so that adding waits for nothing.
+    """
+
+    def __init__(self):
+        self._sums: dict[str, Tensor] = {}
+        self._errors: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor | int) -> None:
+        """Add a tensor, of the same shape each time, to a sum."""
+        value = widen(torch.as_tensor(value).detach())
+        if name not in self._sums:
+            self._sums[name], self._errors[name] = value, torch.zeros_like(value)
+            return
+        before = self._sums[name]
+        value = value.to(before.device)
+        self._sums[name] = after = before + value
+        # What is added to the errors is exactly `before + value - after`.
+        added = after - before
+        self._errors[name] = self._errors[name] + ((before - (after - added)) + (value - added))
+
+    def total(self, name: str) -> Tensor:
+        """A sum, rounded once; 0 where nothing was added."""
+        if name not in self._sums:
+            return torch.tensor(0)
+        return self._sums[name] + self._errors[name]
+
+    def totals(self) -> dict[str, Tensor]:
+        """All sums by name."""
+        return {name: self.total(name) for name in self._sums}
+
+    def over_processes(self, accelerator: Accelerator) -> "CompensatedSums":
+        """The sums of all processes, which all must call this; one that added nothing may lack names."""
+        if accelerator.num_processes == 1:
+            return self
+        local = [
+            (name, value.cpu(), self._errors[name].cpu()) for name, value in self._sums.items()
+        ]
+        together = CompensatedSums()
+        for name, value, error in gather_object(local):
+            together.add(name, value)
+            together._errors[name] = together._errors[name] + error
+        return together
+
+
 class Averages:
-    """Sums of an epoch's measures and code counts; kept on the device, so that a step waits for nothing."""
+    """Means of a step's measures, and counts of codes, over the steps of an epoch and the processes."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew."""
+        """Start a new epoch."""
         self.names: list[str] = []
-        self.sums = self.counts = None
         self.steps = 0
+        self._sums = CompensatedSums()
 
     def add(self, measures: dict[str, Tensor], codes: Tensor | None, num_codes: int | None) -> None:
-        """Adds a step's scalars, and its codes (any shape) to the counts if `num_codes` is given."""
+        """Add a step's scalars, and its codes (any shape) to the counts if `num_codes` is given."""
         self.names = list(measures)
-        values = widen(torch.stack([value.detach().float() for value in measures.values()]))
-        self.sums = values if self.sums is None else self.sums + values
+        values = [value.detach().float() for value in measures.values()]
+        self._sums.add("sums", torch.stack(values))
         if num_codes is not None:
-            counts = torch.bincount(codes.flatten(), minlength=num_codes)
-            self.counts = counts if self.counts is None else self.counts + counts
+            self._sums.add("counts", torch.bincount(codes.flatten(), minlength=num_codes))
         self.steps += 1
 
     def compute(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over steps and processes; with code counts also perplexity and codes used. Called by all."""
-        means = accelerator.reduce(self.sums, "mean") / self.steps
+        """Means; with code counts also perplexity and codes used. Called by all processes."""
+        totals = self._sums.over_processes(accelerator).totals()
+        means = totals["sums"].double().cpu() / (accelerator.num_processes * self.steps)
         figures = dict(zip(self.names, means.tolist(), strict=True))
-        if self.counts is not None:
-            counts = accelerator.reduce(self.counts, "sum").cpu().double()
-            shares = counts / counts.sum()
-            figures["perplexity"] = torch.special.entr(shares).sum().exp().item()
-            figures["codes_used"] = int((counts > 0).sum())
+        if "counts" in totals:
+            figures["perplexity"] = perplexity(totals["counts"])
+            figures["codes_used"] = int((totals["counts"] > 0).sum())
         return figures
 
     def gather(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Every process's sums, for a checkpoint. Called by all."""
-        if not self.steps:
-            return {"steps": 0}
-        state = {"steps": self.steps, "names": self.names}
-        state["sums"] = accelerator.gather(self.sums[None]).tolist()
-        if self.counts is not None:
-            state["counts"] = accelerator.gather(self.counts[None]).tolist()
+        """The sums of every process, for a checkpoint. Called by all processes."""
+        state: dict[str, Any] = {"steps": self.steps}
+        if self.steps:
+            state["names"] = self.names
+            for name, total in self._sums.totals().items():
+                state[name] = accelerator.gather(total[None]).tolist()
         return state
 
     def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Takes up this process's sums out of [`gather`]'s state; of other processes than then, everyone the mean."""
+        """Restore this process's sums from the state of [`gather`].
+
+        If the number of processes changed, each gets the mean of the sums, the first one all counts.
+        """
         self.reset()
         if not state["steps"]:
             return
         self.steps, self.names = state["steps"], state["names"]
         process, sums = accelerator.process_index, torch.tensor(state["sums"], dtype=torch.double)
         same = len(sums) == accelerator.num_processes
-        self.sums = widen(sums[process] if same else sums.mean(0), self.device)
+        self._sums.add("sums", widen(sums[process] if same else sums.mean(0), self.device))
         if "counts" in state:
             counts = torch.tensor(state["counts"])
-            share = counts[process] if same else counts.sum(0) * (process == 0)
-            self.counts = share.to(self.device)
+            counts = counts[process] if same else counts.sum(0) * (process == 0)
+            self._sums.add("counts", counts.to(self.device))
+
+
+def perplexity(counts: Tensor | Sequence[int]) -> float:
+    """exp(entropy in nats) of a histogram (K,), from 1 (one code) to K (all equally often)."""
+    counts = torch.as_tensor(counts).cpu().double()
+    shares = counts / counts.sum()
+    return torch.special.entr(shares).sum().exp().item()
 
 
 def widen(values: Tensor, device: torch.device | None = None) -> Tensor:
-    """`values` in the widest floating-point type that its device (or `device`, which it goes to) has."""
+    """`values` in the widest type of their kind that their device (or `device`, to which they go) has."""
     device = values.device if device is None else device
-    return values.to(torch.float32 if device.type == "mps" else torch.float64).to(device)
+    widest = torch.float32 if device.type == "mps" else torch.float64
+    return values.to(widest if values.is_floating_point() else torch.int64).to(device)

@@ -1,6 +1,5 @@
 """The two stages of a run: the VQ-VAE on images, the prior on their codes."""
 
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -21,7 +20,7 @@ from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model
 from ..hub.weights import load_model
-from ..metrics.sums import widen
+from ..metrics.sums import CompensatedSums, widen
 from ..models import (
     PixelCNNConfig,
     VQVAEConfig,
@@ -297,18 +296,11 @@ def mean_over_split(
     """
     training = model.training
     model.eval()
-    sums: dict[str, list[Tensor]] = {}
+    sums = CompensatedSums()
     with accelerator.autocast():
         for batch in own_batches(dataset, accelerator, batch_size, "evaluate"):
             for name, values in measure(batch).items():
-                sums.setdefault(name, []).append(widen(values).sum())
+                sums.add(name, widen(values).sum())
     model.train(training)
-    # The first process has rows if any has; of few rows, the last may have none.
-    (names,) = broadcast_object_list([list(sums)])
-    means = {}
-    for name in names:
-        own = torch.stack(sums.get(name, [widen(torch.zeros((), device=accelerator.device))]))
-        # Padded with zeros, which change no sum; `fsum` is exact, whichever process has which batch.
-        parts = accelerator.gather(accelerator.pad_across_processes(own))
-        means[name] = math.fsum(parts.tolist()) / len(dataset)
-    return means
+    totals = sums.over_processes(accelerator).totals()
+    return {name: total.item() / len(dataset) for name, total in totals.items()}
