@@ -11,8 +11,7 @@ from accelerate.commands.config.config_args import default_config_file
 from huggingface_hub import constants, get_token
 
 import hf_vqvae
-
-ROOT = Path(__file__).parents[1]
+from support.scripts import ROOT
 
 
 def test_nothing_of_the_users_is_seen():

@@ -1,9 +1,9 @@
 """Which room of the package may import from which, and how large rooms, files and functions may be."""
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from support.scripts import ROOT
+
 PACKAGE = ROOT / "src" / "hf_vqvae"
 # A room imports from rooms on its own line or on lines above it.
 ORDER = """

@@ -1,25 +1,19 @@
 """Publishing and loading, end to end: real clients, a loopback Hub, fresh processes and caches."""
 
-import hashlib
 import json
 import shlex
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from hf_vqvae import (
     PixelCNNConfig,
     VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEImageProcessorPil,
 )
 from hf_vqvae.hub.commit import is_as_signed, sign_card
-from hf_vqvae.model_card.card import write_card
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,
@@ -28,9 +22,9 @@ from hf_vqvae.publishing.push import (
     push_folder,
 )
 from support.hub import HubServer, read_card_metadata
+from support.pushes import TOKEN, digest, make_run, model_of_run
+from support.scripts import ROOT
 
-ROOT = Path(__file__).parents[1]
-TOKEN = "hf_secretwritetoken"
 # All of what travels to the Hub does.
 CODE = {path.name for path in (ROOT / "src/hf_vqvae/models").glob("[a-z]*.py")}
 CARD = """---
@@ -69,38 +63,6 @@ def server():
         server.add_token("hf_read", role="read")
         server.add_token("hf_fine", role="fineGrained", scopes=(("me/mine", ("repo.write",)),))
         yield server
-
-
-def tiny_model():
-    torch.manual_seed(0)
-    vqvae = {"image_size": 8, "hidden_sizes": (4, 8), "embedding_dim": 4, "num_embeddings": 8}
-    prior = {"hidden_size": 8, "kernel_size": 3, "num_residual_blocks": 1}
-    config = VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=prior)
-    return VQVAEForImageGeneration(config).eval()
-
-
-def make_run(folder):
-    """The folder of a finished run, with what must never be pushed in it too."""
-    tiny_model().save_pretrained(folder)
-    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
-    error = {"name": "Reconstruction MSE", "value": 0.0042, "split": "test", "count": 9}
-    error |= {"scale": "[0, 1]", "stage": "vqvae", "protocol": "mean over all pixels"}
-    records = {"metrics": {"reconstruction_mse": error}, "history": {}, "run": {}}
-    records["arguments"] = {"seed": 0, "dataset_name": "/home/somebody/secret/mnist"}
-    for name, record in records.items():
-        (folder / f"{name}.json").write_text(json.dumps(record))
-    for name in ("figures", "checkpoints/step-1", "codes"):
-        (folder / name).mkdir(parents=True)
-    Image.new("L", (8, 8)).save(folder / "figures" / "samples.png")
-    write_card(folder)
-    (folder / "checkpoints" / "step-1" / "model.safetensors").write_bytes(b"0" * 100)
-    (folder / "codes" / "data.arrow").write_bytes(b"0" * 100)
-    return folder
-
-
-def digest(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +136,7 @@ def test_the_printed_command_pushes_the_run_in_one_commit(published, server):
 
 
 def test_it_loads_where_the_package_is_not_installed(published, server, run_folder, tmp_path):
-    expected = tiny_model().sample(3, generator=torch.Generator().manual_seed(5))
+    expected = model_of_run().sample(3, generator=torch.Generator().manual_seed(5))
     result = run_code(
         server,
         tmp_path,
@@ -545,7 +507,7 @@ def test_a_run_whose_files_lie_elsewhere_is_not_pushed_without_them(tmp_path, na
 
 def test_a_run_is_not_pushed_with_a_part_of_its_weights(tmp_path):
     run = make_run(tmp_path / "run")
-    tiny_model().save_pretrained(run, max_shard_size="4KB")
+    model_of_run().save_pretrained(run, max_shard_size="4KB")
     parts = sorted(run.glob("model-*.safetensors"))
     for path in parts[1:]:
         path.rename(tmp_path / path.name)

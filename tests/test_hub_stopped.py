@@ -7,8 +7,7 @@ import time
 import pytest
 
 from support.hub import HubServer
-from test_hub import digest, make_run
-from test_hub_faults import STAGES, TOKEN, World, hub_client
+from support.pushes import STAGES, TOKEN, World, digest, hub_client, make_run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,8 @@ from PIL import Image
 from hf_vqvae import VQVAEConfig, VQVAEModel
 from hf_vqvae.distributed import LONGEST_WAIT, SHARDING
 from support.hub import HubServer
-from support.scripts import ScriptServer
+from support.scripts import ROOT, ScriptServer
 
-ROOT = Path(__file__).parents[1]
 WORKER, TRAIN = "tests/support/process_worker.py", str(ROOT / "scripts/train.py")
 KILL = signal.SIGKILL
 LONG = 500  # seconds

@@ -27,7 +27,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-ROOT = Path(__file__).parents[1]
+from support.scripts import ROOT
+
 PAGES = ["README.md", "scripts/README.md", "scripts/BENCHMARKS.md", "src/hf_vqvae/README.md"]
 PAGES += ["model_card/README.md", "tests/README.md"]
 TEXTS = {page: (ROOT / page).read_text("utf-8") for page in PAGES}

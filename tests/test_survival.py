@@ -17,8 +17,7 @@ from datasets import load_from_disk
 from transformers import AutoModel
 
 import hf_vqvae  # noqa: F401  (its classes are those of AutoModel)
-from support.scripts import ScriptServer
-from test_train import (
+from support.runs import (
     DATA,
     KILL,
     LATEST,
@@ -29,6 +28,7 @@ from test_train import (
     assert_refused,
     assert_same_run,
 )
+from support.scripts import ScriptServer
 
 # Everything that a run can have: dead codes replaced, labels, dropout, averaged weights, and measured samples.
 FLAGS = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]

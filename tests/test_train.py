@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,33 +21,21 @@ from transformers import AutoImageProcessor, AutoModel
 
 from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
 from support.hub import HubServer
-
-ROOT = Path(__file__).parents[1]
-TRAIN = str(ROOT / "scripts/train.py")
-MODEL = [
-    "--hidden_sizes",
-    "4",
-    "8",
-    "--num_embeddings",
-    "8",
-    "--hidden_size",
-    "8",
-    "--kernel_size",
-    "3",
-]
-DATA = ["--dataset_name", "digits", "--max_train_samples", "70", "--max_eval_samples", "32"]
-# 4 steps an epoch; dead codes are replaced at random, so that a resumed run must find its random numbers again.
-STEPS = ["--train_batch_size", "16", "--num_train_epochs", "2", "--prior_num_train_epochs", "2"]
-TINY = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]
-# Processes, and parts of a batch, drop other values than one of them alone.
-TINY += ["--dropout", "0", "--label_dropout", "0", "--num_eval_samples", "0"]
-LATEST = ["--resume_from_checkpoint", "latest"]
-RECORDS = ("config.json", "history.json", "metrics.json", "preprocessor_config.json")
-TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
-
-
-def read(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())
+from support.runs import (
+    DATA,
+    INT,
+    KILL,
+    LATEST,
+    MODEL,
+    STEPS,
+    TERM,
+    TINY,
+    TRAIN,
+    assert_refused,
+    assert_same_run,
+    read,
+)
+from support.scripts import ROOT
 
 
 def digest(folder):
@@ -57,21 +44,6 @@ def digest(folder):
     return [
         (str(f), f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files
     ]
-
-
-def assert_same_run(folder, other):
-    """Bit for bit: weights, configs, history, metrics."""
-    for name in ("model.safetensors", *RECORDS):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-
-
-def assert_refused(done, *words, status=1):
-    """One clear line, and no traceback."""
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    for word in words:
-        assert word in last, last
 
 
 @pytest.fixture(scope="session")

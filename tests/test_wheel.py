@@ -4,14 +4,13 @@ import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import hf_vqvae
 from hf_vqvae.model_card.card import template_path
+from support.scripts import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "hf_vqvae"
 
 # What an installation without the checkout does; `installed` is its folder.
