@@ -18,7 +18,7 @@ from .context import (
     eval_results,
     hub_type,
     read_record,
-    result_rows,
+    results_table,
     setting_tables,
 )
 from .escaping import as_string, clean
@@ -76,7 +76,7 @@ def build_card(
         template_path=str(template_path()),
         model=describe_model(config),
         dataset=dataset,
-        results=result_rows(metrics),
+        results=results_table(metrics) if metrics else None,
         class_counts=class_counts(metrics),
         metrics=metrics,
         stages=setting_tables(config, arguments),

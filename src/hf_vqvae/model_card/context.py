@@ -1,9 +1,9 @@
 """What each section of the card says, from the records of a run."""
 
-import ast
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,6 @@ from .escaping import (
 )
 
 MAX_CLASSES_SHOWN = 20
-# What reading a line of Python raises, of whatever it is made.
-UNREADABLE = (SyntaxError, AttributeError, MemoryError, RecursionError, TypeError, ValueError)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
@@ -127,21 +125,14 @@ def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
-    """The lines of Python that load the data, without paths of this machine."""
+    """Return the lines of Python that load the data, without paths of this machine."""
     if kind == "digits":
         return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
-    try:
-        call = ast.parse(dataset.get("load_command") or "", mode="eval").body
-        words = [(None, word) for word in call.args]
-        words += [(keyword.arg, keyword.value) for keyword in call.keywords]
-        if call.func.id != "load_dataset" or not words:
-            raise ValueError("not a call of load_dataset")
-        values = [(key, str(ast.literal_eval(word))) for key, word in words]
-    except UNREADABLE:  # there is none, or a name has quotes in it
-        values = [(None, name)]
-    # Written anew from its values: what it is made of came with the run.
-    values[0] = (None, values[0][1] if kind == "hub" else f"./{without_path(values[0][1])}")
-    words = [f"{key}={as_string(value)}" if key else as_string(value) for key, value in values]
+    words = [as_string(name if kind == "hub" else f"./{name}")]
+    if dataset.get("config"):
+        words.append(as_string(dataset["config"]))
+    if dataset.get("revision"):
+        words.append(f"revision={as_string(dataset['revision'])}")
     return f"from datasets import load_dataset\n\ndataset = load_dataset({', '.join(words)})"
 
 
@@ -182,29 +173,51 @@ def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
     return {key: metric[key] for key in keys if metric.get(key) is not None}
 
 
-def result_rows(metrics: dict[str, dict]) -> list[dict[str, str]]:
-    """The table of results, safe to print; the first row of each group also has its name, `group`."""
+def results_table(metrics: dict[str, dict]) -> dict[str, Any]:
+    """Return what the section of results says, safe to print.
+
+    Returns:
+        `rows`, of which the first of each group also has its name, `group`; `notes`, which the
+        rows refer to by number and which say every part of a protocol once; and `usual`, the images
+        that most metrics are measured on.
+    """
     facts = {key: METRICS.get(key, OTHER) for key in metrics}
+    order = sorted(metrics, key=lambda key: GROUPS.index(facts[key].group))
+    measured = {key: (metrics[key]["count"], metrics[key]["split"]) for key in order}
+    (count, split), _ = Counter(measured.values()).most_common(1)[0]
+    # Parts of protocols by the metrics that share them: these parts make one note.
+    sharing: dict[str, list[str]] = {}
+    for key in order:
+        parts = as_plain(metrics[key].get("protocol") or "").split("; ")
+        if measured[key] != (count, split):
+            parts.append(_images(*measured[key], measured[key][1] != split))
+        for part in dict.fromkeys(part for part in parts if part):
+            sharing.setdefault(part, []).append(key)
+    notes: dict[tuple[str, ...], list[str]] = {}
+    for part, keys in sharing.items():
+        notes.setdefault(tuple(keys), []).append(part)
     rows, before = [], None
-    for key in sorted(metrics, key=lambda key: GROUPS.index(facts[key].group)):
+    for key in order:
         metric, group = metrics[key], facts[key].group
         value = metric["value"]
         number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        protocol = f"{as_code(metric['split'])}, {metric['count']:,} images"
-        if metric.get("protocol"):
-            protocol += f"; {as_plain(metric['protocol'])}"
-        name = f"{as_plain(metric['name'])} {facts[key].better}".strip()
+        numbers = [str(number) for number, keys in enumerate(notes, start=1) if key in keys]
         rows.append(
             {
                 "group": group if group != before else None,
-                "name": name,
+                "name": f"{as_plain(metric['name'])} {facts[key].better}".strip(),
                 "value": number if math.isfinite(value) else "not finite",
                 "scale": as_plain(metric["scale"]),
-                "protocol": protocol,
+                "notes": ", ".join(numbers),
             }
         )
         before = group
-    return rows
+    texts = ["; ".join(parts) for parts in notes.values()]
+    return {"rows": rows, "notes": texts, "usual": _images(count, split, True)}
+
+
+def _images(count: int, split: str, is_other_split: bool) -> str:
+    return f"{count:,} images" + (f" of the split {as_code(split)}" if is_other_split else "")
 
 
 def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
