@@ -7,13 +7,7 @@ import torch
 from datasets import List, Value
 from torch import Tensor
 
-from .base import (
-    SummingMetric,
-    as_codes,
-    as_count,
-    as_floats,
-    check_same_shape,
-)
+from .base import SummingMetric, as_tensor
 from .sums import perplexity
 
 CODES = List(List(Value("int64")))
@@ -30,11 +24,11 @@ class CodebookUsage(SummingMetric):
     _features: ClassVar[dict] = {"predictions": CODES}
 
     def __init__(self, num_embeddings: int, **kwargs: Any) -> None:
-        self.num_embeddings = as_count("num_embeddings", num_embeddings, 2**24)
+        self.num_embeddings = num_embeddings
         super().__init__(**kwargs)
 
     def _update(self, predictions: Any) -> None:
-        codes = as_codes("predictions", predictions, self.num_embeddings)
+        codes = _as_codes("predictions", predictions, self.num_embeddings)
         self._sums.add("counts", torch.bincount(codes.flatten(), minlength=self.num_embeddings))
         self._sums.add("rows", len(codes))
 
@@ -64,21 +58,15 @@ class CodeLikelihood(SummingMetric):
     }
 
     def __init__(self, num_embeddings: int, **kwargs: Any) -> None:
-        self.num_embeddings = as_count("num_embeddings", num_embeddings, 2**24)
+        self.num_embeddings = num_embeddings
         super().__init__(**kwargs)
 
     def _update(self, predictions: Any, references: Any, negative_log_likelihoods: Any) -> None:
-        predictions = as_codes("predictions", predictions, self.num_embeddings)
-        references = as_codes("references", references, self.num_embeddings)
-        nats = as_floats("negative_log_likelihoods", negative_log_likelihoods)
-        check_same_shape(
-            predictions=predictions, references=references, negative_log_likelihoods=nats
-        )
-        if (nats < -1e-3).any():  # -log(1) may round to just below 0
-            raise ValueError(
-                f"`negative_log_likelihoods` must not be negative, got {nats.min().item():g}: no "
-                "probability exceeds 1. Change the sign if these are log-likelihoods."
-            )
+        predictions = _as_codes("predictions", predictions, self.num_embeddings)
+        shape = predictions.shape
+        references = _as_codes("references", references, self.num_embeddings, shape)
+        # -log(1) may round to just below 0.
+        nats = as_tensor("negative_log_likelihoods", negative_log_likelihoods, shape, low=-1e-3)
         self._sums.add("nats", nats.double().sum())
         self._sums.add("correct", (predictions == references.to(predictions.device)).sum())
         self._sums.add("codes", references.numel())
@@ -94,3 +82,7 @@ class CodeLikelihood(SummingMetric):
             "bits_per_image": nats / rows / math.log(2),
             "code_accuracy": correct / codes,
         }
+
+
+def _as_codes(name: str, value: Any, num_embeddings: int, shape: Any = None) -> Tensor:
+    return as_tensor(name, value, shape, integers=True, low=0, high=num_embeddings - 1)

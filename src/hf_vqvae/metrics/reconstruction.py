@@ -8,11 +8,7 @@ from datasets import List, Value
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from .base import (
-    SummingMetric,
-    as_images,
-    check_same_shape,
-)
+from .base import SummingMetric, as_tensor
 
 IMAGES = List(List(List(Value("float32"))))
 
@@ -52,7 +48,7 @@ def _structural_similarity(predictions: Tensor, references: Tensor) -> Tensor:
 class ReconstructionQuality(SummingMetric):
     """How close reconstructions (`predictions`) come to images (`references`), on the [0, 1] scale.
 
-    Both are floating point (N, C, H, W), of any size and channels, the same in every batch. Result:
+    Both are floating point (N, C, H, W) of any size. Result:
 
     - `reconstruction_mse`: squared error, mean over all pixels and channels of all images;
     - `psnr`: peak signal-to-noise ratio in dB, data range 1, of that one mean over ALL pixels (as
@@ -69,24 +65,12 @@ class ReconstructionQuality(SummingMetric):
 
     _features: ClassVar[dict] = {"predictions": IMAGES, "references": IMAGES}
 
-    def _reset(self) -> None:
-        super()._reset()
-        self._image_shape: torch.Size | None = None
-
     def _update(self, predictions: Any, references: Any) -> None:
-        predictions = as_images("predictions", predictions)
-        references = as_images("references", references)
-        check_same_shape(predictions=predictions, references=references)
-        shape = references.shape[1:]
-        if self._image_shape not in (None, shape):
-            raise ValueError(
-                f"images must be of one (channels, height, width), got {tuple(shape)} after "
-                f"{tuple(self._image_shape)}. Use one ReconstructionQuality for each size."
-            )
-        self._image_shape = shape
+        predictions = as_tensor("predictions", predictions, [None] * 4, low=0, high=1)
+        references = as_tensor("references", references, predictions.shape, low=0, high=1)
         on_cpu = references.device.type == "cpu"
         limit = CHUNK_VALUES_CPU if on_cpu else CHUNK_VALUES_ACCELERATOR
-        chunk = max(1, limit // shape.numel())
+        chunk = max(1, limit // references.shape[1:].numel())
         predictions = predictions.to(references.device)
         for predicted, true in zip(predictions.split(chunk), references.split(chunk), strict=True):
             if len(true):

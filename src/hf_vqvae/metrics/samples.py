@@ -7,13 +7,7 @@ import torch
 from datasets import List, Value
 from torch import Tensor
 
-from .base import (
-    SummingMetric,
-    as_classes,
-    as_count,
-    as_table,
-    check_same_shape,
-)
+from .base import SummingMetric, as_tensor
 from .catalogue import CONFIDENT
 from .sums import perplexity
 
@@ -63,14 +57,18 @@ class FrechetDistance(SummingMetric):
     """
 
     _features: ClassVar[dict] = {"predictions": TABLE, "references": TABLE}
-    _inputs_are_paired: ClassVar[bool] = False
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
-        self.num_features = as_count("num_features", num_features, 2**14)
+        self.num_features = num_features
         super().__init__(**kwargs)
 
-    def _update(self, **inputs: Any) -> None:
-        tables = {side: as_table(side, value, self.num_features) for side, value in inputs.items()}
+    def _update(self, predictions: Any = None, references: Any = None) -> None:
+        inputs = {"predictions": predictions, "references": references}
+        tables = {
+            side: as_tensor(side, value, (None, self.num_features))
+            for side, value in inputs.items()
+            if value is not None
+        }
         for side, table in tables.items():
             features = table.double()
             self._sums.add("rows", len(features))
@@ -111,18 +109,18 @@ class ClassifiedImages(SummingMetric):
     _features: ClassVar[dict] = {"predictions": TABLE, "references": Value("int64")}
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        self.num_classes = as_count("num_classes", num_classes, 2**16)
+        self.num_classes = num_classes
         super().__init__(**kwargs)
 
     def _update(self, predictions: Any, references: Any) -> None:
-        probabilities = as_table("predictions", predictions, self.num_classes)
+        probabilities = as_tensor("predictions", predictions, (None, self.num_classes))
         if ((probabilities.sum(1) - 1).abs() > 1e-2).any() or (probabilities < 0).any():
             raise ValueError(
                 "`predictions` must be probabilities, of which each row sums to 1; got rows that do "
                 "not. Apply a softmax to logits."
             )
-        references = as_classes("references", references, self.num_classes)
-        check_same_shape(predictions=probabilities[:, 0], references=references)
+        shape, highest = (len(probabilities),), self.num_classes - 1
+        references = as_tensor("references", references, shape, integers=True, low=-1, high=highest)
         confidences, classes = probabilities.max(1)
         self._sums.add("counts", torch.bincount(classes, minlength=self.num_classes))
         self._sums.add("confident", (confidences >= CONFIDENT).sum())
