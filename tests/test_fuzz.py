@@ -37,7 +37,7 @@ from hf_vqvae.metrics import (
     ReconstructionQuality,
     frechet_distance,
 )
-from hf_vqvae.models.configuration_strict import own_fields
+from hf_vqvae.models.configuration_utils import own_fields
 from hf_vqvae.publishing.push import PushError, check_repo_id, push_folder
 
 VALUES = {

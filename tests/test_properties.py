@@ -25,7 +25,7 @@ from hf_vqvae.metrics import (
     ReconstructionQuality,
 )
 from hf_vqvae.models.codes import check_codes
-from hf_vqvae.models.configuration_strict import own_fields
+from hf_vqvae.models.configuration_utils import own_fields
 
 # The same examples everywhere; no time limit, for the machines of a test are shared.
 bounded = settings(

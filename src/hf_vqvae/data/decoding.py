@@ -15,7 +15,7 @@ from datasets.utils import tqdm
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from ..models.configuration_strict import MAX_CLASSES, shown
+from ..models.configuration_utils import MAX_CLASSES, shown
 from ..models.configuration_vqvae import VQVAEConfig, as_pair
 from .image_files import decode_image
 from .sources import DataError, is_own_file

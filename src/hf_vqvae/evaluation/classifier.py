@@ -20,7 +20,7 @@ from ..hub.download import fetch_model
 from ..hub.errors import FAILURES as HUB_FAILURES
 from ..hub.weights import weight_files
 from ..models import VQVAEImageProcessorPil
-from ..models.configuration_strict import MAX_SIZE, StrictConfig, setting, shown, strict
+from ..models.configuration_utils import MAX_SIZE, StrictConfig, setting, strict
 from ..models.configuration_vqvae import as_pair
 from ..models.hub_mixin import check_finite
 
@@ -34,18 +34,24 @@ class SmallClassifierConfig(StrictConfig):
 
     model_type = "hf_vqvae_small_classifier"
 
-    image_size: int | list[int] | tuple[int, ...] = setting(28, "Side, or height and width.")
-    num_channels: int = setting(1, "Channels of the images.")
-    num_features: int = setting(96, "Features that the classes are told from.")
+    image_size: int | list[int] | tuple[int, ...] = setting(
+        28, "Side, or height and width.", at_least=1, at_most=MAX_SIZE
+    )
+    num_channels: int = setting(1, "Channels of the images.", at_least=1, at_most=MAX_SIZE)
+    num_features: int = setting(
+        96, "Features that the classes are told from.", at_least=1, at_most=MAX_SIZE
+    )
 
-    def validate_sizes(self):
-        """Every size within its bounds."""
-        self.check_between(num_channels=(1, MAX_SIZE), num_features=(1, MAX_SIZE))
-        sides = as_pair(self.image_size)
-        if len(sides) != 2 or not all(1 <= side <= MAX_SIZE for side in sides):
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.image_size, int):
+            self.image_size = tuple(self.image_size)
+        super().__post_init__(**kwargs)
+
+    def validate_image_size(self):
+        """Check that the size is one number or a pair."""
+        if len(as_pair(self.image_size)) != 2:
             raise ValueError(
-                f"`image_size` must be one number or (height, width), each 1 to {MAX_SIZE}, got "
-                f"{shown(self.image_size)}."
+                f"`image_size` must be one number or (height, width), got {self.image_size}."
             )
 
 

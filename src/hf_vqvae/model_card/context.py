@@ -20,7 +20,7 @@ from ..models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from ..models.configuration_strict import own_fields, shown
+from ..models.configuration_utils import own_fields, shown
 from ..models.pipeline_image_generation import TASK
 from .escaping import (
     as_code,

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from .configuration_strict import shown
+from .configuration_utils import shown
 
 # All whose values int64 has too, so not uint64.
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -3,7 +3,7 @@
 """Configuration of the VQ-VAE together with its prior."""
 
 from .configuration_pixelcnn import PixelCNNConfig
-from .configuration_strict import StrictConfig, strict
+from .configuration_utils import StrictConfig, strict
 from .configuration_vqvae import VQVAEConfig
 
 
@@ -12,14 +12,14 @@ class VQVAEForImageGenerationConfig(StrictConfig):
     r"""
     Configuration of a [`VQVAEForImageGeneration`].
 
-    `from_pretrained` also takes the config of a bare VQ-VAE (stage 1): the prior's is then the default one for that
-    codebook and grid.
+    `from_pretrained` also reads the config of a VQ-VAE without a prior (stage 1): the prior's config is then the default
+    for that codebook and grid.
 
     Args:
         vqvae_config (`VQVAEConfig` or `dict`, *optional*):
             The autoencoder; the default is `VQVAEConfig()`.
         prior_config (`PixelCNNConfig` or `dict`, *optional*):
-            The prior. `num_embeddings` and `grid_size` that it leaves out are those of `vqvae_config`.
+            The prior. `num_embeddings` and `grid_size` default to those of `vqvae_config`.
 
     Raises:
         ValueError: if the prior's codes or grid are not those of the VQ-VAE.
@@ -35,11 +35,11 @@ class VQVAEForImageGenerationConfig(StrictConfig):
         if not isinstance(self.vqvae_config, VQVAEConfig):
             self.vqvae_config = VQVAEConfig(**(self.vqvae_config or {}))
         if not isinstance(self.prior_config, PixelCNNConfig):
-            taken = {
+            shared = {
                 "num_embeddings": self.vqvae_config.num_embeddings,
                 "grid_size": self.vqvae_config.grid_size,
             }
-            self.prior_config = PixelCNNConfig(**{**taken, **(self.prior_config or {})})
+            self.prior_config = PixelCNNConfig(**{**shared, **(self.prior_config or {})})
         super().__post_init__(**kwargs)
 
     @property
@@ -53,7 +53,7 @@ class VQVAEForImageGenerationConfig(StrictConfig):
         return self.vqvae_config.num_channels
 
     def validate_prior_fits(self):
-        """The prior is a distribution over exactly the VQ-VAE's grids of codes."""
+        """Check that the prior's codes and grid are those of the VQ-VAE."""
         for name in ("num_embeddings", "grid_size"):
             ours, theirs = getattr(self.vqvae_config, name), getattr(self.prior_config, name)
             if ours != theirs:
@@ -64,9 +64,8 @@ class VQVAEForImageGenerationConfig(StrictConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As `PreTrainedConfig.get_config_dict`; a stage-1 folder's config becomes the `vqvae_config`."""
+        """Read a config as `PreTrainedConfig.get_config_dict` does; that of a VQ-VAE becomes the `vqvae_config`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        config_dict = cls.check_is_dict(config_dict)
         if config_dict.get("model_type") == VQVAEConfig.model_type:
             dtype = config_dict.get("dtype")
             config_dict = {
@@ -78,7 +77,7 @@ class VQVAEForImageGenerationConfig(StrictConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As `PreTrainedConfig.from_dict`; unknown keys of the parts are dropped with a warning too."""
+        """Make a config as `StrictConfig.from_dict` does; unknown keys of the parts are dropped with a warning too."""
         config_dict = cls.drop_unknown(config_dict)
         for key, part in (("vqvae_config", VQVAEConfig), ("prior_config", PixelCNNConfig)):
             if isinstance(config_dict.get(key), dict):

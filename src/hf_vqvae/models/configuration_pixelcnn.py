@@ -4,11 +4,10 @@
 
 from typing import Literal
 
-from .configuration_strict import (
+from .configuration_utils import (
     MAX_CLASSES,
     MAX_CODES,
     MAX_LAYERS,
-    MAX_PIXELS,
     MAX_SIZE,
     StrictConfig,
     setting,
@@ -16,9 +15,7 @@ from .configuration_strict import (
     strict,
 )
 
-MAX_KERNEL_SIZE = 255
-
-# Where a setting is None, the architecture says what it is.
+# Defaults of settings that are None.
 _BY_ARCHITECTURE = {
     "plain": {"hidden_size": 128, "dropout": 0.0},
     "gated": {"hidden_size": 64, "dropout": 0.2},
@@ -53,8 +50,8 @@ class PixelCNNConfig(StrictConfig):
         gated_kernel_size (`int`, *optional*, defaults to 3):
             Gated: side of the layers' kernels; odd, at least 3.
         dropout (`float`, *optional*):
-            Share of hidden values dropped in training: those before the logits of a plain prior, those behind the gates
-            of a gated one. The default is 0 (plain) or 0.2 (gated).
+            Dropout probability of hidden values: of those before the logits in a plain prior, of those behind the gates
+            in a gated one. The default is 0 (plain) or 0.2 (gated).
         num_classes (`int`, *optional*):
             Classes that the prior is conditioned on, at least 1; None for a prior without. Their names are `id2label`,
             by default their numbers.
@@ -69,31 +66,58 @@ class PixelCNNConfig(StrictConfig):
     model_type = "pixelcnn"
     base_config_key = "prior_config"
 
-    num_embeddings: int = setting(128, "Number K of codes; train.py takes it from the VQ-VAE.")
+    num_embeddings: int = setting(
+        128,
+        "Number K of codes; train.py takes it from the VQ-VAE.",
+        at_least=2,
+        at_most=MAX_CODES,
+    )
     grid_size: list[int] | tuple[int, ...] = setting(
-        (7, 7), "Rows and columns of codes; train.py takes them from the VQ-VAE."
+        (7, 7),
+        "Rows and columns of codes; train.py takes them from the VQ-VAE.",
+        at_least=1,
+        at_most=MAX_SIZE,
     )
     architecture: Literal["plain", "gated"] = setting(
         "plain",
         "Prior: `plain`, one stack of masked convolutions, or `gated`, two stacks without a blind spot.",
     )
     hidden_size: int | None = setting(
-        None, "Channels of the prior's hidden layers (default: 128 plain, 64 gated)."
+        None,
+        "Channels of the prior's hidden layers (default: 128 plain, 64 gated).",
+        at_least=2,
+        at_most=MAX_SIZE,
     )
-    kernel_size: int = setting(7, "Side of the prior's first kernel; odd.")
-    num_residual_blocks: int = setting(2, "Residual blocks of a plain prior.")
-    num_pixelcnn_layers: int = setting(2, "1x1 layers of a plain prior before its logits.")
-    num_gated_layers: int = setting(5, "Layers of a gated prior.")
-    gated_kernel_size: int = setting(3, "Side of the kernels of a gated prior's layers; odd.")
+    kernel_size: int = setting(
+        7, "Side of the prior's first kernel; odd.", at_least=3, at_most=MAX_SIZE
+    )
+    num_residual_blocks: int = setting(
+        2, "Residual blocks of a plain prior.", at_least=0, at_most=MAX_LAYERS
+    )
+    num_pixelcnn_layers: int = setting(
+        2, "1x1 layers of a plain prior before its logits.", at_least=0, at_most=MAX_LAYERS
+    )
+    num_gated_layers: int = setting(5, "Layers of a gated prior.", at_least=1, at_most=MAX_LAYERS)
+    gated_kernel_size: int = setting(
+        3, "Side of the kernels of a gated prior's layers; odd.", at_least=3, at_most=MAX_SIZE
+    )
     dropout: float | int | None = setting(
         None,
-        "Share of the prior's hidden values dropped in training (default: 0 plain, 0.2 gated).",
+        "Dropout of the prior's hidden values in training (default: 0 plain, 0.2 gated).",
+        at_least=0,
+        below=1,
     )
     num_classes: int | None = setting(
-        None, "Classes the prior is conditioned on; train.py takes them from the dataset."
+        None,
+        "Classes the prior is conditioned on; train.py takes them from the dataset.",
+        at_least=1,
+        at_most=MAX_CLASSES,
     )
     label_dropout: float | int = setting(
-        0.1, "Share of labels hidden in training, for samples without a label and for guidance."
+        0.1,
+        "Share of labels hidden in training, for samples without a label and for guidance.",
+        at_least=0,
+        at_most=1,
     )
 
     def __post_init__(self, **kwargs):
@@ -101,8 +125,7 @@ class PixelCNNConfig(StrictConfig):
         for name, value in _BY_ARCHITECTURE.get(self.architecture, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.num_classes is not None:
-            self.check_between(num_classes=(1, MAX_CLASSES))
+        self.validate_bounds()  # before there are as many names as classes
         if self.num_classes is not None and self.id2label is None:
             self.id2label = {number: str(number) for number in range(self.num_classes)}
         if self.id2label is not None:
@@ -111,20 +134,11 @@ class PixelCNNConfig(StrictConfig):
 
     @property
     def vocab_size(self) -> int:
-        """`num_embeddings` under the name that transformers uses for it."""
+        """`num_embeddings`, under the name that transformers gives it."""
         return self.num_embeddings
 
     def validate_sizes(self):
-        """Counts, parity and the two sides of the grid."""
-        self.check_between(
-            num_embeddings=(2, MAX_CODES),
-            hidden_size=(2, MAX_SIZE),
-            kernel_size=(3, MAX_KERNEL_SIZE),
-            gated_kernel_size=(3, MAX_KERNEL_SIZE),
-            num_residual_blocks=(0, MAX_LAYERS),
-            num_pixelcnn_layers=(0, MAX_LAYERS),
-            num_gated_layers=(1, MAX_LAYERS),
-        )
+        """Check the parity of kernels and channels, and that the grid has two sides."""
         if self.architecture == "plain" and self.hidden_size % 2:
             raise ValueError(
                 f"`hidden_size` must be even (residual blocks halve it), got {self.hidden_size}."
@@ -134,40 +148,18 @@ class PixelCNNConfig(StrictConfig):
                 raise ValueError(
                     f"`{name}` must be odd (a kernel has a centre), got {getattr(self, name)}."
                 )
-        if len(self.grid_size) != 2 or min(self.grid_size) < 1:
-            raise ValueError(
-                f"`grid_size` must be (rows, columns), each at least 1, got {shown(list(self.grid_size))}."
-            )
-        if max(self.grid_size) > MAX_SIZE:
-            raise ValueError(
-                f"`grid_size` must be at most {MAX_SIZE} each, got {shown(list(self.grid_size))}."
-            )
-        cells = MAX_PIXELS // 4  # of the largest image: each level of a VQ-VAE halves both sides
-        if self.grid_size[0] * self.grid_size[1] > cells:
-            raise ValueError(
-                f"`grid_size` must be of at most {cells} codes, got {shown(list(self.grid_size))}."
-            )
-
-    def validate_shares(self):
-        """Dropouts: all may be hidden of the labels (a prior that ignores them), not of the hidden values."""
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"`dropout` must be at least 0 and below 1, got {shown(self.dropout)}."
-            )
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(
-                f"`label_dropout` must be from 0 to 1, got {shown(self.label_dropout)}."
-            )
+        if len(self.grid_size) != 2:
+            raise ValueError(f"`grid_size` must be (rows, columns), got {shown(self.grid_size)}.")
 
     def validate_label_names(self):
-        """One name a class, all different."""
+        """Check that every class has one name, and that all names differ."""
         if self.num_classes is None:
             return
         numbers = sorted(self.id2label)
         if numbers != list(range(self.num_classes)):
             raise ValueError(
                 f"`id2label` must name the classes 0 to {self.num_classes - 1} (`num_classes` is {self.num_classes}), "
-                f"got names for {numbers if len(numbers) < 20 else f'{len(numbers)} classes'}."
+                f"got names for {shown(numbers)}."
             )
         if len(self.label2id) != self.num_classes:
             names = list(self.id2label.values())

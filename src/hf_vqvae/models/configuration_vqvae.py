@@ -2,25 +2,14 @@
 # Licensed under the Apache License, Version 2.0.
 """Configuration of the VQ-VAE."""
 
-import sys
+import math
 from typing import Literal
 
-from .configuration_strict import (
-    MAX_CODES,
-    MAX_LAYERS,
-    MAX_PIXELS,
-    MAX_SIZE,
-    StrictConfig,
-    setting,
-    shown,
-    strict,
-)
-
-MAX_LEVELS = 16  # halve the largest image to one code
+from .configuration_utils import MAX_CODES, MAX_LAYERS, MAX_SIZE, StrictConfig, setting, strict
 
 
 def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """`28 -> (28, 28)`; a pair `(height, width)` stays."""
+    """Convert an image size to (height, width): `28 -> (28, 28)`."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
@@ -41,22 +30,22 @@ class VQVAEConfig(StrictConfig):
         num_residual_layers (`int`, *optional*, defaults to 0):
             Residual blocks (ReLU, 3x3, ReLU, 1x1) that follow each level.
         embedding_dim (`int`, *optional*, defaults to 16):
-            Dimension D of a latent and of a code's vector.
+            Dimension D of a latent and of a codebook vector.
         num_embeddings (`int`, *optional*, defaults to 128):
             Codebook size K, at least 2.
         commitment_cost (`float`, *optional*, defaults to 0.25):
             Weight beta of the commitment loss (van den Oord et al. 2017, eq. 3).
         codebook_update (`"ema"` or `"gradient"`, *optional*, defaults to `"ema"`):
-            How codes learn: by exponential moving averages (ibid., appendix A.1) or by the codebook loss (eq. 3).
+            How the codebook learns: by exponential moving averages (ibid., appendix A.1) or by the codebook loss (eq. 3).
         ema_decay (`float`, *optional*, defaults to 0.9):
             Decay gamma of the moving averages, in [0, 1) (appendix A.1 has 0.99; 0.9 measures better, see README).
         codebook_init (`"kmeans"` or `"uniform"`, *optional*, defaults to `"kmeans"`):
-            From the latents of the first training batch by k-means, or uniform in [-1/K, 1/K].
+            First codebook: k-means on the latents of the first training batch, or uniform in [-1/K, 1/K].
         dead_code_threshold (`float`, *optional*, defaults to 0.0):
-            A code chosen for fewer latents a step than this, on moving average, is replaced by a latent of the
-            batch. 0 replaces none.
+            Moving average of latents per step below which a codebook vector is replaced by a latent of the batch. 0
+            replaces none.
         data_variance (`float`, *optional*, defaults to 1.0):
-            Variance of the training pixels on the [0, 1] scale; divides the reconstruction error in the loss.
+            Variance of the training pixels on the [0, 1] scale; the loss divides the reconstruction error by it.
 
     Raises:
         ValueError: if a setting is unknown or out of its range; the message names it and the rule.
@@ -66,32 +55,60 @@ class VQVAEConfig(StrictConfig):
     base_config_key = "vqvae_config"
 
     image_size: int | list[int] | tuple[int, ...] = setting(
-        28, "Image height and width in pixels; multiples of 2 ** len(hidden_sizes)."
+        28,
+        "Image height and width in pixels; multiples of 2 ** len(hidden_sizes).",
+        at_least=1,
+        at_most=MAX_SIZE,
     )
-    num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.")
+    num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.", at_least=1, at_most=MAX_SIZE)
     hidden_sizes: list[int] | tuple[int, ...] = setting(
-        (32, 64), "Channels of each encoder level; every level halves the size."
+        (32, 64),
+        "Channels of each encoder level; every level halves the size.",
+        at_least=1,
+        at_most=MAX_SIZE,
     )
-    num_residual_layers: int = setting(0, "Residual blocks after each level.")
-    embedding_dim: int = setting(16, "Dimension D of latents and codes (the Keras page: 16).")
-    num_embeddings: int = setting(128, "Codebook size K (the Keras page: 128; the paper: 512).")
-    commitment_cost: float | int = setting(0.25, "Weight of the commitment loss (paper: 0.25).")
+    num_residual_layers: int = setting(
+        0, "Residual blocks after each level.", at_least=0, at_most=MAX_LAYERS
+    )
+    embedding_dim: int = setting(
+        16,
+        "Dimension D of latents and codebook vectors (the Keras page: 16).",
+        at_least=1,
+        at_most=MAX_SIZE,
+    )
+    num_embeddings: int = setting(
+        128,
+        "Codebook size K (the Keras page: 128; the paper: 512).",
+        at_least=2,
+        at_most=MAX_CODES,
+    )
+    commitment_cost: float | int = setting(
+        0.25, "Weight of the commitment loss (paper: 0.25).", at_least=0, below=math.inf
+    )
     codebook_update: Literal["ema", "gradient"] = setting(
         "ema", "Codebook learns by moving averages (paper, A.1) or by gradient (eq. 3)."
     )
-    ema_decay: float | int = setting(0.9, "Decay of the codebook's moving averages, in [0, 1).")
+    ema_decay: float | int = setting(
+        0.9, "Decay of the codebook's moving averages, in [0, 1).", at_least=0, below=1
+    )
     codebook_init: Literal["kmeans", "uniform"] = setting(
         "kmeans", "First codebook: k-means on the first training batch, or uniform in [-1/K, 1/K]."
     )
     dead_code_threshold: float | int = setting(
-        0.0, "Replace codes chosen for fewer latents a step than this (moving average); 0: never."
+        0.0,
+        "Replace codes chosen for fewer latents a step than this (moving average); 0: never.",
+        at_least=0,
+        below=math.inf,
     )
     data_variance: float | int = setting(
-        1.0, "Variance of the training pixels on [0, 1]; train.py measures it."
+        1.0,
+        "Variance of the training pixels on [0, 1]; train.py measures it.",
+        above=0,
+        below=math.inf,
     )
 
     def __post_init__(self, **kwargs):
-        # JSON has no tuples: one type in memory, whatever it came from.
+        # JSON has no tuples.
         self.hidden_sizes = tuple(self.hidden_sizes)
         if not isinstance(self.image_size, int):
             self.image_size = tuple(self.image_size)
@@ -99,7 +116,7 @@ class VQVAEConfig(StrictConfig):
 
     @property
     def downsampling_factor(self) -> int:
-        """Pixels per code along each side."""
+        """Pixels per code along each axis."""
         return 2 ** len(self.hidden_sizes)
 
     @property
@@ -108,66 +125,23 @@ class VQVAEConfig(StrictConfig):
         height, width = as_pair(self.image_size)
         return height // self.downsampling_factor, width // self.downsampling_factor
 
-    def validate_counts(self):
-        """Every count within its bounds."""
-        self.check_between(
-            num_channels=(1, MAX_SIZE),
-            num_residual_layers=(0, MAX_LAYERS),
-            embedding_dim=(1, MAX_SIZE),
-            num_embeddings=(2, MAX_CODES),
-        )
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(
-                "`hidden_sizes` must name the channels of at least one level, each at least 1, "
-                f"got {shown(list(self.hidden_sizes))}."
-            )
-        if len(self.hidden_sizes) > MAX_LEVELS or max(self.hidden_sizes) > MAX_SIZE:
-            raise ValueError(
-                f"`hidden_sizes` must name at most {MAX_LEVELS} levels, each of at most {MAX_SIZE} channels, got "
-                f"{len(self.hidden_sizes)}: {shown(list(self.hidden_sizes))}."
-            )
-        if self.num_residual_layers * len(self.hidden_sizes) > MAX_LAYERS:
-            raise ValueError(
-                f"`num_residual_layers` must be at most {MAX_LAYERS // len(self.hidden_sizes)} with "
-                f"{len(self.hidden_sizes)} levels, got {self.num_residual_layers}."
-            )
-
     def validate_image_size(self):
-        """Every level halves the image, so its sides are multiples of the downsampling factor."""
+        """Check that both sides are multiples of the downsampling factor, since every level halves them."""
+        if not self.hidden_sizes:
+            raise ValueError(
+                "`hidden_sizes` must name the channels of at least one level, got none."
+            )
         sides, factor = as_pair(self.image_size), self.downsampling_factor
         if len(sides) != 2:
-            raise ValueError(
-                f"`image_size` must be one number or (height, width), got {shown(list(sides))}."
-            )
+            raise ValueError(f"`image_size` must be one number or (height, width), got {sides}.")
         for side in sides:
-            if side > MAX_SIZE:
-                raise ValueError(f"`image_size` must be at most {MAX_SIZE}, got {shown(side)}.")
-            if side < factor or side % factor:
+            if side % factor:
                 below = side // factor * factor
-                fitting = " or ".join(str(size) for size in (below, below + factor) if size > 0)
+                fitting = " or ".join(str(size) for size in (below, below + factor) if size)
                 raise ValueError(
                     f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
                     f"`hidden_sizes`), got {side}: the nearest sizes that fit are {fitting}."
                 )
-        if sides[0] * sides[1] > MAX_PIXELS:
-            raise ValueError(
-                f"`image_size` must be of at most {MAX_PIXELS} pixels, got {sides[0]} x {sides[1]}."
-            )
-
-    def validate_ranges(self):
-        """Real-valued settings inside their ranges."""
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in [0, 1), got {shown(self.ema_decay)}.")
-        largest = sys.float_info.max  # a whole number of JSON may be larger
-        for name in ("commitment_cost", "dead_code_threshold"):
-            value = getattr(self, name)
-            if not 0 <= value <= largest:
-                raise ValueError(f"`{name}` must be at least 0 and finite, got {shown(value)}.")
-        if not 0 < self.data_variance <= largest:
-            raise ValueError(
-                f"`data_variance` must be above 0 and finite, got {shown(self.data_variance)}. "
-                "A dataset whose pixels are all equal has none to learn."
-            )
 
 
 __all__ = ["VQVAEConfig", "as_pair"]

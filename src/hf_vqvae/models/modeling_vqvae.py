@@ -87,13 +87,13 @@ class VQVAEPreTrainedModel(HubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Glorot-uniform kernels and zero biases as in the example; codes uniform in [-1/K, 1/K]; empty averages."""
+        """Glorot-uniform kernels and zero biases, as in the example; codebook uniform in [-1/K, 1/K]; empty averages."""
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.uniform_(module.weight, -1 / module.num_embeddings, 1 / module.num_embeddings)
         elif isinstance(module, VectorQuantizer):
-            bound = 1 / module.embedding.num_embeddings
-            init.uniform_(module.embedding.weight, -bound, bound)
             for _, buffer in module.named_buffers():
                 init.zeros_(buffer)
 

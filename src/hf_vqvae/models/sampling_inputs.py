@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .codes import INTEGERS, check_codes, check_dense, check_integers, check_labels, check_range
-from .configuration_strict import shown
+from .configuration_utils import shown
 
 if TYPE_CHECKING:
     from .configuration_pixelcnn import PixelCNNConfig

@@ -28,7 +28,7 @@ from ..models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from ..models.configuration_strict import MAX_CLASSES
+from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import RunDirectory
 from .trainer import Stage, StageTrainer
