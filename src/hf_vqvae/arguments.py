@@ -1,22 +1,17 @@
 """Dataclasses of the scripts' flags; each field holds all facts of its flag: help, bounds, role in a run."""
 
 import math
-import operator
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from functools import partial
 from typing import Any
 
 from .models.configuration_pixelcnn import PixelCNNConfig
-from .models.configuration_strict import own_fields
+from .models.configuration_utils import BOUNDS, own_fields
 from .models.configuration_vqvae import VQVAEConfig
 
 # Those of transformers' get_scheduler that need no settings of their own.
 SCHEDULES = ["cosine", "cosine_with_restarts", "linear", "polynomial", "inverse_sqrt", "constant"]
 SCHEDULES += ["constant_with_warmup"]
-
-# Bounds that a flag's field may name. NaN is within none of them.
-BOUNDS = {"at_least": operator.ge, "above": operator.gt}
-BOUNDS |= {"at_most": operator.le, "below": operator.lt}
 
 
 def flag(default: Any, help: str, role: str | None = None, **facts: Any) -> Any:

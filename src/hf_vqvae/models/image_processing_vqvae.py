@@ -114,7 +114,7 @@ class VQVAEImageProcessorPil(PilBackend):
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
-        images = torch.as_tensor(images)
+        images = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
         if images.dim() != 4:
             raise ValueError(
                 f"`images` must have the shape (batch, channels, height, width), got {tuple(images.shape)}."
