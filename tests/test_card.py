@@ -28,7 +28,7 @@ from hf_vqvae.models import (
     VQVAEImageProcessorPil,
     VQVAEModel,
 )
-from hf_vqvae.models.configuration_strict import own_fields
+from hf_vqvae.models.configuration_utils import own_fields
 from hf_vqvae.publishing.staging import add_code
 
 EXAMPLE = Path(__file__).parents[1] / "model_card" / "example"
