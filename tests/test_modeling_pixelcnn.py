@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.models.pixelcnn_layers import CodeConv2d, CodeLookup, MaskedConv2d, drop
+from hf_vqvae.models.pixelcnn_layers import CodeConv2d, MaskedConv2d, drop
+
+ARCHITECTURES = ["plain", "gated"]
 
 
 def make_prior(**settings):
@@ -46,95 +48,45 @@ def masked(weight, sees_centre):
     return weight
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 7), (6, 3), (7, 7)])
+SIZES = [(1, 1), (2, 7), (6, 3), (7, 7)]
+
+
+def assert_same_output_and_gradients(output, expected, pairs):
+    """Of a layer and its reference; `pairs` are tensors of the one and the other that have gradients."""
+    above = torch.randn_like(expected)
+    output.backward(above)
+    expected.backward(above)
+    torch.testing.assert_close(output, expected)
+    for one, other in pairs:
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
 def test_code_convolution_equals_the_masked_one_over_one_hot_planes(kernel_size, size):
     layer = CodeConv2d(6, 4, kernel_size)
     nn.init.normal_(layer.bias)
     assert layer.weight.shape == (4, 6, kernel_size, kernel_size)
     codes = torch.randint(6, (3, *size))
-    weight = layer.weight.detach().clone().requires_grad_()
-    bias = layer.bias.detach().clone().requires_grad_()
+    weight, bias = (one.detach().clone().requires_grad_() for one in (layer.weight, layer.bias))
     expected = nn.functional.conv2d(
         one_hot(codes, 6), masked(weight, False), bias, padding=kernel_size // 2
     )
-    output = layer(codes)
-    above = torch.randn_like(expected)
-    output.backward(above)
-    expected.backward(above)
-    torch.testing.assert_close(output, expected)
-    torch.testing.assert_close(layer.weight.grad, weight.grad)
-    torch.testing.assert_close(layer.bias.grad, bias.grad)
+    pairs = [(layer.weight, weight), (layer.bias, bias)]
+    assert_same_output_and_gradients(layer(codes), expected, pairs)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 7), (6, 3), (7, 7)])
-@pytest.mark.parametrize("kernel_size", [3, 5, 7])
-@pytest.mark.parametrize("part", ["rows_above", "left"])
-def test_lookup_equals_a_convolution_over_one_hot_planes(part, kernel_size, size):
-    layer = CodeLookup(6, 4, kernel_size, **{"rows_above": False, "left": False, part: True})
-    nn.init.normal_(layer.bias)
-    reach = kernel_size // 2
-    assert len(layer.taps) == (reach * kernel_size if part == "rows_above" else reach)
-    codes = torch.randint(6, (3, *size))
-    planes = nn.functional.pad(one_hot(codes, 6), (reach, reach, reach, 0))
-    if part == "rows_above":
-        planes, shape = planes[:, :, :-1], (reach, kernel_size)
-    else:
-        planes, shape = planes[:, :, reach:, : -reach - 1], (1, reach)
-    kernel = layer.weight.detach().view(*shape, 6, 4).permute(3, 2, 0, 1)
-    kernel = kernel.clone().requires_grad_()
-    bias = layer.bias.detach().clone().requires_grad_()
-    expected = nn.functional.conv2d(planes, kernel, bias)
-    output = layer(codes)
-    above = torch.randn_like(expected)
-    output.backward(above)
-    expected.backward(above)
-    torch.testing.assert_close(output, expected)
-    gradient = kernel.grad.permute(2, 3, 1, 0).reshape_as(layer.weight)
-    torch.testing.assert_close(layer.weight.grad, gradient)
-    torch.testing.assert_close(layer.bias.grad, bias.grad)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 7), (6, 3), (7, 7)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_masked_convolution_equals_the_plain_one_with_a_masked_kernel(kernel_size, size):
     layer = MaskedConv2d(3, 4, kernel_size)
     hidden = torch.randn(2, 3, *size, requires_grad=True)
-    plain = hidden.detach().clone().requires_grad_()
-    weight = layer.weight.detach().clone().requires_grad_()
+    plain, weight = (one.detach().clone().requires_grad_() for one in (hidden, layer.weight))
     expected = nn.functional.conv2d(
         plain, masked(weight, True), layer.bias.detach(), padding=kernel_size // 2
     )
-    output = layer(hidden)
-    above = torch.randn_like(expected)
-    output.backward(above)
-    expected.backward(above)
-    torch.testing.assert_close(output, expected)
-    torch.testing.assert_close(hidden.grad, plain.grad)
-    torch.testing.assert_close(layer.weight.grad, weight.grad)
-
-
-@pytest.mark.parametrize(("mask", "sees_centre"), [("A", False), ("B", True)])
-def test_a_single_layer_sees_its_whole_past_and_nothing_else(mask, sees_centre):
-    size = 7
-    seen = torch.zeros(size, size, dtype=torch.bool)
-    if mask == "B":
-        image = torch.zeros(1, 1, size, size, requires_grad=True)
-        MaskedConv2d(1, 1, kernel_size=5)(image)[0, 0, 3, 3].backward()
-        seen = image.grad[0, 0] != 0
-    else:
-        layer = CodeConv2d(2, 1, kernel_size=5)
-        codes = torch.zeros(1, size, size, dtype=torch.long)
-        for i in range(size):
-            for j in range(size):
-                changed = codes.clone()
-                changed[0, i, j] = 1
-                seen[i, j] = (layer(changed) != layer(codes))[0, 0, 3, 3]
-    expected = torch.zeros(size, size, dtype=torch.bool)
-    expected[1:3, 1:6] = True
-    expected[3, 1:3] = True
-    expected[3, 3] = sees_centre
-    assert torch.equal(seen, expected)
+    pairs = [(hidden, plain), (layer.weight, weight)]
+    assert_same_output_and_gradients(layer(hidden), expected, pairs)
 
 
 class PlanesConv2d(nn.Module):
@@ -242,41 +194,20 @@ def test_the_default_gated_prior_sees_its_whole_past():
     assert torch.equal(seen_by_gradient(prior), torch.ones(49, 49).tril(-1).bool())
 
 
-def test_a_reloaded_gated_prior_is_causal_and_the_same(tmp_path):
-    prior = make_gated(grid_size=(5, 4), num_classes=2).float()
-    prior.save_pretrained(tmp_path)
-    loaded = PixelCNNModel.from_pretrained(tmp_path)
-    codes, labels = make_codes(prior.config), torch.tensor([0, 1, -1])
-    assert torch.equal(
-        loaded(codes, class_labels=labels).logits, prior(codes, class_labels=labels).logits
-    )
-    seen = seen_by_gradient(loaded.double(), labels[1:2])
-    assert torch.equal(seen, past_in_reach((5, 4), 5))
-
-
-@pytest.mark.parametrize("grid_size", [(7, 7), (4, 4), (3, 8), (8, 3), (1, 6), (6, 1), (1, 1)])
-def test_no_position_sees_itself_or_the_future(grid_size):
-    assert_causal(make_prior(grid_size=grid_size))
-
-
 @pytest.mark.parametrize(
     "settings",
-    [{"kernel_size": 3}, {"num_residual_blocks": 0}, {"num_residual_blocks": 4, "kernel_size": 5}],
+    [{"grid_size": size} for size in [(7, 7), (4, 4), (3, 8), (8, 3), (1, 6), (6, 1), (1, 1)]]
+    + [
+        {"kernel_size": 3},
+        {"num_residual_blocks": 0},
+        {"num_residual_blocks": 4, "kernel_size": 5},
+    ],
 )
-def test_every_setting_is_causal(settings):
+def test_no_position_sees_itself_or_the_future(settings):
     assert_causal(make_prior(**settings))
 
 
-def test_a_reloaded_prior_is_causal_and_the_same(tmp_path):
-    prior = make_prior(grid_size=(5, 4))
-    prior.save_pretrained(tmp_path)
-    loaded = PixelCNNModel.from_pretrained(tmp_path)
-    assert_causal(loaded)
-    codes = make_codes(prior.config)
-    assert torch.equal(loaded(codes).logits, prior(codes).logits)
-
-
-@pytest.mark.parametrize("architecture", ["plain", "gated"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_changing_a_code_changes_only_what_comes_after_it(architecture):
     prior = make_prior(architecture=architecture)
     codes = make_codes(prior.config, batch=1)
@@ -300,90 +231,6 @@ def test_the_loss_is_the_mean_negative_log_likelihood_in_nats():
     untrained = PixelCNNModel(PixelCNNConfig(num_embeddings=6, grid_size=(4, 5)))
     nn.init.zeros_(untrained.conv_out.weight)
     torch.testing.assert_close(untrained(codes, return_loss=True).loss.item(), math.log(6))
-
-
-def test_a_prior_learns_a_pattern_and_draws_it():
-    prior = PixelCNNModel(PixelCNNConfig(num_embeddings=3, grid_size=(3, 4), hidden_size=16))
-    pattern = torch.arange(12).view(1, 3, 4) % 3
-    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = prior(pattern.to(torch.int32), return_loss=True).loss
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.01
-    assert torch.equal(prior.eval().sample(2, temperature=0), pattern.expand(2, 3, 4))
-
-
-def test_sampling_is_reproduced_by_its_generator():
-    prior = make_prior()
-    first, second, third = (
-        prior.sample(5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert first.shape == (5, 4, 5) and first.dtype == torch.int64
-    assert torch.equal(first, second) and not torch.equal(first, third)
-    torch.manual_seed(3)
-    default = prior.sample(5)
-    torch.manual_seed(3)
-    assert torch.equal(prior.sample(5), default)
-
-
-def test_temperature_zero_and_almost_zero_take_the_likeliest_code():
-    prior = make_prior()
-    greedy = prior.sample(1, temperature=0)
-    for position in range(20):
-        logits = prior(greedy).logits.flatten(2)[0, :, position]
-        assert greedy.flatten()[position] == logits.argmax()
-    for temperature in (1e-6, 1e-30, 1e-300):
-        assert torch.equal(prior.sample(3, temperature=temperature), greedy.expand(3, 4, 5))
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_samples_have_the_distribution_of_the_model(temperature):
-    prior = make_prior(num_embeddings=3, grid_size=(1, 3))
-    grids = torch.cartesian_prod(*[torch.arange(3)] * 3).view(27, 1, 3)
-    logits = prior(grids).logits.double() / temperature
-    log_likelihood = logits.log_softmax(1).gather(1, grids[:, None]).sum(dim=(1, 2, 3))
-    likelihood = log_likelihood.exp()
-    torch.testing.assert_close(likelihood.sum().item(), 1.0, atol=1e-6, rtol=0)
-    count = 20_000
-    drawn = prior.sample(count, temperature=temperature, generator=torch.Generator().manual_seed(0))
-    numbers = (drawn.flatten(1) * torch.tensor([9, 3, 1])).sum(1)
-    frequency = torch.bincount(numbers, minlength=27) / count
-    error = (likelihood * (1 - likelihood) / count).sqrt()
-    assert ((frequency - likelihood).abs() <= 5 * error + 1e-9).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_grids": 0}, "`num_grids` must be an integer of at least 1, got 0"),
-        ({"num_grids": 2.0}, "`num_grids` must be an integer of at least 1, got 2.0"),
-        ({"temperature": -1.0}, "`temperature` must be at least 0 and finite, got -1.0"),
-        ({"temperature": float("inf")}, "`temperature` must be at least 0 and finite, got inf"),
-        ({"temperature": float("nan")}, "`temperature` must be at least 0 and finite, got nan"),
-    ],
-)
-def test_sample_refuses_what_is_out_of_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make_prior().sample(**{"num_grids": 1, **arguments})
-
-
-@pytest.mark.parametrize(
-    ("codes", "error", "message"),
-    [
-        (torch.zeros(2, 4, 5), TypeError, "tensor of integers, got torch.float32"),
-        (torch.zeros(2, 5, 4, dtype=torch.long), ValueError, r"\(batch, 4, 5\).*\(2, 5, 4\)"),
-        (torch.full((2, 4, 5), 6), ValueError, r"in \[0, 6\), the codebook's range, got 6"),
-        (torch.full((2, 4, 5), -1), ValueError, r"got -1"),
-    ],
-)
-def test_codes_of_another_shape_dtype_or_range_are_refused(codes, error, message):
-    with pytest.raises(error, match=message):
-        make_prior()(codes)
-
-
-ARCHITECTURES = ["plain", "gated"]
 
 
 def class_weights(prior):
@@ -608,22 +455,6 @@ def test_every_parameter_gets_a_gradient_in_a_training_step(architecture, num_cl
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_hidden_states_are_the_input_and_the_output_of_every_block(architecture):
-    prior = make_prior(architecture=architecture, num_gated_layers=3, num_residual_blocks=3)
-    codes = make_codes(prior.config)
-    output = prior(codes, output_hidden_states=True)
-    assert [tuple(hidden.shape) for hidden in output.hidden_states] == [(3, 16, 4, 5)] * 4
-    assert torch.equal(output.logits, prior(codes).logits)
-    for block, one, other in zip(
-        prior.blocks[:2], output.hidden_states, output.hidden_states[1:], strict=False
-    ):
-        if architecture == "plain":
-            torch.testing.assert_close(block(one), other)
-        else:
-            assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "dtype", [torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32]
 )
@@ -647,10 +478,12 @@ def test_codes_and_labels_of_any_integer_dtype(architecture, dtype):
         ([0, 1, 2], TypeError, "`class_labels` must be a tensor of integers, got list"),
     ],
 )
-def test_forward_refuses_labels_that_do_not_fit(labels, error, message):
+def test_forward_refuses_labels_and_codes_that_do_not_fit(labels, error, message):
     prior = make_prior(num_classes=3)
     with pytest.raises(error, match=message):
         prior(make_codes(prior.config), class_labels=labels)
+    with pytest.raises(ValueError, match=r"in \[0, 6\), the codebook's range, got 6"):
+        prior(torch.full((2, 4, 5), 6))
     plain = make_prior()
     with pytest.raises(ValueError, match=r"`class_labels` were given to a prior without classes"):
         plain(make_codes(plain.config), class_labels=torch.tensor([0, 1, 2]))
