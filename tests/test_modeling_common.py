@@ -16,6 +16,7 @@ from hf_vqvae import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
+from support.models import assert_same_state, state
 
 VQVAE = {"image_size": (8, 12), "num_channels": 3, "hidden_sizes": (4, 6), "num_embeddings": 7}
 PRIOR = {"num_embeddings": 7, "grid_size": (2, 3), "hidden_size": 8}
@@ -86,16 +87,6 @@ def assert_close(actual, expected, **tolerance):
         torch.testing.assert_close(
             tensors(actual)[key], value, msg=lambda text, k=key: f"{k}: {text}", **tolerance
         )
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def assert_same_state(module, expected):
-    assert module.state_dict().keys() == expected.keys()
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, expected[name]), name
 
 
 def test_a_reloaded_model_is_the_same(model, tmp_path):

@@ -17,7 +17,7 @@ from hf_vqvae import (
     VQVAEImageProcessorPil,
     VQVAEModel,
 )
-from hf_vqvae.models.modeling_image_generation import _fill_unknown
+from support.models import seeded, state
 
 VQVAE = {
     "image_size": (8, 16),
@@ -50,16 +50,8 @@ def model(request):
     return model.eval()
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def make_pixels(batch=4):
     return torch.rand(batch, 3, 8, 16) - 0.5
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
@@ -112,8 +104,6 @@ def test_sampling_decodes_what_the_prior_draws():
         assert torch.equal(images, model.vqvae.decode(codes))
     greedy = model.sample(2, temperature=0)
     assert torch.equal(greedy[0], greedy[1])
-    with pytest.raises(ValueError, match="`num_images` must be an integer of at least 1, got 0"):
-        model.sample(0)
 
 
 @pytest.fixture
@@ -200,23 +190,6 @@ def test_an_autoencoder_taken_out_of_a_full_model_saves_as_its_own(tmp_path):
     assert type(AutoModel.from_pretrained(tmp_path / "part")) is VQVAEModel
 
 
-def test_weights_of_another_shape_are_refused(tmp_path):
-    make_model().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError,
-        match=r"config means \[16, 7, 7, 7\] for the weight 'prior.conv_in.weight', .*\[8, 7, 7, 7\]",
-    ):
-        VQVAEForImageGeneration.from_pretrained(tmp_path, prior_config={"hidden_size": 16})
-
-
-def test_a_truncated_file_is_refused(tmp_path):
-    make_model().save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(Exception, match=r"(?i)incomplete|header|metadata|invalid"):
-        VQVAEForImageGeneration.from_pretrained(tmp_path)
-
-
 def test_labels_by_name_number_and_tensor_survive_saving(tmp_path):
     model = make_model(GATED).eval()
     for parameter in model.prior.parameters():
@@ -233,8 +206,6 @@ def test_labels_by_name_number_and_tensor_survive_saving(tmp_path):
         assert torch.equal(output.codes, expected.codes)
         assert torch.equal(output.images, expected.images)
     assert torch.equal(prior.sample(class_labels=["eel", "cat"], generator=seeded()), output.codes)
-    with pytest.raises(ValueError, match=r"no label 'dgo' \(did you mean 'dog'\?\)"):
-        loaded.sample(class_labels="dgo")
     pixels, labels = make_pixels(), torch.tensor([0, 1, 2, -1])
     output = loaded(pixels, class_labels=labels, return_loss=True)
     direct = loaded.prior(output.codes, class_labels=labels, return_loss=True)
@@ -404,26 +375,6 @@ def test_each_image_is_completed_from_its_own_known_part(model):
         assert torch.equal(alone.codes[0], together.codes[i])
 
 
-def test_unknown_pixels_are_filled_from_the_known_ones_nearby():
-    images = torch.rand(3, 2, 6, 7, generator=seeded())
-    known = torch.rand(3, 1, 6, 7, generator=seeded(1)) < 0.2
-    known[1] = False
-    known[1, :, 2, 3] = True
-    known[2] = False
-    filled = _fill_unknown(images, known)
-    everywhere = known.expand_as(images)
-    assert torch.equal(filled[everywhere], images[everywhere])
-    torch.testing.assert_close(filled[1], images[1, :, 2:3, 3:4].expand(2, 6, 7))
-    assert not filled[2].any()
-    first = images[0].masked_select(everywhere[0]).view(2, -1)
-    assert (filled[0] >= first.amin(1)[:, None, None] - 1e-6).all()
-    assert (filled[0] <= first.amax(1)[:, None, None] + 1e-6).all()
-    for i in range(3):
-        alone = _fill_unknown(images[i : i + 1], known[i : i + 1])
-        assert torch.equal(alone[0], filled[i])
-    assert torch.equal(_fill_unknown(images, torch.ones_like(known)), images)
-
-
 PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
 
 
@@ -431,15 +382,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
     ("arguments", "error", "message"),
     [
         ({"num_images": 0}, ValueError, "`num_images` must be an integer of at least 1, got 0"),
-        ({"num_images": -2}, ValueError, "`num_images` must be an integer .* got -2"),
-        ({"num_images": 2.0}, ValueError, "`num_images` must be an integer .* got 2.0"),
-        ({"num_images": True}, ValueError, "`num_images` must be an integer .* got True"),
-        ({"num_images": "2"}, ValueError, "`num_images` must be an integer .* got '2'"),
-        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1, got 0"),
-        ({"temperature": -1}, ValueError, "`temperature` must be at least 0 .* got -1"),
-        ({"top_k": 0}, ValueError, "`top_k` must be an integer of at least 1.* got 0"),
-        ({"top_p": 0}, ValueError, "`top_p` must be above 0 .* got 0"),
-        ({"seeds": [0, -1]}, ValueError, "`seeds` must be integers .* got -1"),
         (
             {"num_images": 3, "seeds": [0, 1]},
             ValueError,
@@ -537,8 +479,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             ValueError,
             "`pixel_values` must be finite where `pixel_mask` is True, got nan",
         ),
-        ({"class_labels": 0}, ValueError, "`class_labels` were given to a prior without classes"),
-        ({"guidance_scale": 2.0}, ValueError, "`guidance_scale` other than 1 needs a prior with"),
     ],
 )
 def test_sample_refuses_what_does_not_fit(arguments, error, message):

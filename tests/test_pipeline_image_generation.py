@@ -6,23 +6,14 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from hf_vqvae import (
-    ImageGenerationPipeline,
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEImageProcessorPil,
-)
+from hf_vqvae import ImageGenerationPipeline, VQVAEForImageGeneration, VQVAEImageProcessorPil
+from support.models import make_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config={"image_size": (8, 16), "hidden_sizes": (4, 6), "num_embeddings": 7},
-        prior_config={"hidden_size": 8},
-    )
-    VQVAEForImageGeneration(config).save_pretrained(folder)
+    make_model(image_size=(8, 16)).save_pretrained(folder)
     VQVAEImageProcessorPil(size={"height": 8, "width": 16}).save_pretrained(folder)
     return folder
 
@@ -59,18 +50,8 @@ def test_an_image_depends_on_its_own_seed_alone(folder):
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional")
-    torch.manual_seed(0)
     names = {0: "cat", 1: "dog", 2: "7"}
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config={"image_size": 8, "hidden_sizes": (4, 6), "num_embeddings": 7},
-        prior_config={
-            "hidden_size": 8,
-            "architecture": "gated",
-            "num_classes": 3,
-            "id2label": names,
-        },
-    )
-    model = VQVAEForImageGeneration(config)
+    model = make_model({"architecture": "gated", "num_classes": 3, "id2label": names})
     for block in model.prior.blocks:  # as they begin, labels have no effect
         torch.nn.init.normal_(block.class_embedding.weight, std=3)
     model.save_pretrained(folder)
@@ -98,12 +79,8 @@ def test_labels_and_guidance_reach_the_model(conditional):
     ("arguments", "message"),
     [
         ({"num_images": 0}, "`num_images` must be an integer of at least 1, got 0"),
-        ({"temperature": -1}, "`temperature` must be at least 0 and finite, got -1"),
-        ({"top_k": 0}, "`top_k` must be an integer of at least 1"),
         ({"seed": -1}, r"`seed` must be an integer from 0 to 2\*\*62 - 1, got -1"),
         ({"seed": "a"}, "`seed` must be an integer"),
-        ({"class_labels": "cat"}, "`class_labels` were given to a prior without classes"),
-        ({"num_images": 2, "class_labels": [0]}, "`class_labels` must have one entry for each"),
         (
             {"top_q": 0.9, "steps": 3},
             "no argument top_q, steps; it has class_labels, guidance_scale, temperature, top_k, "
@@ -115,9 +92,3 @@ def test_wrong_arguments_are_refused(folder, arguments, message):
     pipe = pipeline("unconditional-image-generation", model=str(folder))
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
-
-
-def test_an_unknown_name_is_answered_with_the_nearest(conditional):
-    pipe = pipeline("unconditional-image-generation", model=str(conditional))
-    with pytest.raises(ValueError, match=r"no label 'dgo' \(did you mean 'dog'\?\)"):
-        pipe(class_labels="dgo")
