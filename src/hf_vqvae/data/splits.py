@@ -1,4 +1,4 @@
-"""What a run trains and is evaluated on: images decoded into memory, or as they stream."""
+"""Load the training and evaluation splits: images decoded into memory, or a stream."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,21 +16,18 @@ from .decoding import ROWS_PER_BATCH, DecodedImages, RowDecoder, check_memory, d
 from .sources import DataError, Source, open_source
 
 VARIANCE_ROWS = 10_000
-# A folder of images with a subfolder for each split but none for classes looks to `datasets` as if
-# its own names for splits, these, were the classes.
+# `datasets` takes these names of split folders for classes where a folder of images has no folders of classes.
 SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
 SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
 ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
 
 
 class StreamedImages(torch.utils.data.IterableDataset):
-    """Images that are decoded as they stream: `pixel_values` float32 (C, H, W), and `labels` if any.
-
-    In the order of the rows; to be shuffled or skipped, `rows` need not be decoded.
+    """Stream of images: `pixel_values` float32 (C, H, W) and, if any, `labels`, in the order of the rows.
 
     Args:
-        rows: as the dataset has them, with their number in the column `ROW_NUMBER`.
-        decoder: of the split.
+        rows: undecoded rows, which are cheap to shuffle and skip, with their number in the column `ROW_NUMBER`.
+        decoder: decoder of the split.
     """
 
     def __init__(self, rows: datasets.IterableDataset, decoder: RowDecoder):
@@ -40,20 +37,20 @@ class StreamedImages(torch.utils.data.IterableDataset):
         return map(self.decode, self.rows)
 
     def decode(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The image of one of `rows`."""
+        """Decode one of `rows`."""
         return self.decoder.decode_streamed(row, row[ROW_NUMBER])
 
 
 @dataclass
 class ImageSplits:
-    """What a run trains and is evaluated on.
+    """Training and evaluation images of a run.
 
     Args:
-        train: images in memory, or a stream of them.
+        train: images in memory, or a stream.
         eval: images in memory.
-        info: where they come from, as it stands in `run.json` and on the card; `train_count` is
-            `None` for a stream of unknown length. `fingerprint` is another for other pixels or
-            labels (of a stream, in its first 10,000 rows), also at the same name and revision.
+        info: description of the dataset for `run.json` and the card. `train_count` is `None` for a
+            stream of unknown length. `fingerprint` depends on all pixels and labels (of a stream,
+            on those of its first 10,000 rows).
         data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
             of its first 10,000 rows.
     """
@@ -66,7 +63,7 @@ class ImageSplits:
 
 @dataclass
 class _Split:
-    """A split that has been opened but not decoded; `count` is `None` where only reading tells."""
+    """A split that is opened but not decoded; `count` is `None` if it is not known before reading."""
 
     rows: datasets.Dataset | datasets.IterableDataset
     count: int | None
@@ -74,14 +71,14 @@ class _Split:
 
 
 def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
-    """The training and the evaluation split, at the size and with the channels of `config`.
+    """Load the training and the evaluation split, at the size and with the channels of `config`.
 
-    Both are opened and checked before an image of either is decoded. Labels are passed on where a
-    column has them: -1, the Hub's mark for a hidden class, stays, and an empty cell becomes -1.
+    Both are opened and checked before any image is decoded. Labels are kept where there is a
+    column of them; -1, which marks hidden classes on the Hub, stays, and an empty cell becomes -1.
 
     Raises:
-        DataError: if something is missing, empty, too large for memory or no image that fits; see
-            also [`open_source`] and [`decode_image`].
+        DataError: if a split or column is missing or empty, or the images do not fit `config` or
+            memory; see also [`open_source`] and [`decode_image`].
     """
     flags = {"--train_split": arguments.train_split, "--eval_split": arguments.eval_split}
     source = _open(arguments, flags)
@@ -93,7 +90,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     if arguments.streaming:
         train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
         labels: list[int] = []
-        pixels = _read_stream(islice(train_images, VARIANCE_ROWS), labels)
+        pixels = _decode_first(train_images, labels)
     else:
         train_images = decode_rows(train.rows, train.count, train.decoder)
         pixels = train_images.images.split(ROWS_PER_BATCH)
@@ -112,11 +109,11 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
 def load_split(
     arguments: DataArguments, config: VQVAEConfig, split: str
 ) -> tuple[DecodedImages, dict[str, Any]]:
-    """The evaluation split of [`load_images`] alone, or any other split in its place.
+    """Load one split, as [`load_images`] loads the evaluation split.
 
     Returns:
-        The first `max_eval_samples` images of `split`, and what `run.json` says of a dataset, with
-        `split` and `count` for this one.
+        The first `max_eval_samples` images of `split`, and the description of the dataset as in
+        `run.json`, with `split` and `count`.
 
     Raises:
         DataError: as [`load_images`].
@@ -141,10 +138,10 @@ def _open(arguments: DataArguments, splits: dict[str, str]) -> Source:
 
 
 def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, role: str) -> _Split:
-    """Rows, limited to the samples asked for and to the columns needed; `role` is train or eval."""
+    """Open a split, limited to `max_*_samples` rows and to the columns in use; `role` is train or eval."""
     split = getattr(arguments, f"{role}_split")
     limit = getattr(arguments, f"max_{role}_samples")
-    if source.features is not None:  # known before the files are there: a typo costs no download
+    if source.features is not None:  # before the download, so that a typo costs none
         _find_columns(source.features, arguments)
     rows = source.stream(split) if arguments.streaming else source.read(split)
     if rows.features is None:
@@ -154,7 +151,7 @@ def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, r
         )
     image_column, label_column = _find_columns(rows.features, arguments)
     label_names = getattr(rows.features.get(label_column), "names", None)
-    count = source.count(split) if arguments.streaming else len(rows)
+    count = source.splits[split] if arguments.streaming else len(rows)
     if limit is not None:
         count = limit if count is None else min(limit, count)
         rows = rows.take(count)
@@ -165,7 +162,7 @@ def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, r
 
 
 def _find_columns(features: datasets.Features, arguments: DataArguments) -> tuple[str, str | None]:
-    """Names of the image column and, if there is one, of the label column."""
+    """Return the names of the image column and, if there is one, of the label column."""
     image_column, label_column = arguments.image_column, arguments.label_column
     for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
         if column is not None and column not in features:
@@ -229,13 +226,13 @@ def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
     return {ROW_NUMBER: number}
 
 
-def _read_stream(rows: Iterable[dict[str, Any]], labels: list[int]) -> Iterator[Tensor]:
-    """The images of `rows` as they are in memory, uint8 (C, H, W); their labels, if any, go to `labels`."""
-    for row in rows:
-        if "labels" in row:
-            labels.append(row["labels"])
-        # 8-bit values come back exactly, so that both kinds of training set are measured alike.
-        yield ((row["pixel_values"] + 0.5) * 255).round().byte()
+def _decode_first(images: StreamedImages, labels: list[int]) -> Iterator[Tensor]:
+    """Decode the first rows of a stream to uint8 (C, H, W), and append their labels, if any, to `labels`."""
+    for row in islice(images.rows, VARIANCE_ROWS):
+        pixels, label = images.decoder.decode(row, row[ROW_NUMBER])
+        if images.decoder.label_column is not None:
+            labels.append(label)
+        yield torch.from_numpy(pixels)
 
 
 def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:
@@ -250,7 +247,7 @@ def _add(part: Tensor | None, digest: Any) -> None:
 
 
 def _variance(pixels: Iterable[Tensor], split: str) -> float:
-    """Population variance of uint8 `pixels` on the [0, 1] scale, from exact counts."""
+    """Compute the population variance of uint8 `pixels` on the [0, 1] scale, from exact counts."""
     counts = torch.zeros(256, dtype=torch.int64)
     for part in pixels:
         counts += torch.bincount(part.flatten(), minlength=256)
