@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from transformers import HfArgumentParser
 
 from hf_vqvae.arguments import DataArguments
+from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.decoding import DecodedImages, scale_pixels
 from hf_vqvae.data.sources import DataError
 from hf_vqvae.data.splits import StreamedImages, load_images, load_split
@@ -56,7 +56,7 @@ def write_pets(folder, train=6, test=4):
 
 
 def test_flags_come_from_the_fields_with_their_help():
-    parser = HfArgumentParser(DataArguments)
+    parser = ScriptArgumentParser(DataArguments)
     (arguments,) = parser.parse_args_into_dataclasses(
         ["--dataset_name", "digits", "--streaming", "--max_train_samples", "5"]
     )

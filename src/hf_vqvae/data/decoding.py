@@ -1,4 +1,4 @@
-"""Rows of a dataset to pixels, and images in memory."""
+"""Decode rows of a dataset to pixels, and hold decoded images in memory."""
 
 import os
 import re
@@ -23,22 +23,24 @@ from .sources import DataError, is_own_file
 UNKNOWN_LABEL = -1
 MAX_NAME = 1000  # characters of the name of a class
 ROWS_PER_BATCH = 1024
-ROWS_PER_TASK = 64  # a thread's share: few enough to spread large images, enough to hide the cost
+ROWS_PER_TASK = (
+    64  # per thread: few enough to spread large images, many enough to hide the overhead
+)
 
 
 @dataclass(frozen=True)
 class RowDecoder:
-    """Decodes the rows of one split; small, so that worker processes can be given a copy.
+    """Decoder of the rows of one split; cheap to copy to worker processes.
 
     Args:
         split: name of the split, for messages.
         image_column, label_column: names; `label_column` is `None` without labels.
         label_names: names of the classes, or `None` where the dataset has none.
-        config: its `image_size` and `num_channels` are what images are made to.
-        files: beginnings of the paths that a row without the bytes of its image may name.
+        config: images are resized to its `image_size` and must have its `num_channels`.
+        files: prefixes of the paths that a row without the bytes of its image may name.
 
     Raises:
-        DataError: if `label_names` are not what a config, a card and a figure can have as names.
+        DataError: if `label_names` cannot be written to a config or a card.
     """
 
     split: str
@@ -51,7 +53,7 @@ class RowDecoder:
     def __post_init__(self) -> None:
         names = self.label_names or []
         for name in [names] if isinstance(names, str) else names:
-            # What is no text, or no Unicode, could not be written down at the end of training.
+            # Other types and invalid Unicode could not be saved at the end of training.
             is_text = isinstance(names, list) and isinstance(name, str)
             if not is_text or len(name) > MAX_NAME or re.search("[\ud800-\udfff]", name):
                 raise DataError(
@@ -67,7 +69,7 @@ class RowDecoder:
             )
 
     def decode(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, int]:
-        """Pixels uint8 (C, H, W) and the label of a row; an error names the row by `number`."""
+        """Decode a row to pixels uint8 (C, H, W) and a label; errors name the row by `number`."""
         cell = row[self.image_column]
         where = f"row {number} of split {self.split!r}"
         if cell is None:
@@ -76,10 +78,10 @@ class RowDecoder:
             if cell["bytes"] is None:
                 self._check_is_own(cell["path"])
             pixels = decode_image(cell, self.config)
-        except Exception as error:  # whatever a broken file makes its decoder raise
+        except Exception as error:  # decoders raise errors of any type for a broken file
             file = f", file {PurePath(cell['path']).name}" if cell.get("path") else ""
             if not isinstance(error, DataError):
-                # The message of PIL is but the address of a buffer where it knows no format.
+                # For an unknown format the message of PIL is only the address of a buffer.
                 unknown = isinstance(error, UnidentifiedImageError)
                 reason = "no image format of PIL" if unknown else error
                 error = f"cannot be decoded ({reason}): mend or remove it."
@@ -87,13 +89,13 @@ class RowDecoder:
         return pixels, self._label(row, where)
 
     def decode_streamed(self, row: dict[str, Any], number: int) -> dict[str, Any]:
-        """A row as the model takes it: `pixel_values` float32 (C, H, W), and `labels` if any."""
+        """Decode a row to `pixel_values` float32 (C, H, W) and, if any, `labels`."""
         pixels, label = self.decode(row, number)
         example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
         return example if self.label_column is None else example | {"labels": label}
 
     def _check_is_own(self, path: str | None) -> None:
-        """Refuses a row that would have a file of this machine or of the network read as its image."""
+        """Raise DataError if a row names a file of this machine or of the network that is not the dataset's."""
         if not is_own_file(path, self.files):
             raise DataError(
                 f"is only named in the row, as {path!r}, which is no file of the dataset: put the "
@@ -103,7 +105,7 @@ class RowDecoder:
     def _label(self, row: dict[str, Any], where: str) -> int:
         label = None if self.label_column is None else row[self.label_column]
         label = UNKNOWN_LABEL if label is None else label
-        # Of a column of numbers, the largest says how many classes there are.
+        # Without names, the largest label determines the number of classes.
         count = len(self.label_names) if self.label_names else MAX_CLASSES
         is_whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
         if not is_whole or not UNKNOWN_LABEL <= label < count:
@@ -116,21 +118,21 @@ class RowDecoder:
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
-    """uint8 on [0, 255] to float32 on [-0.5, 0.5], as the image processor does."""
+    """Scale uint8 in [0, 255] to float32 in [-0.5, 0.5], as the image processor does."""
     return pixels.float().div_(255).sub_(0.5)
 
 
 class DecodedImages(torch.utils.data.Dataset):
-    """Images in memory, 8 bits a value.
+    """Images in memory, 8 bits per value.
 
-    A `DataLoader` over it takes `collate_fn=DecodedImages.collate`: batches are cut out whole.
+    A `DataLoader` over it needs `collate_fn=DecodedImages.collate`, since `__getitems__` returns whole batches.
 
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,), -1 where the class is unknown, or `None`.
 
     Raises:
-        ValueError: if a type or shape is another.
+        ValueError: if a type or shape differs.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None):
@@ -152,33 +154,33 @@ class DecodedImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """`pixel_values` (C, H, W) and, if there are any, `labels` ()."""
+        """Return `pixel_values` (C, H, W) and, if any, `labels` ()."""
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """`pixel_values` float32 (B, C, H, W) in [-0.5, 0.5] and, if any, `labels` int64 (B,)."""
+        """Return `pixel_values` float32 (B, C, H, W) in [-0.5, 0.5] and, if any, `labels` int64 (B,)."""
         rows = torch.as_tensor(indices)
         batch = {"pixel_values": scale_pixels(self.images[rows])}
         return batch if self.labels is None else batch | {"labels": self.labels[rows]}
 
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch as `__getitems__` made it."""
+        """Return the batch unchanged."""
         return batch
 
 
-def check_memory(count: int, decoder: RowDecoder, way_out: str) -> None:
-    """Raises `DataError`, ending in `way_out`, if `count` decoded images are too many to hold."""
+def check_memory(count: int, decoder: RowDecoder, remedy: str) -> None:
+    """Raise `DataError`, which suggests `remedy`, if `count` decoded images do not fit into memory."""
     config = decoder.config
     height, width = as_pair(config.image_size)
     needed = count * config.num_channels * height * width
-    # Half, because training needs memory too; every process of the machine holds its own copy.
+    # Half, because training needs memory too; each process of the machine holds its own copy.
     limit = psutil.virtual_memory().available // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > limit:
         raise DataError(
             f"The {count:,} images of split {decoder.split!r} take {needed / 2**30:,.1f} GiB "
             f"decoded to {config.num_channels}x{height}x{width}, more than the "
-            f"{limit / 2**30:,.1f} GiB that a process here may fill with images: {way_out}, or "
+            f"{limit / 2**30:,.1f} GiB that a process here may fill with images: {remedy}, or "
             "make `--image_size` smaller."
         )
 
@@ -186,17 +188,17 @@ def check_memory(count: int, decoder: RowDecoder, way_out: str) -> None:
 def decode_rows(
     rows: datasets.Dataset | datasets.IterableDataset, count: int | None, decoder: RowDecoder
 ) -> DecodedImages:
-    """All `rows` in memory, in their order.
+    """Decode all `rows` into memory, in their order.
 
     Args:
-        count: how many they are, `None` for a stream that does not know.
+        count: number of rows, `None` for a stream of unknown length.
 
     Raises:
-        DataError: if a row is bad (the first one is named), there are none, or too many to hold.
+        DataError: if a row cannot be decoded (the first is named), or there are none, or too many for memory.
     """
-    way_out = "take fewer of them (`--max_train_samples`, `--max_eval_samples`)"
+    remedy = "take fewer of them (`--max_train_samples`, `--max_eval_samples`)"
     capacity = ROWS_PER_BATCH if count is None else count
-    check_memory(capacity, decoder, way_out)
+    check_memory(capacity, decoder, remedy)
     shape = (decoder.config.num_channels, *as_pair(decoder.config.image_size))
     images = np.empty((capacity, *shape), np.uint8)
     labels = np.empty(capacity, np.int64)
@@ -213,17 +215,19 @@ def decode_rows(
         unit="img",
         disable=os.environ.get("LOCAL_RANK", "0") != "0",
     )
-    # Decoders let go of the interpreter, so threads share large images; small ones gain little.
+    # Decoders release the GIL, so threads speed up large images; small ones gain little.
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for batch in rows.iter(batch_size=ROWS_PER_BATCH):
             columns, table = list(batch), list(zip(*batch.values(), strict=True))
-            while done + len(table) > len(images):  # a stream longer than it said, or knew
-                check_memory(2 * len(images), decoder, way_out)
+            while done + len(table) > len(
+                images
+            ):  # a stream longer than declared, or of unknown length
+                check_memory(2 * len(images), decoder, remedy)
                 images.resize((2 * len(images), *shape), refcheck=False)
                 labels.resize(len(images), refcheck=False)
             starts = range(0, len(table), ROWS_PER_TASK)
             parts = [table[start : start + ROWS_PER_TASK] for start in starts]
-            # Results are taken in order, which makes the first bad row the one that is named.
+            # Results are taken in order, so that the first bad row is the one that is named.
             list(pool.map(fill, [done + start for start in starts], parts))
             done += len(table)
             bar.update(len(table))

@@ -8,11 +8,11 @@ NUM_TEST_DIGITS = 300
 
 
 def load_digits() -> datasets.DatasetDict:
-    """The 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), 8x8 pixels of
-    17 greys, enlarged to 28x28, for machines without the Hub.
+    """Load the 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), which are
+    8x8 pixels of 17 greys, enlarged to 28x28. No network is needed.
 
     Returns:
-        `train` (1,497 rows) and `test` (300, every class in its share), in a fixed random order.
+        `train` (1,497 rows) and `test` (300, stratified by class), in a fixed random order.
         `image` is 8-bit grey, white on black, `label` the digit.
 
     Raises:
@@ -26,7 +26,7 @@ def load_digits() -> datasets.DatasetDict:
             "checkout pip install -e '.[demo]'."
         ) from error
     digits = load_small_digits()
-    # The stream of RandomState is frozen by numpy, that of newer generators is not.
+    # numpy keeps the stream of RandomState fixed, unlike that of newer generators.
     order = np.random.RandomState(0).permutation(len(digits.target))
     by_class = order[np.argsort(digits.target[order], kind="stable")]
     test = by_class[np.arange(NUM_TEST_DIGITS) * len(order) // NUM_TEST_DIGITS]
@@ -44,9 +44,9 @@ def load_digits() -> datasets.DatasetDict:
 
 
 def _enlarge_digit(digit: np.ndarray) -> Image.Image:
-    """(8, 8), values 0 to 16, to 28x28 pixels with strokes and margins as in MNIST."""
-    # One empty pixel around gives strokes that touch the border a soft edge there too; 10 -> 26
-    # makes digits about 20 pixels high, MNIST's size.
+    """Enlarge (8, 8) with values 0 to 16 to 28x28 pixels with strokes and margins as in MNIST."""
+    # An empty border of one pixel gives soft edges to strokes that touch the border; 10 -> 26 makes digits about 20
+    # pixels high, as in MNIST.
     grey = np.pad(np.rint(digit * (255 / 16)).astype(np.uint8), 1)
     enlarged = Image.fromarray(grey).resize((26, 26), Image.Resampling.BICUBIC)
     return Image.fromarray(np.pad(np.asarray(enlarged), 1))

@@ -1,4 +1,4 @@
-"""Image files: what they are read as, and those that cannot be read without a loss or a danger."""
+"""Read image files as 8-bit pixels, and refuse those that would lose information or start another program."""
 
 import re
 from io import BytesIO
@@ -14,33 +14,33 @@ from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from .sources import DataError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
-DRAWINGS = ("EPS", "WMF", "EMF")  # PIL has another program turn them into pixels
+DRAWINGS = ("EPS", "WMF", "EMF")  # PIL starts another program to rasterize them
 
 
 def read_image(file: str | PathLike | BytesIO) -> Image.Image:
-    """An image file, read as a whole, turned as its EXIF says. No other program is started for it.
+    """Read a whole image file and apply its EXIF orientation; no other program is started.
 
     Raises:
-        DataError: if it has several frames or more than 8 bits a channel, with what to do (16-bit
-            colour is known in PNG, TIFF, PPM and SGI; decoders of other formats make 8 bits of it).
-        ValueError: if it is a drawing.
-        Exception: whatever its decoder raises of a broken file, or PIL of one of more than 179
-            million pixels (its guard against bombs).
+        DataError: if it has several frames or more than 8 bits per channel (16-bit colour is
+            recognised in PNG, TIFF, PPM and SGI).
+        ValueError: if it is a vector drawing.
+        Exception: any error of its decoder for a broken file, and that of PIL for more than 179
+            million pixels (decompression bombs).
     """
-    with Image.open(file) as image:  # reads no more than the head
+    with Image.open(file) as image:  # reads the header only
         if image.format in DRAWINGS:
             raise ValueError(
-                f"{image.format} is a drawing, and no program is started to make pixels of it: save it as PNG"
+                f"{image.format} is a drawing, which only another program could rasterize: save it as PNG"
             )
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise DataError(
-                f"has {image.n_frames} frames, of which only one could be used: save the one that is "
-                "meant, or each, as an image of its own."
+                f"has {image.n_frames} frames, of which only one could be used: save one frame, or each, "
+                "as a separate image."
             )
         if image.mode.startswith("I") or image.mode == "F" or _has_wide_channels(image):
             raise DataError(
-                f"has more than 8 bits a channel (mode {image.mode}), which would lose most of its "
-                "greys or its range without a word: save the images with 8 bits a channel first."
+                f"has more than 8 bits a channel (mode {image.mode}), of which PIL would silently drop "
+                "some: save the images with 8 bits a channel first."
             )
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -48,7 +48,7 @@ def read_image(file: str | PathLike | BytesIO) -> Image.Image:
 
 
 def _has_wide_channels(image: Image.Image) -> bool:
-    """Whether a file that has been opened, not read, has channels of 16 bits of which PIL would keep 8."""
+    """Return whether an image that is opened but not read has 16-bit channels of which PIL would keep 8 bits."""
     for decoder, _, _, arguments in image.tile:
         words = arguments if isinstance(arguments, tuple) else (arguments,)
         if decoder in ("ppm", "ppm_plain") and isinstance(words[-1], int) and words[-1] > 255:
@@ -59,23 +59,22 @@ def _has_wide_channels(image: Image.Image) -> bool:
 
 
 def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:
-    """One image file as uint8 (C, H, W), resized as the image processor does.
+    """Decode an image file to uint8 (C, H, W), resized as the image processor does.
 
-    What a file means: 1-bit images are grey; a palette is its colours, or grey where all of them
-    are and one channel is asked for; CMYK and YCbCr become RGB (by PIL, without colour profiles);
-    EXIF orientation is applied. A transparent image has its alpha as one more channel. Whatever
-    its shape, the whole image is resized to `config.image_size`; of that size it stays as it is.
-    Of the pictures that cameras put into one JPEG it is the first.
+    1-bit images become grey. Palette images become RGB, or grey if `config` has fewer than three channels and all
+    colours are grey. CMYK and YCbCr become RGB (by PIL, without colour profiles). EXIF orientation is applied.
+    Transparency is one more channel. The whole image is resized to `config.image_size`, whatever its aspect ratio. Of
+    the pictures of a multi-picture JPEG (MPO) the first is used.
 
     Args:
-        cell: `bytes` or `path` of the file, as in an image column that is not decoded.
+        cell: `bytes` or `path` of the file, as in an undecoded image column.
 
     Raises:
-        DataError: if the image has other channels than `config.num_channels`; with what to do.
+        DataError: if the number of channels is not `config.num_channels`.
         Exception: as [`read_image`].
     """
     content = cell["bytes"]
-    if content is None:  # a file, maybe of the Hub or within an archive
+    if content is None:  # a file, possibly on the Hub or within an archive
         with xopen(cell["path"], "rb") as file:
             content = file.read()
     image = read_image(BytesIO(content))
@@ -98,7 +97,7 @@ def decode_image(cell: dict[str, Any], config: VQVAEConfig) -> np.ndarray:
 
 
 def _natural_mode(image: Image.Image, num_channels: int) -> str:
-    """The mode out of `MODES` that keeps all that the image means."""
+    """Return the mode in `MODES` that keeps all information of the image."""
     grey = image.mode in ("1", "L", "LA", "La")
     if image.mode in ("P", "PA") and num_channels < 3:
         colours = np.asarray(image.convert("RGB"))

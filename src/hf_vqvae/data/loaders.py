@@ -1,4 +1,4 @@
-"""Batches of a training set, in an order that a resumed epoch finds again."""
+"""Batches for training, in an order that can be resumed, and for evaluation."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,6 +7,8 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -20,19 +22,19 @@ from torch.utils.data import (
 from ..arguments import TrainingArguments
 from .splits import StreamedImages
 
-# Rows of a stream that are shuffled among each other, as files: what is in memory does not grow with the dataset.
+# Undecoded rows in the shuffle buffer of a stream.
 SHUFFLED_ROWS = 1_000
-# A worker's task: enough rows to hide the cost of handing them over, few enough to wait for.
+# Rows per task of a worker: many enough to hide the cost of the transfer, few enough to wait for.
 DECODED_TOGETHER = 64
 
 
 class EpochShuffle(Sampler[int]):
-    """Rows in an order that depends on the seed and the epoch alone, so that a resumed epoch finds its place.
+    """Sampler whose order depends only on seed and epoch, so that an epoch can be resumed.
 
     Args:
         num_rows: rows of the dataset.
-        batch_size: rows beyond the last whole batch are left out of an epoch, others in every epoch.
-        seed: the run's.
+        batch_size: rows after the last full batch are left out, different ones in each epoch.
+        seed: seed of the run.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: int):
@@ -40,7 +42,7 @@ class EpochShuffle(Sampler[int]):
         self.epoch, self.first_batch = 0, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Sets what the next iteration gives: `epoch`, from its `batch`-th batch on."""
+        """Start the next iteration at the `batch`-th batch of `epoch`."""
         self.epoch, self.first_batch = epoch, batch
 
     def __len__(self) -> int:
@@ -49,23 +51,22 @@ class EpochShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.num_rows, generator=generator)[: len(self)]
-        # One by one: as Python's numbers, all together would take five times the memory.
+        # Converted one by one: a list of Python integers would take five times the memory.
         return map(int, order[self.first_batch * self.batch_size :].numpy())
 
 
 class EpochStream(IterableDataset):
-    """Rows of a stream, shuffled over a short distance, by seed and epoch alone; as many as whole batches take.
+    """Stream shuffled in a buffer, in an order that depends only on seed and epoch, cut to full batches.
 
-    Rows are read, shuffled and skipped by this process as they are, and only then decoded, by the workers. So neither
-    the number of workers nor the dataset's files change the order, and an epoch is resumed without decoding what was
-    seen before.
+    This process reads, shuffles and skips undecoded rows, and workers decode them. So the order depends neither on the
+    number of workers nor on the dataset's files, and resuming an epoch decodes no row twice.
 
     Args:
-        rows: single examples, read anew in each epoch.
-        steps_per_epoch: batches of an epoch; rows beyond them are left out.
-        batch_size, seed: as of [`EpochShuffle`].
-        num_workers: processes that decode; with 0, this one does.
-        decode: makes of a row what the model takes; None if it is that.
+        rows: single examples, read again in each epoch.
+        steps_per_epoch: batches per epoch; later rows are left out.
+        batch_size, seed: as for [`EpochShuffle`].
+        num_workers: processes that decode; with 0, this process does.
+        decode: converts a row to the inputs of the model; None if it has them already.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class EpochStream(IterableDataset):
         self.epoch, self.first_batch = 0, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Sets what the next iteration gives: `epoch`, from its `batch`-th batch on."""
+        """Start the next iteration at the `batch`-th batch of `epoch`."""
         self.epoch, self.first_batch = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.rows.set_epoch(self.epoch)
         first = self.first_batch * self.batch_size
         rows = islice(self.rows, first, self.steps_per_epoch * self.batch_size)
-        # What a loader hands to its workers are not numbers of rows here but the rows.
+        # The loader sends its workers rows here, not indices.
         loader = DataLoader(
             self.decoding,
             batch_size=DECODED_TOGETHER,
@@ -107,23 +108,23 @@ class EpochStream(IterableDataset):
             for values in zip(*part.values(), strict=True):
                 batch.append(dict(zip(part, values, strict=True)))
                 if len(batch) == self.batch_size:
-                    # Whole ones only: of a stream that ends early, Accelerate would make a step of a part.
+                    # Full batches only: from a stream that ends early, Accelerate would train on a part of one.
                     yield from batch
                     batch, given = [], given + 1
-        if given == self.first_batch < self.steps_per_epoch:  # Accelerate cannot take nothing
+        if given == self.first_batch < self.steps_per_epoch:  # Accelerate fails on an empty loader
             raise ended_early(given, self.steps_per_epoch)
 
 
 def ended_early(batches: int, expected: int) -> ValueError:
-    """The error for a stream of fewer batches than an epoch is to have."""
+    """Make the error for a stream with fewer batches than an epoch needs."""
     return ValueError(
-        f"the training rows ended after {batches} of {expected} batches: the dataset has fewer than it says, or than "
-        "--max_train_samples does; make that smaller."
+        f"the training rows ended after {batches} of {expected} batches: the dataset has fewer rows than it declares, "
+        "or than --max_train_samples; make that smaller."
     )
 
 
 class _Decoding(Dataset):
-    """Gives for each row what `decode` makes of it, or the error that names the row: see [`_rows_or_error`]."""
+    """Returns for each row its decoded form, or the error that names the row; see [`_rows_or_error`]."""
 
     def __init__(self, decode: Callable[[dict[str, Any]], dict[str, Any]] | None):
         self.decode = decode
@@ -136,23 +137,23 @@ class _Decoding(Dataset):
 
 
 def _rows_or_error(rows: list[dict[str, Any] | ValueError]) -> dict[str, Any] | ValueError:
-    """Rows as columns, or the first error among them: what a worker raises arrives as pages of its traceback."""
+    """Collate rows, or return the first error; raised in a worker, it would arrive with pages of traceback."""
     errors = [row for row in rows if isinstance(row, ValueError)]
     return errors[0] if errors else default_collate(rows)
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """A signal to all processes of a run would end a worker, and with it the run before it could save."""
+    """Ignore signals in a worker: its end would end the run before the checkpoint is saved."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
-    """Optimizer steps of an epoch: whole batches.
+    """Return the number of optimizer steps of an epoch, which is that of full batches.
 
     Raises:
-        ValueError: if there are fewer rows than a batch, or a stream does not say how many it has (None).
+        ValueError: if there are fewer rows than a batch, or their number is unknown (None).
     """
     if num_rows is None:
         raise ValueError(
@@ -170,15 +171,15 @@ def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
 def make_loader(
     dataset: Any, steps_per_epoch: int, arguments: TrainingArguments, num_workers: int = 0
 ) -> tuple[DataLoader, EpochShuffle | EpochStream]:
-    """Batches of `train_batch_size / gradient_accumulation_steps` rows over all processes, and what orders them.
+    """Make a loader of batches of `train_batch_size / gradient_accumulation_steps` rows, and its sampler or stream.
 
     Args:
         dataset: a map-style dataset whose `__getitems__` returns a whole batch, or a stream of images.
-        steps_per_epoch: batches that a stream is to give, at least one.
+        steps_per_epoch: batches to read from a stream, at least one.
         num_workers: processes that decode a stream.
     """
     part = arguments.train_batch_size // arguments.gradient_accumulation_steps
-    # A generator of its own: a loader draws from the global one at each epoch, and again where an epoch is resumed.
+    # Its own generator: from the global one a loader draws in each epoch, and again when an epoch is resumed.
     shared = {"generator": torch.Generator()}
     if isinstance(dataset, StreamedImages):
         stream = EpochStream(
@@ -197,3 +198,17 @@ def make_loader(
 
 def _whole_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
+
+
+def local_batches(
+    dataset: Any, accelerator: Accelerator, batch_size: int, description: str
+) -> Iterator[dict[str, Tensor]]:
+    """Iterate over this process's share of `dataset`, on its device: every n-th of the batches of one process.
+
+    The batches are those of one process, since the last bits of a row's results may depend on the rest of its batch.
+    """
+    starts = range(0, len(dataset), batch_size)
+    local = starts[accelerator.process_index :: accelerator.num_processes]
+    for start in tqdm(local, desc=description, unit="batch", leave=False):
+        batch = dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))
+        yield {key: value.to(accelerator.device) for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Images to complete: reading one from a file, and saying which part of it is known."""
+"""Read an image to complete, and make masks of its known part."""
 
 import sys
 from pathlib import Path
@@ -15,13 +15,13 @@ HALVES = ("upper", "lower", "left", "right")
 
 
 def half_mask(half: str, config: VQVAEConfig) -> Tensor:
-    """Bool (H, W): True in half of the rows or columns of codes, rounded down.
+    """Make a mask, bool (H, W), that is True in half of the rows or columns of codes, rounded down.
 
     Args:
         half: one of `HALVES`.
 
     Raises:
-        ValueError: if it is another, or there is a single row or column.
+        ValueError: if `half` is unknown, or there is a single row or column.
     """
     if half not in HALVES:
         raise ValueError(f"`half` must be one of {', '.join(HALVES)}, got {half!r}.")
@@ -39,14 +39,14 @@ def half_mask(half: str, config: VQVAEConfig) -> Tensor:
 def box_mask(
     box: tuple[int, int, int, int], file_size: tuple[int, int], config: VQVAEConfig
 ) -> Tensor:
-    """Bool (H, W): True where cells of the code grid lie in a box as a whole.
+    """Make a mask, bool (H, W), that is True in the cells of the code grid that lie entirely in a box.
 
     Args:
-        box: x0, y0, x1, y1 in pixels of the file, from its upper left corner; x1 and y1 are outside.
+        box: x0, y0, x1, y1 in pixels of the file, from its upper left corner; x1 and y1 are exclusive.
         file_size: width and height of the file's image.
 
     Raises:
-        ValueError: if the box is not in the image, or holds no cell or all of them.
+        ValueError: if the box is not within the image, or contains no cell or all cells.
     """
     x0, y0, x1, y1 = box
     width, height = file_size
@@ -56,7 +56,7 @@ def box_mask(
             f"0 <= Y0 < Y1 <= {height}."
         )
     rows, columns = config.grid_size
-    # Cell i is the part of the side from i to i + 1 of so many; whole numbers, so that none is lost.
+    # Cell i covers [i, i + 1) / number of the side; compared as integers, without rounding.
     down, across = torch.arange(rows), torch.arange(columns)
     in_rows = (down * height >= y0 * rows) & ((down + 1) * height <= y1 * rows)
     in_columns = (across * width >= x0 * columns) & ((across + 1) * width <= x1 * columns)
@@ -64,8 +64,8 @@ def box_mask(
     if cells.all() or not cells.any():
         kept = "all" if cells.all() else "none"
         raise ValueError(
-            f"the box {x0} {y0} {x1} {y1} holds {kept} of the {rows} x {columns} cells of codes as "
-            f"a whole (each {width / columns:g} x {height / rows:g} pixels): it must hold some, not all."
+            f"the box {x0} {y0} {x1} {y1} holds {kept} of the {rows} x {columns} cells of codes "
+            f"entirely (each {width / columns:g} x {height / rows:g} pixels): it must hold some, not all."
         )
     return _to_pixels(cells, config)
 
@@ -76,7 +76,7 @@ def _to_pixels(cells: Tensor, config: VQVAEConfig) -> Tensor:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image file, read as a whole, turned as its EXIF says.
+    """Read an image file and apply its EXIF orientation.
 
     Raises:
         ValueError: if it cannot be read, or has several frames or more than 8 bits a channel.
@@ -85,15 +85,15 @@ def open_image(path: str | Path) -> Image.Image:
         return read_image(path)
     except DataError as error:
         raise ValueError(f"the image {path} {error}") from error
-    except Exception as error:  # whatever a broken file makes its decoder raise
+    except Exception as error:  # decoders raise errors of any type for a broken file
         raise ValueError(f"cannot read the image {path}: {error}.") from error
 
 
 def to_pixel_values(image: Image.Image, config: VQVAEConfig) -> Tensor:
-    """(1, C, H, W) in [-0.5, 0.5], resized; an image of other channels is converted, and it is said.
+    """Resize and scale an image to (1, C, H, W) in [-0.5, 0.5]; print a line if its channels are converted.
 
     Raises:
-        ValueError: if no image file has the model's number of channels.
+        ValueError: if image files cannot have the model's number of channels.
     """
     mode = MODES.get(config.num_channels)
     if mode is None:

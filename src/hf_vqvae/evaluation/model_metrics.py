@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.codes import own_batches
+from ..data.loaders import local_batches
 from ..hub.weights import Model
 from ..metrics import (
     SSIM_SIGMA,
@@ -139,7 +139,7 @@ def _own_batches(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(images) == 0:
         raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
-    for batch in own_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
+    for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
         yield {key: value.to(device) for key, value in batch.items()}
 
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..arguments import TrainingArguments, VQVAEArguments
-from ..data.codes import encode_split, own_batches
-from ..data.loaders import count_steps
+from ..data.codes import encode_split
+from ..data.loaders import count_steps, local_batches
 from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model
@@ -298,7 +298,7 @@ def mean_over_split(
     model.eval()
     sums = CompensatedSums()
     with accelerator.autocast():
-        for batch in own_batches(dataset, accelerator, batch_size, "evaluate"):
+        for batch in local_batches(dataset, accelerator, batch_size, "evaluate"):
             for name, values in measure(batch).items():
                 sums.add(name, widen(values).sum())
     model.train(training)
