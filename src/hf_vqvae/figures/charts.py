@@ -1,4 +1,4 @@
-"""The charts of a run: how its training went, and what it makes of its codebook."""
+"""Charts of a run: training curves and codebook usage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from .page import BLUE, GREEN, PALE, PURPLE, VERMILION, page, plain_log_axis
 
 
 def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
-    """How often each code was chosen, most frequent first; codes in use and their perplexity.
+    """Draw how often each code was chosen, most frequent first, with the perplexity.
 
     Args:
-        counts: K integers, one a code, over a whole split; at least one above 0.
+        counts: K integers, one per code, over a whole split; at least one above 0.
 
     Raises:
-        ValueError: if no code was ever chosen.
+        ValueError: if all counts are 0.
     """
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     total, number = ordered.sum(), len(ordered)
@@ -49,21 +49,21 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
 def _curve(axes: Axes, epochs: list[dict], key: str, label: str, color: str, line: str) -> None:
     points = [(epoch["epoch"], epoch[key]) for epoch in epochs if epoch.get(key) is not None]
     if points:
-        # A marker a point: one epoch alone draws no line.
+        # With a marker per point: one epoch alone draws no line.
         marker = "o" if len(points) <= 60 else None
         options = {"color": color, "linestyle": line, "marker": marker, "markersize": 4.5}
         axes.plot(*zip(*points, strict=True), label=label, **options)
 
 
 def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> None:
-    """Both stages from `history.json`: reconstruction error, codebook use, the prior's loss.
+    """Draw the history of both stages: reconstruction error, codebook use, the prior's loss.
 
     Args:
-        history: `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...}, ...], "prior": [...]}`. A
-            stage or a value that is missing is left out.
+        history: contents of `history.json`, `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...},
+            ...], "prior": [...]}`. A missing stage or value is left out.
 
     Raises:
-        ValueError: if no stage has an epoch.
+        ValueError: if there is no epoch of any stage.
     """
     train, held_out = ("training", BLUE, "-"), ("evaluation", VERMILION, "--")
     panels = {

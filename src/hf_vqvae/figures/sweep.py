@@ -38,10 +38,10 @@ def plot_sweep(
     reconstructions: np.ndarray,
     path: str | Path,
 ) -> None:
-    """Reconstruction error against bits an image and against perplexity, and what it looks like at every point.
+    """Draw reconstruction error against bits per image and against perplexity, and reconstructions of each point.
 
     Args:
-        points: P of them, in the form of results.json: `num_embeddings`, `embedding_dim`, `reconstruction_mse` above
+        points: P points in the form of results.json: `num_embeddings`, `embedding_dim`, `reconstruction_mse` above
             0, `codebook_perplexity`, `bits_per_image_at_most` and `bits_per_image_entropy`.
         originals: uint8 (N, H, W, C).
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
@@ -68,17 +68,17 @@ def plot_sweep(
     panel = HEAD + PANEL + FOOT
     below = key + 2 * panel + 56
     with page(path, below + len(table.canvas)) as figure:
-        axes = _panel(figure, 0, key, "Error against bits an image", "bits an image")
+        axes = _panel(figure, 0, key, "Error against bits per image", "bits per image")
         _draw_rates(axes, curves)
         _draw_key(figure, curves)
         axes = _panel(figure, key + panel, 0, "Error against perplexity", "codebook perplexity")
         _draw_perplexities(axes, curves)
-        write_text(figure, MARGIN, below - 8, "What it looks like", weight="bold", size=13)
+        write_text(figure, MARGIN, below - 8, "Reconstructions", weight="bold", size=13)
         table.draw(figure)
 
 
 def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
-    """Axes on the page from `top` on, below their title and `key` dots for what explains them."""
+    """Add axes to the page from `top` on, below their title and `key` dots for the legend."""
     left, right, dots = 190, 56, int(figure.bbox.height)
     bottom = dots - top - HEAD - key - PANEL
     box = (left / WIDTH, bottom / dots, (WIDTH - left - right) / WIDTH, PANEL / dots)
@@ -87,7 +87,7 @@ def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
 
 
 def _curves(points: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[dict], dict[str, Any]]]:
-    """Of each dimension: the points by size of the codebook, and how their curve is drawn."""
+    """Yield each dimension, its points by size of the codebook, and the style of its curve."""
     for index, dimension in enumerate(sorted({point["embedding_dim"] for point in points})):
         own = [point for point in points if point["embedding_dim"] == dimension]
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
@@ -103,7 +103,7 @@ def _draw_rates(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]
     for _, own, style in curves:
         errors = _values(own, "reconstruction_mse")
         entropies, most = (_values(own, f"bits_per_image_{key}") for key in ("entropy", "at_most"))
-        # What frequent codes would save by shorter names: the way from the full to the hollow mark.
+        # From the full to the hollow mark: the bits that entropy coding would save.
         axes.hlines(errors, entropies, most, color=style["color"], linewidth=1.2, linestyle=":")
         axes.plot(most, errors, **style)
         axes.plot(entropies, errors, **style | HOLLOW)
@@ -115,7 +115,7 @@ def _draw_rates(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]
 def _draw_key(figure: Figure, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
     mark = {"color": INK, "marker": "o", "markersize": 8, "linestyle": ""}
     marks = [
-        Line2D([], [], **mark, label="at most: log2 K a code"),
+        Line2D([], [], **mark, label="at most: log2 K per code"),
         Line2D([], [], **mark | HOLLOW, label="by entropy: log2 perplexity"),
     ]
     lines = [Line2D([], [], **style, label=f"D = {size:,}") for size, _, style in curves]
@@ -126,7 +126,7 @@ def _draw_key(figure: Figure, curves: list[tuple[int, list[dict], dict[str, Any]
 
 
 def _label_sizes(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
-    """The codebook's sizes above the rates that they allow, as far as there is room."""
+    """Write the sizes of the codebook above their rates, as far as there is room."""
     sizes = {point["num_embeddings"]: point["bits_per_image_at_most"] for point in points}
     low, high = axes.get_xlim()
     last = -float("inf")

@@ -1,4 +1,4 @@
-"""The model card of a run, made from nothing but the files in the run's folder."""
+"""Build and write the model card of a run from the files in its folder."""
 
 import logging
 import re
@@ -22,15 +22,12 @@ from .context import (
     setting_tables,
 )
 from .escaping import as_string, clean
-from .run_figures import choose_images, write_figures
-
-__all__ = ["build_card", "choose_images", "template_path", "write_card", "write_figures"]
 
 logger = logging.getLogger(__name__)
 
 
 def template_path() -> Path:
-    """The card's template, in the installed package or in a checkout."""
+    """Return the path of the card's template, in the installed package or in a checkout."""
     packaged = Path(__file__).with_name("template.md")
     if packaged.is_file():
         return packaged
@@ -40,18 +37,18 @@ def template_path() -> Path:
 def build_card(
     run_folder: str | Path, repo_id: str | None = None, license: str | None = None
 ) -> ModelCard:
-    """The card of a run, not signed and not written anywhere.
+    """Build the card of a run, without its signature and without writing it.
 
     Args:
-        run_folder: with config.json and, as far as there are any, metrics.json, history.json,
-            arguments.json, run.json and figures; what is missing leaves its section out.
+        run_folder: folder with config.json and optionally metrics.json, history.json,
+            arguments.json, run.json and figures. A section whose file is missing is left out.
         repo_id: the name that the card's code loads; by default that of the folder. With it, or
-            where config.json has an `auto_map`, the card also tells how to load without hf_vqvae.
-        license: identifier of the Hub; by default that of arguments.json, or else "apache-2.0".
+            if config.json has an `auto_map`, the card also says how to load without hf_vqvae.
+        license: the Hub's identifier; by default that of arguments.json, else "apache-2.0".
 
     Raises:
-        FileNotFoundError: without config.json.
-        ValueError: if config.json is of another kind of model, or a record is damaged.
+        FileNotFoundError: if there is no config.json.
+        ValueError: if config.json is of another model type, or a record is damaged.
         ImportError: without Jinja2 (extra `train`).
     """
     run_folder = Path(run_folder).resolve()
@@ -94,13 +91,12 @@ def build_card(
 def write_card(
     run_folder: str | Path, repo_id: str | None = None, license: str | None = None
 ) -> Path:
-    """Writes the card of a run as its README.md, unless that was written or edited by hand.
+    """Write the card of a run as its README.md, unless that was written or edited by hand.
 
     Arguments and errors are those of `build_card`.
 
     Returns:
-        The file written: README.md, or README.generated.md (and a warning) to spare a README.md
-        that is not as a run left it.
+        The file written: README.md; or README.generated.md, with a warning, if README.md was edited.
     """
     path = Path(run_folder) / "README.md"
     text = sign_card(str(build_card(run_folder, repo_id, license)))
@@ -108,7 +104,7 @@ def write_card(
         path = path.with_name("README.generated.md")
         logger.warning(
             f"{path.parent.name}/README.md was edited by hand and is kept; the new card is in "
-            f"{path.name} beside it. Delete README.md to have it generated again."
+            f"{path.name} beside it. Delete README.md to generate it again."
         )
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, "utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""What each section of the card says, from the records of a run."""
+"""Read the records of a run into the context of the card's template."""
 
 import json
 import math
@@ -37,10 +37,10 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """What a JSON file of the run holds; nothing where there is no such file.
+    """Read a JSON file of the run; a missing file is empty.
 
     Raises:
-        ValueError: if it is not the JSON of an object, or holds anything else where objects belong.
+        ValueError: if the file, or a part of it that must be one, is not a JSON object.
     """
     path = folder / name
     try:
@@ -61,7 +61,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
 
 
 def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[str, Any]:
-    """What the template says of the architecture."""
+    """Return the sizes of the model and its parts."""
     prior = getattr(config, "prior_config", None)
     vqvae = config if prior is None else config.vqvae_config
     rows, columns = vqvae.grid_size
@@ -89,7 +89,7 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
 
 
 def _label_in_code(name: str) -> str:
-    """The first class in Python: by name, or by number where its name is not one line of text."""
+    """Write the first class in Python: its name, or 0 if the name is not one line of text."""
     return as_string(name) if clean(name) == name else "0"
 
 
@@ -99,7 +99,7 @@ def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -
 
 
 def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the data, safe to print; without a name where nothing is known."""
+    """Return what the card says about the data, escaped; the name is empty if it is unknown."""
     name = clean(without_path(str(dataset.get("name") or "")))
     kind = dataset.get("kind", "hub" if HUB_ID.fullmatch(name) else "folder")
     labels = [as_code(label) for label in dataset.get("label_names") or []]
@@ -137,7 +137,7 @@ def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
 
 
 def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[EvalResult]:
-    """One result a metric for the model-index; numbers that are not finite have no place there."""
+    """Return one result per finite metric, for the model-index of the metadata."""
     # A type with a space in it is no name that a dataset on the Hub could have.
     local_types = {"digits": "scikit-learn digits"}
     kind = (
@@ -174,7 +174,7 @@ def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
 
 
 def results_table(metrics: dict[str, dict]) -> dict[str, Any]:
-    """Return what the section of results says, safe to print.
+    """Return what the section of results says, escaped.
 
     Returns:
         `rows`, of which the first of each group also has its name, `group`; `notes`, which the
@@ -221,7 +221,7 @@ def _images(count: int, split: str, is_other_split: bool) -> str:
 
 
 def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
-    """Of each set of samples what it is and how often each class was read in it, safe to print."""
+    """Return, for each set of samples, how often the classifier read each class in it, escaped."""
     sets = {"class_perplexity_with_labels": "with labels"}
     both = set(sets) <= set(metrics)
     sets = {"class_perplexity": "without labels" if both else ""} | sets
@@ -238,7 +238,7 @@ def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
 
 
 def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """Settings and what they mean: of each model from its config, of training from the flags."""
+    """Return tables of settings with their meaning: each model's config, and the training flags."""
     prior = getattr(config, "prior_config", None)
     parts = [("VQ-VAE", config if prior is None else config.vqvae_config)]
     parts += [] if prior is None else [("Prior", prior)]
@@ -274,7 +274,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def describe_run(run: dict[str, Any]) -> dict[str, Any]:
-    """Versions, hardware and time, safe to print."""
+    """Return versions, hardware and training time, escaped."""
     names = {"vqvae": "VQ-VAE", "prior": "prior"}
     times = [
         f"{names[stage]} {as_duration(seconds)}"

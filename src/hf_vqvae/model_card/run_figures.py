@@ -1,4 +1,4 @@
-"""The figures of the card, drawn from a run's files, its model and the images it is evaluated on."""
+"""Draw the figures of the card from a run's files, its model and its evaluation images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,25 +28,25 @@ def write_figures(
     generator: torch.Generator | None = None,
     train_images: "DecodedImages | None" = None,
 ) -> list[Path]:
-    """Draws all figures of the card into `run_folder/figures`.
+    """Draw all figures of the card into `run_folder/figures`.
 
-    Curves and codebook usage come from `history.json` and `run.json`, where these are there.
+    Training curves and codebook usage are drawn from `history.json` and `run.json` if these exist.
 
     Args:
-        model: a VQ-VAE, with samples and completions drawn too if it has a prior; left in the mode
-            it was in.
-        images: the evaluation split; shown are the first image of each label, or the first ten.
-        generator: source of the samples, on the model's device.
-        train_images: what the model was trained on; without them (a stream has none in memory) the
-            samples' nearest neighbours are left out.
+        model: a VQ-VAE, or one with a prior, which also gets samples and completions. Its mode
+            (training or evaluation) is restored.
+        images: the evaluation split. The first image of each label is shown, or the first ten.
+        generator: random generator of the samples, on the model's device.
+        train_images: the training split. Without it (a stream is not in memory) the nearest
+            neighbours of the samples are left out.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if `images` is empty.
     """
-    # Not at the top: a card can be built without matplotlib.
+    # Imported late: a card is built without matplotlib.
     from ..figures.architecture import plot_architecture
     from ..figures.charts import plot_codebook_usage, plot_training_curves
     from ..figures.image_tables import plot_codes, plot_reconstructions
@@ -91,7 +91,7 @@ def write_figures(
 def _draw_samples(
     model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path
 ) -> np.ndarray:
-    """The figure of samples, of a conditional prior by class; all that were drawn, those of a class apart."""
+    """Draw the figure of samples, by class if the prior is conditional; return the samples."""
     from ..figures.image_tables import plot_samples, plot_samples_by_class, printable
 
     config = model.config.prior_config
@@ -105,7 +105,7 @@ def _draw_samples(
     table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
     names = [printable(config.id2label[label], f"class {label}") for label in rows]
     plot_samples_by_class(table, names, path)
-    # Column by column: one of each class, then the next of each.
+    # Column by column, so that successive samples are of different classes.
     return table.swapaxes(0, 1).reshape(samples.shape)
 
 
@@ -116,10 +116,10 @@ def _draw_completions(
     generator: torch.Generator | None,
     path: Path,
 ) -> None:
-    """The figure of completions of the upper half; none where there is a single row of codes.
+    """Draw the figure of completions of the upper half; none if there is a single row of codes.
 
-    A conditional prior is not told the labels, which would say what the lower half shows, unless it
-    was trained to draw with a label only; then images without one of its labels are left out.
+    A conditional prior does not get the labels, which would say what the lower half shows, unless it
+    was trained with labels only. Then images without a label of the prior are left out.
     """
     from ..figures.image_tables import plot_completions
 
@@ -148,7 +148,7 @@ def _draw_completions(
 def draw_neighbours(
     samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path
 ) -> None:
-    """The figure of samples, uint8 (N, H, W, C), beside the nearest of all training images."""
+    """Draw samples, uint8 (N, H, W, C), beside their nearest training images."""
     from ..figures.image_tables import plot_neighbours
 
     queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
@@ -159,17 +159,17 @@ def draw_neighbours(
 
 
 def rows_of_classes(config: PixelCNNConfig) -> list[int]:
-    """The class of each row of the figure of samples: at most ten; few of them have several rows."""
+    """Return the class of each row of the figure of samples: at most ten; few classes get several rows."""
     shown = min(config.num_classes, NUM_CLASSES)
     return [label for label in range(shown) for _ in range(max(1, FEWEST_ROWS // shown))]
 
 
 def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
-    """Indices of the images to show: the first of each label, filled up to ten with the first ones.
+    """Return the indices of ten images to show: the first of each label, then the first ones.
 
     Args:
         labels: int64 (number,), -1 where unknown, or None.
-        number: how many images there are.
+        number: number of images.
     """
     first: dict[int, int] = {}
     for index, label in enumerate([] if labels is None else labels.tolist()):

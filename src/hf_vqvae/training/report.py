@@ -18,8 +18,8 @@ from ..evaluation.sample_quality import SampleQualityArguments, choose_classifie
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
 from ..hub.weights import load_model
-from ..model_card.card import write_card, write_figures
-from ..model_card.run_figures import to_8_bits
+from ..model_card.card import write_card
+from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code, image_processor_for
 from .run_directory import RunDirectory
