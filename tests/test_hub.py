@@ -13,7 +13,7 @@ from hf_vqvae import (
     PixelCNNConfig,
     VQVAEForImageGeneration,
 )
-from hf_vqvae.hub.commit import is_as_signed, sign_card
+from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,

@@ -8,7 +8,7 @@ import shlex
 from PIL import Image
 
 from hf_vqvae import VQVAEImageProcessorPil
-from hf_vqvae.hub.commit import sign_card
+from hf_vqvae.hub.card_signature import sign_card
 from hf_vqvae.model_card.card import write_card
 from support.models import make_model
 from support.scripts import ScriptServer

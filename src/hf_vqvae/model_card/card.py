@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..files import atomic_replace
-from ..hub.commit import is_as_signed, sign_card
+from ..hub.card_signature import is_as_signed, sign_card
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import (

@@ -20,14 +20,8 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedModel
 
 from .. import models
-from ..hub.commit import (
-    WEIGHTS,
-    EditedCardError,
-    commit_folder,
-    full_name,
-    is_as_signed,
-    sign_card,
-)
+from ..hub.card_signature import is_as_signed, sign_card
+from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_can_push, check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout

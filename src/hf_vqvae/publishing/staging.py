@@ -18,16 +18,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .. import models
-from ..hub.commit import (
-    CARD_DAMAGE,
-    WEIGHTS,
-    add_tags,
-    commit_folder,
-    full_name,
-    is_as_signed,
-    sign_card,
-    unsigned,
-)
+from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card, unsigned
+from ..hub.commit import WEIGHTS, commit_folder, full_name
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
 from ..model_card.escaping import without_path
