@@ -7,9 +7,10 @@ import shlex
 
 from PIL import Image
 
-from hf_vqvae import VQVAEImageProcessorPil
+from hf_vqvae import VQVAEForImageGeneration, VQVAEImageProcessorPil
 from hf_vqvae.hub.card_signature import sign_card
 from hf_vqvae.model_card.card import write_card
+from hf_vqvae.publishing.staging import add_code
 from support.models import make_model
 from support.scripts import ScriptServer
 
@@ -49,6 +50,7 @@ def make_run(folder):
     for name in ("figures", "checkpoints/step-1", "codes"):
         (folder / name).mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "figures" / "samples.png")
+    add_code(folder, VQVAEForImageGeneration)
     write_card(folder)
     (folder / "checkpoints" / "step-1" / "model.safetensors").write_bytes(b"0" * 100)
     (folder / "codes" / "data.arrow").write_bytes(b"0" * 100)

@@ -1,7 +1,4 @@
-"""Pushing a finished run to the Hub.
-
-What can go wrong is found out before training, and nothing is lost when it goes wrong all the same.
-"""
+"""Push a finished run to the Hub."""
 
 import json
 import os
@@ -15,18 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from .. import models
-from ..hub.card_signature import is_as_signed, sign_card
 from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_can_push, check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
-from ..model_card.card import build_card
-from .staging import add_code, copy_files, copy_run_files
+from .staging import add_code, copy_files, copy_run_files, update_card
 
 __all__ = [
     "PushError",
@@ -38,16 +32,8 @@ __all__ = [
     "push_stopped_by_signals",
 ]
 
-# What reading JSON and cards raises where they are not what a run writes.
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
-REQUIRED_FILES = (
-    "config.json",
-    "README.md",
-    "metrics.json",
-    "history.json",
-    "arguments.json",
-    "run.json",
-)
+RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
+REQUIRED_FILES = ("config.json", "README.md", *RECORDS)
 
 
 def push_folder(
@@ -63,18 +49,18 @@ def push_folder(
     overwrite_card: bool = False,
     timeout: float = TIMEOUT,
 ) -> str:
-    """Pushes the folder of a finished run in one commit, with the model code. Only reads it.
+    """Push the folder of a finished run in one commit, with the model code. The folder is only read.
 
-    On the Hub there is that commit afterwards or nothing new, whatever fails; pushing again is safe.
+    A push that fails makes no commit, and can be repeated.
 
     Args:
         folder: as `scripts/train.py` leaves it; checkpoints and codes in it are never pushed.
-        repo_id: `name` or `owner/name`; created where it is missing.
+        repo_id: `name` or `owner/name`; created if it is missing.
         private: create the repo as a private one.
-        revision: branch to push to, created where it is missing.
+        revision: branch to push to, created if it is missing.
         create_pr: open a pull request instead.
-        license: put into the card's metadata, as an identifier of the Hub ("mit").
-        token: that of `HF_TOKEN` or `hf auth login` where it is None.
+        license: identifier of the Hub ("mit") for the card's metadata; by default the card's is kept.
+        token: by default that of `HF_TOKEN` or `hf auth login`.
         overwrite_card: overwrite a README.md that was written or edited by hand on the Hub.
         timeout: seconds to wait for an answer of the Hub.
 
@@ -83,8 +69,8 @@ def push_folder(
 
     Raises:
         ValueError: if the name is invalid.
-        PushError: if the folder is not a finished run, or the push failed; the message then has the
-            command that tries again.
+        PushError: if the folder is not a finished run, or the push failed; the message then contains the
+            command that repeats it.
     """
     check_repo_id(repo_id)
     folder = Path(folder)
@@ -124,44 +110,44 @@ def push_folder(
 
 
 def push_command(folder: str | Path, repo_id: str, **flags: str | bool | None) -> str:
-    """The command line that pushes `folder`; flags that are None or False are left out."""
+    """Return the command line that pushes `folder`; flags that are None or False are left out."""
     folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
     words = ["python", "scripts/push_to_hub.py", folder, "--hub_model_id", repo_id]
     for name, value in flags.items():
         if value is True:
             words.append(f"--{name}")
         elif isinstance(value, str):
-            # One that begins with a dash would be read as a flag of its own.
+            # A value that begins with a dash would be read as a flag.
             words += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
     return shlex.join(words)
 
 
 @contextmanager
 def push_stopped_by_signals(command: str) -> Iterator[None]:
-    """Ends the process in good order where SIGINT or SIGTERM stops the push within, with the command that tries again.
+    """Exit with status 128 + the signal's number if SIGINT or SIGTERM stops the push in the block; print `command`.
 
-    A repo that the push created is deleted first, which has to wait for the uploads under way; after a second signal
-    nothing is waited for. The exit status is 128 and the number of the signal.
+    After the first signal, running uploads end and a repo that the push created is deleted. A second signal exits at
+    once.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def tell(number: int) -> None:
+    def report(number: int) -> None:
         name = signal.Signals(number).name
-        # Not by `print`, which a signal may have interrupted.
+        # Not `print`, which the signal may have interrupted.
         os.write(
             2, f"\nThe push was stopped by {name}. This tries again:\n\n    {command}\n\n".encode()
         )
 
     def stop(number: int, _frame: Any) -> None:
-        for one in before:
-            signal.signal(one, leave)
+        for each in before:
+            signal.signal(each, exit_now)
         os.write(
             2, b"\nStopping when the uploads under way are through; once more stops at once.\n"
         )
         raise KeyboardInterrupt(number)
 
-    def leave(number: int, _frame: Any) -> None:
-        tell(number)
+    def exit_now(number: int, _frame: Any) -> None:
+        report(number)
         os._exit(128 + number)
 
     for number in before:
@@ -170,7 +156,7 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        tell(number)
+        report(number)
         sys.exit(128 + number)
     finally:
         for number, handler in before.items():
@@ -178,10 +164,10 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
 
 
 def check_finished(folder: Path) -> None:
-    """Checks, without the Hub, that `folder` is that of a finished run.
+    """Check, without the Hub, that `folder` is that of a finished run.
 
     Raises:
-        PushError: if it is not; the message says what it lacks.
+        PushError: if it is not; the message names the missing files.
     """
     going = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
     if going.is_dir() and (going == folder or not folder.is_dir()):
@@ -199,7 +185,7 @@ def check_finished(folder: Path) -> None:
 
 
 def _needed(folder: Path) -> list[str]:
-    """The files that a push of `folder` must have, but for weights where there are none."""
+    """List the files that a push of `folder` needs: fixed names, figures of the card, and weights that are there."""
     needed = list(REQUIRED_FILES)
     if (folder / "config.json").is_file():
         pixels = _model_class(folder).main_input_name == "pixel_values"
@@ -217,29 +203,31 @@ def _missing(folder: Path, needed: list[str]) -> list[str]:
 
 
 def _model_class(folder: Path) -> type:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        name = (config.get("architectures") or ["model without a name"])[0]
-    except DAMAGED as error:
-        raise PushError(f"Cannot push {folder}: its config.json is damaged ({error}).") from error
+    architectures = _read_record(folder, "config.json").get("architectures")
+    name = architectures[0] if architectures and isinstance(architectures, list) else "no name"
     model_class = getattr(models, name) if name in models.__all__ else None
     if not isinstance(model_class, type) or not issubclass(model_class, PreTrainedModel):
-        raise PushError(f"Cannot push {folder}: it holds a {name}, which is no model of hf_vqvae.")
+        raise PushError(
+            f"Cannot push {folder}: its model is {name}, which is not a model of hf_vqvae."
+        )
     return model_class
 
 
-def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
-    """Copies what is to be pushed, with the code and a card that names `repo_id`."""
+def _read_record(folder: Path, name: str) -> dict:
     try:
-        _write_staged(folder, staging, repo_id, license)
-    except DAMAGED as error:
-        raise PushError(
-            f"Cannot push {folder}: its JSON files or its README.md are damaged, no card can be made of them "
-            f"({type(error).__name__}: {error})."
-        ) from error
+        record = json.loads((folder / name).read_text("utf-8"))
+        if isinstance(record, dict):
+            return record
+        reason = "not a JSON object"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise PushError(f"Cannot push {folder}: its {name} is damaged ({reason}).")
 
 
-def _write_staged(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
+def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
+    """Copy the files to upload into `staging`, add the model code, and name `repo_id` in the card."""
+    for name in RECORDS:
+        _read_record(folder, name)
     copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
     copy_run_files(folder, staging)
     left_out = _missing(staging, _needed(folder))
@@ -249,12 +237,7 @@ def _write_staged(folder: Path, staging: Path, repo_id: str, license: str | None
             "out of the folder. Put the files themselves there."
         )
     add_code(staging, _model_class(folder))
-    readme = staging / "README.md"
-    text = readme.read_text("utf-8")
-    if is_as_signed(text):
-        readme.write_text(sign_card(str(build_card(staging, repo_id, license))), "utf-8")
-    elif license is not None:
-        # Written or edited by hand: it stays as it is, and unsigned, but for the license asked for.
-        card = ModelCard(text)
-        card.data.license = license
-        readme.write_text(str(card), "utf-8")
+    try:
+        update_card(staging, repo_id, license=license)
+    except ValueError as error:
+        raise PushError(f"Cannot push {folder}: its {error}") from error

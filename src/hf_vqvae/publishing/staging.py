@@ -1,7 +1,4 @@
-"""Publishing on the Hub: the model, the code it needs where this package is not installed, and its card.
-
-Everything goes up in one commit, so that nobody ever downloads half a model.
-"""
+"""Prepare the folder that is uploaded: weights, configs, image processor, model code and card."""
 
 import json
 import re
@@ -14,6 +11,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
@@ -22,6 +20,7 @@ from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card,
 from ..hub.commit import WEIGHTS, commit_folder, full_name
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
+from ..hub.weights import weight_files
 from ..model_card.escaping import without_path
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
@@ -29,10 +28,10 @@ from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
-# What a training run leaves beside its model; checkpoints and codes stay at home.
+# Files of a run that are uploaded beside its model; checkpoints and codes are not.
 RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
 
-# The line of a run's card that names what its code loads.
+# Lines of code in a run's card that name the model to load.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
 
@@ -45,11 +44,11 @@ def save_for_hub(
     tags: list[str] | str | None = None,
     token: bool | str | None = None,
 ) -> None:
-    """Writes into `folder` everything that a repo needs: what `save_pretrained` writes, the image processor, the
+    """Write everything that a repo needs into `folder`: the files of `save_pretrained`, the image processor, the
     model code with its `auto_map`, and the card.
 
-    A model that was loaded from the folder or repo of a run and still has the weights of that run brings the
-    run's card, figures and numbers along; any other model gets a card without results.
+    Card, figures and metrics of a run are copied if the model was loaded from the run's folder or repo and still has
+    its weights. Any other model gets a card without results.
 
     Args:
         folder: an empty or new folder.
@@ -62,7 +61,7 @@ def save_for_hub(
         ValueError: if `repo_id` is no name for the Hub, or a record of the run is damaged.
     """
     if not isinstance(repo_id, str) or repo_id:
-        validate_repo_id(repo_id)  # it goes into code that readers copy
+        validate_repo_id(repo_id)  # the card's code contains it
     folder = Path(folder)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     source = _find_source(model, token)
@@ -72,14 +71,10 @@ def save_for_hub(
     add_code(folder, type(model))
     if source is not None and _is_described_by_card_in(source, model):
         copy_run_files(source, folder)
-        card, generated = _read_card(source, repo_id)
     else:
-        card, generated = _build_card(model, repo_id), True
+        (folder / "README.md").write_text(sign_card(_build_card(model, repo_id)), "utf-8")
     tags = [tags] if isinstance(tags, str) else tags or []
-    add_tags(card, [*(model.model_tags or []), *tags])
-    # What a person has written stays theirs: unsigned, so that no later push overwrites it.
-    text = sign_card(str(card)) if generated else str(card)
-    (folder / "README.md").write_text(text, "utf-8")
+    update_card(folder, repo_id, tags=[*(model.model_tags or []), *tags])
 
 
 def push_model(
@@ -95,10 +90,10 @@ def push_model(
     max_shard_size: int | str | None = "50GB",
     tags: list[str] | None = None,
 ) -> str:
-    """Uploads the model to the Hub in one commit, with its image processor, its code and its card.
+    """Upload the model to the Hub in one commit, with its image processor, its code and its card.
 
-    Arguments and return value are those of `PreTrainedModel.push_to_hub`; see `save_for_hub` for what is written.
-    A README.md of the repo that was written or edited by hand is kept (a warning says so) and only gets `tags`.
+    Arguments and return value are those of `PreTrainedModel.push_to_hub`; `save_for_hub` writes the files. A README.md
+    of the repo that was written or edited by hand is kept with a warning, and only gets `tags`.
 
     Raises:
         ValueError: if `repo_id` is no name for the Hub, `private` is asked of a repo that is public, or `create_pr`
@@ -123,9 +118,9 @@ def push_model(
 
 
 def add_code(folder: Path, model_class: type) -> None:
-    """Makes `load with trust_remote_code=True` work: code files, and the `auto_map` of the JSON files in `folder`."""
+    """Copy the model code into `folder` and write `auto_map` into its JSON files, for `trust_remote_code=True`."""
     if model_class.__module__.startswith("transformers_modules."):
-        # Loaded with the code of a repo: the files are of this package, and so are the classes in them.
+        # Loaded with the code of a repo: upload this package's code instead.
         model_class = getattr(models, model_class.__name__, model_class)
     classes = {"AutoConfig": model_class.config_class, "AutoModel": model_class}
     for one in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
@@ -152,9 +147,9 @@ def add_code(folder: Path, model_class: type) -> None:
 
 
 def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    """Copies the files of `source` that match one of `patterns` to the same places in `folder`.
+    """Copy the files of `source` that match one of `patterns` to the same places in `folder`.
 
-    Links that lead out of `source` are left out: what is published is what the folder itself holds.
+    Links that lead out of `source` are left out, with a warning.
     """
     inside = [source.resolve()]
     if source.parent.name == "snapshots":  # in the Hub's cache, whose files are links
@@ -170,7 +165,7 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 
 
 def copy_run_files(source: Path, folder: Path) -> None:
-    """Copies what a run leaves beside its model; of paths on this machine only the last part goes along."""
+    """Copy the files of a run beside its model; paths in arguments.json are shortened to their last part."""
     copy_files(source, folder, RUN_FILES)
     arguments = folder / "arguments.json"
     if arguments.exists():
@@ -199,7 +194,7 @@ def _update_json(path: Path, settings: dict) -> None:
 
 
 def _find_source(model, token) -> Path | None:
-    """The folder that the model was loaded from; a repo's files are taken from its cache or downloaded."""
+    """Return the folder that the model was loaded from; the files of a repo are downloaded."""
     name = model.config.name_or_path
     if not name or Path(name).is_dir():
         return Path(name) if name else None
@@ -209,7 +204,7 @@ def _find_source(model, token) -> Path | None:
     except Exception as error:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
-            raise  # to go on would put a card without results over the one with them
+            raise  # otherwise a card without results would overwrite one with results
         logger.warning(
             f"The card of {name}, which this model comes from, could not be read: {error}"
         )
@@ -217,15 +212,13 @@ def _find_source(model, token) -> Path | None:
 
 
 def image_processor_for(model):
-    """The image processor for the image size of a model."""
-
+    """Return an image processor for the image size of a model."""
     height, width = as_pair(model.config.image_size)
     return VQVAEImageProcessorPil(size={"height": height, "width": width})
 
 
 def _find_image_processor(model, source: Path | None):
-    """The source's image processor, or a new one of the config's size; a prior alone has none."""
-
+    """Return the source's image processor, or a new one for the config's size; None for a prior."""
     if model.main_input_name != "pixel_values":
         return None
     if source is not None and (source / "preprocessor_config.json").exists():
@@ -234,17 +227,19 @@ def _find_image_processor(model, source: Path | None):
 
 
 def _is_described_by_card_in(source: Path, model) -> bool:
-    """Whether the model still is what `source` holds: only then do the card and the numbers there describe it."""
+    """Return whether `source` has the card of a run, and weights that are equal to those of the model."""
     card = source / "README.md"
     if not card.exists():
         return False
     if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8", "replace")):
-        return False  # a card that `_build_card` has made, for another name
+        return False  # a card of `_build_card`, for another name
     saved_config = json.loads((source / "config.json").read_text("utf-8"))
     same = type(model).__name__ in saved_config.get("architectures", [])
     if same:
+        saved = {}
+        for file in weight_files(source):
+            saved |= load_file(file)
         weights = model.state_dict()
-        saved = type(model).from_pretrained(source).state_dict()
         same = saved.keys() == weights.keys() and all(
             value.dtype == saved[name].dtype and torch.equal(value.cpu(), saved[name])
             for name, value in weights.items()
@@ -257,30 +252,46 @@ def _is_described_by_card_in(source: Path, model) -> bool:
     return same
 
 
-def _read_card(source: Path, repo_id: str) -> tuple[ModelCard, bool]:
-    """The card of a run, naming `repo_id` if it is as generated, and whether it is."""
+def update_card(
+    folder: Path, repo_id: str, *, license: str | None = None, tags: list[str] | None = None
+) -> None:
+    """Set the license and add tags in README.md; a generated card also gets the repo id, and is signed again.
+
+    A card that was written or edited by hand stays unsigned, so that no later push overwrites it.
+
+    Raises:
+        ValueError: if README.md is damaged.
+    """
+    path = folder / "README.md"
     try:
-        text = (source / "README.md").read_text("utf-8")
+        text = path.read_text("utf-8")
         generated = is_as_signed(text)
         if generated and repo_id:
             text = _MODEL_ID.sub(lambda match: match[1] + json.dumps(repo_id), text)
-        return ModelCard(unsigned(text)), generated
+        card = ModelCard(unsigned(text))
     except CARD_DAMAGE as error:
         raise ValueError(
-            f"the README.md in {source} is damaged ({' '.join(str(error).split())}): "
-            "mend it, or delete it for a new one."
+            f"README.md is damaged ({' '.join(str(error).split())}): repair it, or delete it for a new one."
         ) from error
+    if not (generated or license or tags):
+        return
+    if license:
+        card.data.license = license
+    if generated and repo_id and card.data.model_name:
+        card.data.model_name = repo_id.split("/")[-1]
+    add_tags(card, tags or [])
+    path.write_text(sign_card(str(card)) if generated else str(card), "utf-8")
 
 
-def _build_card(model, repo_id: str) -> ModelCard:
-    """A card without results. Built without a template: Jinja2 is no dependency of the models."""
+def _build_card(model, repo_id: str) -> str:
+    """Return a card without results. Jinja2 is not a dependency of the models, so there is no template."""
     data = ModelCardData(
         library_name="transformers", pipeline_tag=TASK, tags=["vq-vae", "pixelcnn", "hf_vqvae"]
     )
     travelling = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
     settings = model.config.to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in travelling}
-    return ModelCard(
+    return (
         f"---\n{data.to_yaml()}\n---\n\n"
         f"# {repo_id.split('/')[-1] or type(model).__name__}\n\n"
         f"A `{type(model).__name__}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. "
