@@ -414,7 +414,7 @@ def test_who_may_push_is_told_so_before_training(outcomes):
         ("check unknown", "does not accept the token"),
         ("check read", "can only read"),
         ("check other", "may not write to other/theirs"),
-        ("check other new", "may not make repos under other. Possible are: me/new, lab/new"),
+        ("check other new", "may not create repos under other. Allowed are: me/new, lab/new"),
         ("check fine new", "fine-grained and may not write to the repos of me"),
         ("check public", "me/mine exists and is public"),
         ("check network", "no connection to http://127.0.0.1"),

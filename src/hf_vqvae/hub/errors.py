@@ -1,4 +1,4 @@
-"""What a push to the Hub may fail with, in words that say what to do."""
+"""Explain errors of the Hub's clients, and say what to do about them."""
 
 import json
 
@@ -6,19 +6,19 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
 
-# All that a push may fail with. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failures of
-# large files are `RuntimeError`s, metadata that the Hub refuses is a `ValueError`; a proxy's page in
-# place of an answer is a `ValueError` where it is no JSON, and one of `NOT_OF_THE_HUB` else.
+# Errors of a push or download. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failed uploads of large
+# files `RuntimeError`s, refused metadata is a `ValueError`. The answer of a proxy in place of the Hub's raises
+# `ValueError` if it is not JSON, else one of `NOT_OF_THE_HUB`.
 NOT_OF_THE_HUB = (AttributeError, LookupError, TypeError)
 FAILURES = (OSError, RuntimeError, ValueError, *NOT_OF_THE_HUB, httpx.HTTPError)
 
 
 class PushError(RuntimeError):
-    """A push that failed or would fail; the message says why and what to do."""
+    """A push failed or would fail; the message says why and what to do."""
 
 
 def explain(error: BaseException) -> str:
-    """One or two sentences on an error of the Hub's clients."""
+    """Return one or two sentences on an error of the Hub's clients."""
     cause = error.__cause__
     if isinstance(error, LocalEntryNotFoundError) and cause is not None:
         return explain(cause)  # why the file could not be downloaded
@@ -39,7 +39,7 @@ def explain(error: BaseException) -> str:
         said = str(error).rstrip(".") or type(error).__name__
         return f"no connection to {constants.ENDPOINT}: {said}. Is there a network, and is HF_HUB_OFFLINE unset?"
     if isinstance(error, RuntimeError) and isinstance(cause, Exception):
-        # A large file, or a commit whose answer was lost. The Hub's storage has no rights of its own.
+        # A large file, or a commit whose answer was lost. Permissions are the Hub's, not its storage's.
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (403, 404, 409, 412):
             return f"{error} Its storage answered {cause.response.status_code}: push again."
         return f"{error} {explain(cause)}"

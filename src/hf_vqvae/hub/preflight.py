@@ -1,4 +1,4 @@
-"""Whether a push would be let in: asked of the Hub, without changing anything there."""
+"""Check before training whether a push would be accepted, without changing anything on the Hub."""
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
@@ -9,7 +9,7 @@ from .requests import TIMEOUT, request_timeout, retry
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Checks the form of `name` or `owner/name`.
+    """Check the form of `name` or `owner/name`.
 
     Raises:
         ValueError: if the Hub allows no such name; the message names the rule.
@@ -17,7 +17,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"`hub_model_id` {repo_id!r} is no name for a repo: {error}") from None
+        raise ValueError(f"`hub_model_id` {repo_id!r} is not a valid repo name: {error}") from None
     if not repo_id:
         raise ValueError("`hub_model_id` must be name or owner/name, got an empty string.")
 
@@ -31,10 +31,10 @@ def check_can_push(
     create_pr: bool = False,
     timeout: float = TIMEOUT,
 ) -> str:
-    """Finds out, without changing anything on the Hub, whether a push to `repo_id` would be let in.
+    """Check, without changing anything on the Hub, whether a push to `repo_id` would be accepted.
 
     Args:
-        token: that of `HF_TOKEN` or `hf auth login` where it is None.
+        token: by default that of `HF_TOKEN` or `hf auth login`.
         private, revision, create_pr: as of `push_folder`.
         timeout: seconds to wait for an answer of the Hub.
 
@@ -43,7 +43,7 @@ def check_can_push(
 
     Raises:
         ValueError: if the name is invalid.
-        PushError: if there is no token, the Hub does not accept it, it may not write there, the Hub
+        PushError: if there is no token, the Hub does not accept it, it has no right to write there, the Hub
             cannot be reached, or the options contradict each other or the repo.
     """
     check_repo_id(repo_id)
@@ -58,8 +58,8 @@ def check_can_push(
     token = token or get_token()
     if not token:
         raise PushError(
-            "There is no token to push with: set HF_TOKEN or run `hf auth login`. Tokens with the "
-            f"right to write are made at {constants.ENDPOINT}/settings/tokens."
+            "There is no token to push with: set HF_TOKEN or run `hf auth login`. Create one with "
+            f"write access at {constants.ENDPOINT}/settings/tokens."
         )
     api = HfApi(token=token)
     try:
@@ -76,7 +76,7 @@ def check_can_push(
 
 
 def _token_of(user: dict) -> dict:
-    """What whoami tells of the token; empty where that is nothing."""
+    """Return what whoami tells about the token, or an empty dict."""
     return (user.get("auth") or {}).get("accessToken") or {}
 
 
@@ -84,7 +84,7 @@ def _check_role(user: dict, repo_id: str) -> None:
     if _token_of(user).get("role") == "read":
         raise PushError(
             f"The token of {user['name']} can only read, and pushing to {repo_id} needs one that "
-            f"can write: make one at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN or run "
+            f"can write: create one at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN or run "
             "`hf auth login`."
         )
 
@@ -116,13 +116,13 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
 
 
 def _check_namespace(user: dict, repo_id: str) -> None:
-    """Whether a new repo may be made there, by what whoami tells: the Hub has no way to ask."""
+    """Check with the answer of whoami whether a new repo may be created; the Hub has no request for that."""
     namespace, name = repo_id.split("/")
     roles = {group["name"]: group.get("roleInOrg") for group in user.get("orgs") or []}
     writable = [user["name"], *(group for group, role in roles.items() if role != "read")]
     if namespace not in writable:
         raise PushError(
-            f"{user['name']} may not make repos under {namespace}. Possible are: "
+            f"{user['name']} may not create repos under {namespace}. Allowed are: "
             f"{', '.join(f'{owner}/{name}' for owner in writable)}."
         )
     token = _token_of(user)
@@ -134,5 +134,5 @@ def _check_namespace(user: dict, repo_id: str) -> None:
     ):
         raise PushError(
             f"The token of {user['name']} is fine-grained and may not write to the repos of "
-            f"{namespace}: tick that at {constants.ENDPOINT}/settings/tokens."
+            f"{namespace}: allow that at {constants.ENDPOINT}/settings/tokens."
         )
