@@ -242,6 +242,14 @@ def test_a_pull_request_whose_answer_was_lost_is_found(world):
     assert world.commits() == world.commits_before
 
 
+def test_an_earlier_pull_request_is_not_taken_for_a_commit_that_failed(world):
+    world.start(old=True)
+    assert f"{world.hub.url}/me/tiny/discussions/1" in world.push("--hub_create_pr").stdout
+    world.fail("commit", 503)
+    assert f"{world.hub.url}/me/tiny/discussions/2" in world.push("--hub_create_pr").stdout
+    assert set(world.hub.repo(NAME).refs) == {"main", "refs/pr/1", "refs/pr/2"}
+
+
 def test_a_new_repo_whose_creation_went_unanswered_is_not_left_empty(world):
     world.fail("create", "lost_answer")
     world.fail("commit", 403)
