@@ -28,7 +28,7 @@ from hf_vqvae.evaluation.sample_quality import (
 )
 from hf_vqvae.evaluation.small_classifier import NoLabelsError
 from hf_vqvae.files import output_file_errors, write_json
-from hf_vqvae.hub.weights import load_model
+from hf_vqvae.hub.download import load_model
 
 LONG = 50  # characters of a clause that the table does not repeat
 

@@ -22,7 +22,7 @@ from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.splits import DecodedImages, load_split
 from hf_vqvae.evaluation.nearest_neighbors import nearest_images
 from hf_vqvae.files import output_file_errors
-from hf_vqvae.hub.weights import load_model
+from hf_vqvae.hub.download import load_model
 from hf_vqvae.model_card.run_figures import draw_neighbours, to_8_bits
 
 

@@ -22,7 +22,7 @@ from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.masks import HALVES, box_mask, half_mask, open_image, to_pixel_values
 from hf_vqvae.figures.image_tables import hide_unknown, image_grid
 from hf_vqvae.files import output_file_errors
-from hf_vqvae.hub.weights import load_model
+from hf_vqvae.hub.download import load_model
 
 
 @dataclass

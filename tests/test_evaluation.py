@@ -25,7 +25,7 @@ from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data.splits import DecodedImages, load_split
 from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.small_classifier import DESCRIPTION
-from hf_vqvae.hub.weights import load_model
+from hf_vqvae.hub.download import load_model
 from hf_vqvae.training.stages import mean_over_split
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
@@ -351,7 +351,7 @@ def test_several_processes_measure_what_one_does_to_the_bit(
     worker.write_text(
         "import json, sys, torch\n"
         "from accelerate import Accelerator\n"
-        "from hf_vqvae.hub.weights import load_model\n"
+        "from hf_vqvae.hub.download import load_model\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from test_evaluation import everything_measured\n"
         "accelerator = Accelerator()\n"

@@ -25,7 +25,7 @@ from hf_vqvae import (
     VQVAEImageProcessorPil,
     VQVAEModel,
 )
-from hf_vqvae.hub.weights import load_model
+from hf_vqvae.hub.download import load_model
 from hf_vqvae.publishing.staging import copy_files, copy_run_files
 
 MARKUP = "a|b`c`</td><script>alert(1)</script>\n```\n# title [x](http://evil.example) {{7*7}}"

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx
 
 from ..arguments import DataArguments
+from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, request_timeout, retry
 from .digits import load_digits
 

@@ -16,9 +16,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..hub.download import fetch_model
+from ..hub.download import fetch_model, weight_files
 from ..hub.errors import FAILURES as HUB_FAILURES
-from ..hub.weights import weight_files
 from ..models import VQVAEImageProcessorPil
 from ..models.configuration_utils import MAX_SIZE, StrictConfig, setting, strict
 from ..models.configuration_vqvae import as_pair

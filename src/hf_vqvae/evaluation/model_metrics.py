@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.loaders import local_batches
-from ..hub.weights import Model
+from ..hub.download import Model
 from ..metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,

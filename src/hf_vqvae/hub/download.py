@@ -1,15 +1,28 @@
-"""Download a model from the Hub, with retries."""
+"""Download a model from the Hub, and load it after its weights' headers were compared with its config."""
 
+import json
 from pathlib import Path
 
+import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..models import (
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEModel,
+)
 from .commit import WEIGHTS
 from .errors import FAILURES, explain
 from .requests import TIMEOUT, request_timeout, retry
+
+Model = VQVAEModel | VQVAEForImageGeneration
 
 
 def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: float = TIMEOUT) -> str:
@@ -53,3 +66,82 @@ def _may_be_repo(name: str) -> bool:
     except HFValidationError:
         return False
     return bool(name) and not Path(name).is_file()
+
+
+def load_model(name_or_path: str, revision: str | None = None) -> Model:
+    """Load a VQ-VAE, with or without a prior, from a folder or from the Hub, in eval mode.
+
+    Raises:
+        ValueError: if there is no such model, it is of another kind, or its weights are not those of its config.
+    """
+    folder = fetch_model(name_or_path, revision)
+    try:
+        # Without the option, transformers asks on the terminal whether to run code of the repo.
+        options = {"trust_remote_code": False}
+        config = AutoConfig.from_pretrained(folder, **options)
+        if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
+            raise ValueError(
+                f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
+                "'vqvae_image_generation' can be evaluated here"
+            )
+        with torch.device("meta"):
+            empty = AutoModel.from_config(config, **options)
+        check_shapes(empty, weight_files(folder))
+        return AutoModel.from_pretrained(folder, config=config, **options)
+    except (*FAILURES, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
+            "training wrote (with config.json and model.safetensors) or owner/name on the Hub."
+        ) from error
+
+
+def weight_files(folder: str) -> list[Path]:
+    """List the files of weights of a model: model.safetensors, or the shards that the index names.
+
+    Raises:
+        OSError: if there is neither.
+        ValueError: if the index names anything but safetensors files in `folder`.
+    """
+    whole, index = (Path(folder) / name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise OSError(f"there is no file {SAFE_WEIGHTS_NAME} in {folder}")
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"the index {index.name} is damaged: download it again") from error
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"the index {index.name} must name safetensors files in the same folder, got {name!r}: "
+                "save the model again with `save_pretrained`"
+            )
+    return [index.with_name(name) for name in names]
+
+
+def check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
+    """Compare the shapes in the headers of safetensors files with those of `model`, which may be on the meta device.
+
+    No memory is taken for weights, whatever sizes a config names.
+
+    Raises:
+        ValueError: if a weight is missing or has another shape.
+    """
+    shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    missing = sorted(expected.keys() - shapes.keys())
+    if missing:
+        # They would be evaluated as they were drawn at random.
+        raise ValueError(
+            f"the weights lack {len(missing)} tensors, for example {missing[0]!r}. Save the model again with its config"
+        )
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ValueError(
+                f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}: "
+                "load the weights with their own config"
+            )

@@ -18,9 +18,9 @@ from transformers.utils import logging
 from .. import models
 from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card, unsigned
 from ..hub.commit import WEIGHTS, commit_folder, full_name
+from ..hub.download import weight_files
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
-from ..hub.weights import weight_files
 from ..model_card.escaping import without_path
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil

@@ -17,7 +17,7 @@ from ..evaluation.model_metrics import evaluate_model
 from ..evaluation.sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
-from ..hub.weights import load_model
+from ..hub.download import load_model
 from ..model_card.card import write_card
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel

@@ -18,8 +18,7 @@ from ..data.codes import encode_split
 from ..data.loaders import count_steps, local_batches
 from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
-from ..hub.download import fetch_model
-from ..hub.weights import load_model
+from ..hub.download import fetch_model, load_model
 from ..metrics.sums import CompensatedSums, widen
 from ..models import (
     PixelCNNConfig,
