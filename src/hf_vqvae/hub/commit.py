@@ -194,7 +194,7 @@ def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_car
 def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) -> CommitInfo:
     """Make one commit on top of `parent`, also if answers of the Hub are lost."""
     target = {name: options[name] for name in ("revision", "create_pr")}
-    additions = [one for one in operations if isinstance(one, CommitOperationAdd)]
+    additions = [each for each in operations if isinstance(each, CommitOperationAdd)]
     # Large files first: a retry of the commit does not upload them again, and the client retries these requests.
     api.preupload_lfs_files(repo_id, additions=additions, free_memory=False, **target)
     earlier = _pull_requests(api, repo_id) if options["create_pr"] else []

@@ -169,10 +169,12 @@ def check_finished(folder: Path) -> None:
     Raises:
         PushError: if it is not; the message names the missing files.
     """
-    going = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
-    if going.is_dir() and (going == folder or not folder.is_dir()):
-        hint = "scripts/train.py with --resume_from_checkpoint latest goes on with it"
-        raise PushError(f"Cannot push {folder}: {going} is a run that has not finished; {hint}.")
+    partial = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
+    if partial.is_dir() and (partial == folder or not folder.is_dir()):
+        raise PushError(
+            f"Cannot push {folder}: {partial} is a run that has not finished; resume it by scripts/train.py with "
+            "--resume_from_checkpoint latest."
+        )
     if not folder.is_dir():
         raise PushError(f"Cannot push {folder}: there is no such folder.")
     missing = _missing(folder, _needed(folder))

@@ -58,7 +58,7 @@ def save_for_hub(
         token: reads the repo that the model came from, where that is private.
 
     Raises:
-        ValueError: if `repo_id` is no name for the Hub, or a record of the run is damaged.
+        ValueError: if `repo_id` is not a valid repo name, or a record of the run is damaged.
     """
     if not isinstance(repo_id, str) or repo_id:
         validate_repo_id(repo_id)  # the card's code contains it
@@ -96,7 +96,7 @@ def push_model(
     of the repo that was written or edited by hand is kept with a warning, and only gets `tags`.
 
     Raises:
-        ValueError: if `repo_id` is no name for the Hub, `private` is asked of a repo that is public, or `create_pr`
+        ValueError: if `repo_id` is not a valid repo name, `private` is asked of a repo that is public, or `create_pr`
             together with `revision`.
     """
     validate_repo_id(repo_id)
@@ -123,16 +123,16 @@ def add_code(folder: Path, model_class: type) -> None:
         # Loaded with the code of a repo: upload this package's code instead.
         model_class = getattr(models, model_class.__name__, model_class)
     classes = {"AutoConfig": model_class.config_class, "AutoModel": model_class}
-    for one in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
-        if one.__module__ == "__main__":
+    for cls in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
+        if cls.__module__ == "__main__":
             raise ValueError(
-                f"{one.__name__} is defined in __main__; move it into a file that can be published."
+                f"{cls.__name__} is defined in __main__; move it into a file that can be published."
             )
-        file = sys.modules[one.__module__].__file__
+        file = sys.modules[cls.__module__].__file__
         for needed in (file, *get_relative_import_files(file)):
             shutil.copyfile(needed, folder / Path(needed).name)
 
-    settings = {"auto_map": {name: _reference(one) for name, one in classes.items()}}
+    settings = {"auto_map": {name: _reference(cls) for name, cls in classes.items()}}
     if model_class.main_input_name == "pixel_values" and hasattr(model_class, "sample"):
         pipeline = {
             "impl": _reference(ImageGenerationPipeline),
@@ -151,12 +151,12 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 
     Links that lead out of `source` are left out, with a warning.
     """
-    inside = [source.resolve()]
+    roots = [source.resolve()]
     if source.parent.name == "snapshots":  # in the Hub's cache, whose files are links
-        inside.append(source.resolve().parents[1] / "blobs")
+        roots.append(source.resolve().parents[1] / "blobs")
     for pattern in patterns:
         for path in sorted(path for path in source.glob(pattern) if path.is_file()):
-            if not any(path.resolve().is_relative_to(one) for one in inside):
+            if not any(path.resolve().is_relative_to(root) for root in roots):
                 logger.warning(f"{path} is a link that leads out of {source} and is not published.")
                 continue
             target = folder / path.relative_to(source)
@@ -178,14 +178,14 @@ def copy_run_files(source: Path, folder: Path) -> None:
 
 def _without_paths(value):
     if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items()}
+        return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_paths(one) for one in value]
+        return [_without_paths(item) for item in value]
     return without_path(value) if isinstance(value, str) else value
 
 
-def _reference(one: type) -> str:
-    return f"{one.__module__.split('.')[-1]}.{one.__name__}"
+def _reference(cls: type) -> str:
+    return f"{cls.__module__.split('.')[-1]}.{cls.__name__}"
 
 
 def _update_json(path: Path, settings: dict) -> None:
@@ -288,9 +288,9 @@ def _build_card(model, repo_id: str) -> str:
     data = ModelCardData(
         library_name="transformers", pipeline_tag=TASK, tags=["vq-vae", "pixelcnn", "hf_vqvae"]
     )
-    travelling = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
+    left_out = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
     settings = model.config.to_diff_dict()
-    settings = {key: value for key, value in settings.items() if key not in travelling}
+    settings = {key: value for key, value in settings.items() if key not in left_out}
     return (
         f"---\n{data.to_yaml()}\n---\n\n"
         f"# {repo_id.split('/')[-1] or type(model).__name__}\n\n"
