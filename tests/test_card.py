@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.data.decoding import DecodedImages
-from hf_vqvae.hub.commit import is_as_signed, sign_card
+from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.model_card.card import build_card, write_card
 from hf_vqvae.model_card.context import describe_dataset, hub_type
 from hf_vqvae.model_card.run_figures import choose_images, write_figures
