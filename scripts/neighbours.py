@@ -19,11 +19,12 @@ from torch import Tensor
 from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label
 from hf_vqvae.command_line import ScriptArgumentParser
+from hf_vqvae.data.decoding import to_8_bits
 from hf_vqvae.data.splits import DecodedImages, load_split
 from hf_vqvae.evaluation.nearest_neighbors import nearest_images
 from hf_vqvae.files import output_file_errors
 from hf_vqvae.hub.download import load_model
-from hf_vqvae.model_card.run_figures import draw_neighbours, to_8_bits
+from hf_vqvae.model_card.run_figures import draw_neighbours
 
 
 @dataclass

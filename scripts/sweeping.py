@@ -21,12 +21,13 @@ from hf_vqvae.arguments import (
     VQVAEArguments,
     config_arguments,
 )
+from hf_vqvae.data.decoding import to_8_bits
 from hf_vqvae.data.splits import ImageSplits
 from hf_vqvae.distributed import check_shared_folder
 from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.hub.download import load_model
-from hf_vqvae.model_card.run_figures import choose_images, to_8_bits
+from hf_vqvae.model_card.run_figures import choose_images
 from hf_vqvae.models import VQVAEConfig
 from hf_vqvae.training.report import report
 from hf_vqvae.training.run_directory import RunDirectory

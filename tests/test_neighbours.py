@@ -54,13 +54,7 @@ def test_nearly_equal_images_come_in_the_right_order():
 @pytest.mark.parametrize(
     "queries, images, number, said",
     [
-        (
-            some_images(2).float(),
-            some_images(2),
-            1,
-            r"`queries` must be uint8 .* got torch.float32",
-        ),
-        (some_images(2), some_images(0), 1, r"`images` must be .* none of them 0"),
+        (some_images(2), some_images(0), 1, "must be from 1 to the 0 images, got 1"),
         (some_images(2), some_images(2, size=(1, 4, 5)), 1, r"got \(1, 5, 4\) and \(1, 4, 5\)"),
         (some_images(2), some_images(3), 4, r"`number` must be from 1 to the 3 images, got 4"),
         (some_images(2), some_images(3), 0, r"`number` must be from 1 to the 3 images, got 0"),

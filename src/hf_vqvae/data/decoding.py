@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..models.configuration_utils import MAX_CLASSES, shown
 from ..models.configuration_vqvae import VQVAEConfig, as_pair
+from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from .image_files import decode_image
 from .sources import DataError, is_own_file
 
@@ -120,6 +121,11 @@ class RowDecoder:
 def scale_pixels(pixels: Tensor) -> Tensor:
     """Scale uint8 in [0, 255] to float32 in [-0.5, 0.5], as the image processor does."""
     return pixels.float().div_(255).sub_(0.5)
+
+
+def to_8_bits(images: Tensor) -> np.ndarray:
+    """Float (N, C, H, W) on [-0.5, 0.5] to uint8 (N, H, W, C), as images are saved."""
+    return (VQVAEImageProcessorPil().postprocess(images, "np") * 255).round().astype(np.uint8)
 
 
 class DecodedImages(torch.utils.data.Dataset):

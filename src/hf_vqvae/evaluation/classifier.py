@@ -1,4 +1,4 @@
-"""Image classifiers that made images are measured by: any of transformers, or a small one of ours."""
+"""Image classifiers for measuring samples: any of transformers, and a small one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,7 +38,7 @@ class SmallClassifierConfig(StrictConfig):
     )
     num_channels: int = setting(1, "Channels of the images.", at_least=1, at_most=MAX_SIZE)
     num_features: int = setting(
-        96, "Features that the classes are told from.", at_least=1, at_most=MAX_SIZE
+        96, "Outputs of the layer before the last: the features.", at_least=1, at_most=MAX_SIZE
     )
 
     def __post_init__(self, **kwargs):
@@ -55,12 +55,12 @@ class SmallClassifierConfig(StrictConfig):
 
 
 class SmallClassifier(PreTrainedModel):
-    """A convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
+    """Convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
 
-    While the shorter side has 8 pixels or more, a 4x4 convolution halves it and a 3x3 one follows,
-    of 32 channels, then 64, then 128, each with batch normalisation and ReLU. A linear layer makes
-    the features of all that, a second one the classes of the features. Nothing between the two
-    makes the features of a class alike, as means over the image or a ReLU would.
+    While the shorter side has 8 pixels or more, a 4x4 convolution of stride 2 and a 3x3 one follow,
+    of 32, 64, then 128 channels, each with batch normalization and ReLU. A linear layer computes the
+    features, a second one the logits. There is no pooling and no ReLU around the features, which
+    would make those of one class alike.
     """
 
     config: SmallClassifierConfig
@@ -94,13 +94,13 @@ class SmallClassifier(PreTrainedModel):
 
     @torch.no_grad()
     def whiten_(self, pixel_values: Iterable[Tensor]) -> None:
-        """Makes the features white: mean 0 and, over batches (B, C, H, W), the identity as covariance.
+        """Whiten the features: mean 0 and identity covariance over batches of images (B, C, H, W).
 
-        The change of basis is taken back by the last layer, so that the logits stay the same. In the
-        basis that training leaves, the few directions which tell the classes apart have nearly all
-        of the variance, and a Fréchet distance says little but how often each class occurs.
+        The last layer undoes the change of basis, so the logits stay the same. Without whitening, the
+        few directions that separate the classes have nearly all of the variance, and a Fréchet
+        distance measures little but the frequencies of the classes.
 
-        A direction that hardly varies (few images) is scaled as if its variance were 1e-4 of the mean.
+        Variances below 1e-4 of their mean (few images) are raised to that.
         """
         features = torch.cat([self.features(self.layers(part)) for part in pixel_values]).double()
         mean = features.mean(0)
@@ -125,7 +125,7 @@ class SmallClassifier(PreTrainedModel):
             layer.bias.copy_(bias)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The layers initialise their own weights."""
+        """Keep the initialization of torch's layers."""
 
 
 def _convolution(
@@ -140,18 +140,18 @@ AutoModelForImageClassification.register(SmallClassifierConfig, SmallClassifier)
 
 
 class ImageClassifier:
-    """A classifier with its image processor, reading 8-bit images.
+    """An image classifier with its image processor, for 8-bit images.
 
-    Its features are the input of its last `nn.Linear`, which is to give the logits (the penultimate
-    activations).
+    The features are the penultimate activations: the input of the last `nn.Linear`, whose outputs
+    must be the logits.
 
     Args:
-        model: any model for image classification of transformers; it is put into eval mode.
+        model: an image classification model of transformers; put into eval mode.
         processor: its image processor.
-        description: what it is, in the words of the metrics' protocols.
+        description: text for the metrics' protocols.
 
     Raises:
-        ValueError: if its last linear layer does not give its classes.
+        ValueError: if the last linear layer does not compute the logits.
     """
 
     def __init__(self, model: PreTrainedModel, processor: Any, description: str):
@@ -169,25 +169,25 @@ class ImageClassifier:
         self.num_features = self._last.in_features
 
     def to(self, device: torch.device) -> "ImageClassifier":
-        """Itself, with its model on `device`."""
+        """Move the model to `device` and return self."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """8-bit images, uint8 (N, C, H, W), to features (N, `num_features`) and probabilities (N, K).
+        """Compute features (N, `num_features`) and probabilities (N, K) of uint8 images (N, C, H, W).
 
-        Grey images are given to a classifier of three channels as three equal ones. In float32.
+        In float32. Grey images are repeated to the number of channels of the classifier.
 
         Raises:
-            ValueError: if the images have other channels than the classifier takes.
+            ValueError: if the number of channels is not the classifier's.
         """
-        wanted = getattr(self.model.config, "num_channels", 3)
-        if images.shape[1] == 1 != wanted:
-            images = images.expand(-1, wanted, -1, -1)
-        if images.shape[1] != wanted:
+        channels = getattr(self.model.config, "num_channels", 3)
+        if images.shape[1] == 1:
+            images = images.expand(-1, channels, -1, -1)
+        if images.shape[1] != channels:
             raise ValueError(
-                f"the classifier ({self.description}) takes images of {wanted} channels, got "
+                f"the classifier ({self.description}) takes images of {channels} channels, got "
                 f"{images.shape[1]}: name another with `--classifier`, or leave it out to train one."
             )
         arrays = list(images.cpu().numpy())
@@ -203,10 +203,10 @@ class ImageClassifier:
         return seen[-1].flatten(1).float(), logits.float().softmax(1)
 
     def classes_of(self, label_names: list[str] | None, num_labels: int) -> Tensor | None:
-        """The classifier's number of each class of a dataset, int64 (`num_labels`,).
+        """The classifier's class of each label of a dataset, int64 (`num_labels`,).
 
-        By name where it knows all `label_names`, else by number where it has `num_labels` classes;
-        `None` where neither holds, and its reading cannot be compared with labels.
+        Matched by name if the classifier has all `label_names`, else by number if it has
+        `num_labels` classes, else `None`: predictions cannot be compared with the labels.
         """
         numbers = {str(name): int(number) for number, name in self.model.config.id2label.items()}
         if label_names and len(label_names) == num_labels and set(label_names) <= set(numbers):
@@ -215,14 +215,14 @@ class ImageClassifier:
 
 
 def load_classifier(name_or_path: str, description: str | None = None) -> ImageClassifier:
-    """A classifier of transformers from a folder or the Hub, with its own image processor.
+    """Load a classifier of transformers with its image processor from a folder or the Hub.
 
-    Without one, its images are on [-0.5, 0.5], resized to the `image_size` of its config if it has
-    one.
+    Without an image processor, images are scaled to [-0.5, 0.5] and resized to the `image_size` of
+    the config, if it has one.
 
     Raises:
-        ValueError: if there is none, its weights are not whole and finite safetensors, it needs code of its own, or it
-            has no linear head.
+        ValueError: if the model is missing, needs its own code, has no linear head, or its weights
+            are not complete, finite safetensors.
     """
     try:
         folder = fetch_model(name_or_path)

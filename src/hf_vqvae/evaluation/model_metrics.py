@@ -1,4 +1,4 @@
-"""The numbers of a trained model over a whole split, on one process or several."""
+"""Measure a trained model on a whole split, on one process or several."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,17 +36,17 @@ def evaluate_model(
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
-    To be called by every process of `accelerator`: each takes every n-th batch, and only the sums
-    behind the metrics travel, so that no image counts twice or is dropped, and the numbers are to
-    the bit those of one process. Runs in eval mode and leaves every module in the mode it was in.
+    Called by every process of `accelerator`: each takes every n-th batch, and only the sums of the
+    metrics are exchanged. So no image is counted twice or dropped, and the numbers have the same
+    bits on one process. Runs in eval mode and restores the mode of every module.
 
     Args:
-        model: on the device to use; may come out of `accelerator.prepare`.
-        batch_size: images a process handles at a time; it changes at most the last digits.
-        split: name of the split that `images` are, for the record.
+        model: on the device to use; also as returned by `accelerator.prepare`.
+        batch_size: images per process at a time; it changes at most the last digits.
+        split: name of the split of `images`, for the records.
 
-    A class-conditional prior is given the labels of the images, as far as they have any, and is
-    measured without them beside that (unless it was trained with labels only).
+    A class-conditional prior is measured with the labels of the images, if there are any, and also
+    without (unless it was trained with labels only).
 
     Returns:
         What metrics.json holds, on all processes: under each metric's key a dict of `name`,
@@ -69,7 +69,7 @@ def evaluate_model(
     with eval_mode(model):
         for batch in _own_batches(images, accelerator, batch_size, vqvae.device, split):
             codes = vqvae.encode(batch["pixel_values"]).codes
-            # What the codes alone give back, which is what a reader of the codes gets.
+            # Decode from codes only, as a user of stored codes would.
             reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
             references = processor.postprocess(batch["pixel_values"], output_type="pt")
             quality.add_batch(predictions=reconstructions, references=references)
@@ -103,7 +103,7 @@ def evaluate_model(
 
 
 def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -> bool:
-    """Whether the prior is conditional and any image has a label, which must be one of its classes."""
+    """Whether the prior is conditional and any image has a label; checks that labels are its classes."""
     if config.num_classes is None or labels is None or len(labels) == 0 or labels.max() < 0:
         return False
     if labels.max() >= config.num_classes:
@@ -117,7 +117,7 @@ def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module into eval mode, and back into the mode it was in."""
+    """Put every module into eval mode, and restore its mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -134,7 +134,7 @@ def _own_batches(
     device: torch.device,
     description: str,
 ) -> Iterator[dict[str, Tensor]]:
-    """This process's share, batch by batch, on `device`."""
+    """Batches of this process, on `device`."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(images) == 0:
@@ -144,7 +144,7 @@ def _own_batches(
 
 
 def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """The inputs of `CodeLikelihood`: what `prior` says of each code, given those before it and any labels."""
+    """Inputs of `CodeLikelihood`: predictions of `prior` for each code given those before it and any labels."""
     logits = prior(codes, class_labels=labels).logits.float()  # (B, K, h, w)
     nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
     return {
@@ -155,7 +155,7 @@ def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> di
 
 
 def _facts(config: VQVAEConfig, given_labels: bool) -> dict[str, Any]:
-    """What the protocols of the metrics say of a measurement."""
+    """Facts of a measurement, for the protocols of the metrics."""
     height, width = config.grid_size
     size = config.image_size
     window = ssim_window(*((size, size) if isinstance(size, int) else size))

@@ -1,4 +1,4 @@
-"""How good a model's samples are, as an image classifier sees them."""
+"""Measure the quality of samples by the features and classes of an image classifier."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import tqdm
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..arguments import DrawArguments
+from ..data.decoding import to_8_bits
 from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
-from ..models import VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from ..models import VQVAEForImageGeneration, VQVAEModel
 from .classifier import ImageClassifier, load_classifier
 from .model_metrics import Model, eval_mode
 from .small_classifier import kept_classifier
@@ -22,9 +23,8 @@ from .small_classifier import kept_classifier
 if TYPE_CHECKING:
     from ..data.splits import DecodedImages
 
-# Images drawn from one generator, whatever the batch size and the number of processes, which so
-# change no sample.
-DRAWN_TOGETHER = 128
+# Samples per generator, so that neither the batch size nor the number of processes changes a sample.
+SAMPLES_PER_GENERATOR = 128
 FLOOR_DRAWS = 10
 
 
@@ -71,7 +71,7 @@ def choose_classifier(
     label_names: list[str] | None,
     accelerator: Accelerator,
 ) -> ImageClassifier:
-    """The classifier that is named, or else the small one of the training set.
+    """Load the named classifier, or else the small one of the training set.
 
     Raises:
         NoLabelsError: if none is named and the training set has no labels to train one on.
@@ -97,10 +97,10 @@ def measure_samples(
     batch_size: int = 256,
     split: str = "test",
 ) -> dict[str, dict[str, Any]]:
-    """Fréchet distances and the classifier's reading of `arguments.num_samples` samples.
+    """Measure Fréchet distances and predicted classes of `arguments.num_samples` samples.
 
-    To be called by every process of `accelerator`. Neither their number nor `batch_size` changes
-    which images are drawn. All distances are to the whole of `eval_images`, of equally many images
+    Called by every process of `accelerator`. Neither the number of processes nor `batch_size`
+    changes the samples. All distances are to the whole of `eval_images`, of equally many images
     (fewer where a split has fewer):
 
     - samples of the prior, without labels (unless it was trained with labels only) and, from a
@@ -136,9 +136,11 @@ def measure_samples(
             raise ValueError(f"`{name}` must hold at least 2 images, got {len(images)}.")
     if arguments.num_samples == 0:
         return {}
-    labels = [one.labels.max() for one in (train_images, eval_images) if one.labels is not None]
+    labels = [
+        images.labels.max() for images in (train_images, eval_images) if images.labels is not None
+    ]
     num_labels = max(len(label_names or ()), int(max(labels, default=-1)) + 1)
-    bench = _Bench(classifier, accelerator, batch_size, label_names, num_labels)
+    evaluator = SampleEvaluator(classifier, accelerator, batch_size, label_names, num_labels)
     count = arguments.num_samples
     train_rows = _random_rows(train_images, count * FLOOR_DRAWS, arguments.seed)
     # Whole draws only, unless there is not even one.
@@ -147,21 +149,23 @@ def measure_samples(
     results: dict[str, Any] = {}
     with eval_mode(model):
         every_row = torch.arange(len(eval_images))
-        results["eval"] = bench.set_reference(bench.stored(eval_images, every_row))
-        results["floor"] = [bench.measure(bench.stored(train_images, rows)) for rows in draws]
-        made = bench.reconstructed(model.base_model, eval_images, eval_rows)
-        results["reconstructions"] = bench.measure(made)
+        results["eval"] = evaluator.set_reference(evaluator.stored(eval_images, every_row))
+        results["floor"] = [
+            evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws
+        ]
+        made = evaluator.reconstructed(model.base_model, eval_images, eval_rows)
+        results["reconstructions"] = evaluator.measure(made)
         if isinstance(model, VQVAEForImageGeneration) and not _needs_labels(model):
-            results["samples"] = bench.measure(bench.drawn(model, arguments, None))
+            results["samples"] = evaluator.measure(evaluator.sampled(model, arguments, None))
         if _num_classes(model) is not None:
-            labels = _labels_to_draw(model, train_images, draws[0], count)
-            results["labelled"] = bench.measure(bench.drawn(model, arguments, labels))
+            labels = _labels_to_sample(model, train_images, draws[0], count)
+            results["labelled"] = evaluator.measure(evaluator.sampled(model, arguments, labels))
     controls = ", ".join(f"{name} {value:g}" for name, value in arguments.controls.items())
     return sample_records(results, classifier, split, controls, arguments.guidance_scale)
 
 
 def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:
-    """Raises ValueError if the arguments ask for what the model does not have."""
+    """Raise ValueError if the arguments need a class-conditional prior and the model has none."""
     if arguments.guidance_scale != 1 and _num_classes(model) is None:
         raise ValueError(
             f"--guidance_scale {arguments.guidance_scale:g} needs a class-conditional prior, and "
@@ -169,11 +173,11 @@ def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:
         )
 
 
-class _Bench:
-    """Sets of images, read by a classifier and compared with one reference.
+class SampleEvaluator:
+    """Classify sets of images and compare them with one reference set.
 
-    Every process gives its own share of each set, batches of uint8 (B, C, H, W) with the classes
-    they are to be read as, int64 (B,), -1 where that is not known.
+    Every process gives its share of each set: batches of uint8 images (B, C, H, W) with their
+    expected classes, int64 (B,), -1 for an unknown class.
     """
 
     def __init__(
@@ -189,86 +193,84 @@ class _Bench:
         self.reference = FrechetDistance(classifier.num_features)
 
     def set_reference(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """Makes a set the reference; the classifier's readings of it."""
-        return self._read(batches, self.reference, "references")
+        """Classify the reference set."""
+        return self._classify(batches, self.reference, "references")
 
     def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """The classifier's readings of a set, its `count` and its `frechet_distance`."""
+        """Classify a set; returns its predictions, `count` and `frechet_distance`."""
         distance = copy.deepcopy(self.reference)
-        readings = self._read(batches, distance, "predictions")
+        predictions = self._classify(batches, distance, "predictions")
         distance.sum_over_processes_(self.accelerator)
-        return readings | distance.compute()
+        return predictions | distance.compute()
 
-    def _read(self, batches: Iterable, distance: FrechetDistance, side: str) -> dict[str, Any]:
-        readings = ClassifiedImages(self.classifier.num_classes)
+    def _classify(self, batches: Iterable, distance: FrechetDistance, side: str) -> dict[str, Any]:
+        classified = ClassifiedImages(self.classifier.num_classes)
         for images, classes in batches:
             features, probabilities = self.classifier.read(images)
             distance.add_batch(**{side: features})
-            readings.add_batch(predictions=probabilities, references=classes)
-        readings.sum_over_processes_(self.accelerator)
-        return {"count": len(readings), **readings.compute()}
+            classified.add_batch(predictions=probabilities, references=classes)
+        classified.sum_over_processes_(self.accelerator)
+        return {"count": len(classified), **classified.compute()}
 
     def stored(self, images: "DecodedImages", rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images of a dataset, to be read as their labels."""
+        """Images of a dataset, with the classes of their labels."""
         classes = None
         if images.labels is not None:
             classes = self.classifier.classes_of(self.label_names, self.num_labels)
-        for own in self._own(rows):
-            labels = torch.full((len(own),), -1) if classes is None else images.labels[own]
-            yield images.images[own], _mapped(labels, classes)
+        for local in self._local_batches(rows):
+            labels = torch.full((len(local),), -1) if classes is None else images.labels[local]
+            yield images.images[local], _mapped(labels, classes)
 
     def reconstructed(
         self, vqvae: VQVAEModel, images: "DecodedImages", rows: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Reconstructions of images of a dataset."""
-        for own in self._own(rows):
-            pixel_values = images.__getitems__(own.tolist())["pixel_values"].to(vqvae.device)
+        for local in self._local_batches(rows):
+            pixel_values = images.__getitems__(local.tolist())["pixel_values"].to(vqvae.device)
             codes = vqvae.encode(pixel_values).codes
-            yield _to_8_bits(vqvae.decode(codes)), torch.full((len(own),), -1)
+            yield _as_saved(vqvae.decode(codes)), torch.full((len(local),), -1)
 
-    def drawn(
+    def sampled(
         self,
         model: VQVAEForImageGeneration,
         arguments: SampleQualityArguments,
         labels: Tensor | None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Samples, with `labels` to be read as these."""
+        """Samples of the prior, with the classes of `labels` if these are given."""
         controls, classes = arguments.controls, None
         if labels is not None:
             controls |= {"guidance_scale": arguments.guidance_scale}
             names, num_classes = _class_names(model), _num_classes(model)
             classes = self.classifier.classes_of(names, num_classes)
-        starts = range(0, arguments.num_samples, DRAWN_TOGETHER)
-        own = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
-        for part in self._bar(own, "Draw samples"):
-            number = min(DRAWN_TOGETHER, arguments.num_samples - starts[part])
+        starts = range(0, arguments.num_samples, SAMPLES_PER_GENERATOR)
+        local = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
+        for part in self._bar(local, "Draw samples"):
+            number = min(SAMPLES_PER_GENERATOR, arguments.num_samples - starts[part])
             generator = torch.Generator(model.device)
             generator.manual_seed(arguments.seed * 1_000_003 + part)
-            wanted = torch.full((number,), -1)
+            batch_labels = torch.full((number,), -1)
             if labels is not None:
-                wanted = labels[starts[part] :][:number]
-                controls["class_labels"] = wanted.to(model.device)
+                batch_labels = labels[starts[part] :][:number]
+                controls["class_labels"] = batch_labels.to(model.device)
             images = model.sample(number, generator=generator, **controls)
-            yield _to_8_bits(images), _mapped(wanted, classes)
+            yield _as_saved(images), _mapped(batch_labels, classes)
 
-    def _own(self, rows: Tensor) -> Iterator[Tensor]:
+    def _local_batches(self, rows: Tensor) -> Iterator[Tensor]:
         batches = rows.split(self.batch_size)
-        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        yield from self._bar(own, "Classify")
+        local = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        yield from self._bar(local, "Classify")
 
     def _bar(self, parts: Any, description: str) -> Iterable:
-        hidden = not self.accelerator.is_main_process
-        return tqdm(parts, description, unit="batch", leave=False, disable=hidden)
+        return tqdm(parts, description, unit="batch", leave=False)
 
 
-def _to_8_bits(images: Tensor) -> Tensor:
-    """A model's images as they would be saved, uint8 (B, C, H, W)."""
-    scaled = VQVAEImageProcessorPil().postprocess(images, output_type="pt")
-    return (scaled * 255).round().byte()
+def _as_saved(images: Tensor) -> Tensor:
+    """A model's images as 8-bit ones, uint8 (B, C, H, W)."""
+    return torch.from_numpy(to_8_bits(images)).permute(0, 3, 1, 2)
 
 
 def _mapped(labels: Tensor, classes: Tensor | None) -> Tensor:
-    """The classifier's number of each label, -1 where the label is or `classes` are not known."""
+    """Map labels to the classifier's classes; -1 for an unknown label or without `classes`."""
     if classes is None:
         return torch.full_like(labels, -1)
     return torch.where(labels < 0, -1, classes[labels.clamp(min=0)])
@@ -284,7 +286,7 @@ def _num_classes(model: Model) -> int | None:
 
 
 def _needs_labels(model: VQVAEForImageGeneration) -> bool:
-    """Whether its prior was trained with labels only, so that it cannot draw without."""
+    """Whether the prior was trained with labels only and cannot sample without."""
     return _num_classes(model) is not None and model.config.prior_config.label_dropout == 0
 
 
@@ -293,14 +295,14 @@ def _class_names(model: VQVAEForImageGeneration) -> list[str] | None:
     return [names[n] for n in sorted(names)] if len(names) == _num_classes(model) else None
 
 
-def _labels_to_draw(
+def _labels_to_sample(
     model: VQVAEForImageGeneration, images: "DecodedImages", rows: Tensor, count: int
 ) -> Tensor:
-    """The labels of these training images, or all classes evenly where a label is none of them."""
+    """Labels of these training images, or all classes evenly if a label is not one of them."""
     num_classes = _num_classes(model)
     labels = torch.arange(num_classes)
     if images.labels is not None:
-        known = images.labels[rows]
-        if known.min() >= 0 and known.max() < num_classes:
-            labels = known
+        stored = images.labels[rows]
+        if stored.min() >= 0 and stored.max() < num_classes:
+            labels = stored
     return labels.repeat(count // len(labels) + 1)[:count]

@@ -1,4 +1,4 @@
-"""The small classifier of a dataset: trained once on its labels, and kept."""
+"""Train a small classifier on a dataset's labels once, and cache it."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from ..files import atomic_remove, atomic_replace, writing_errors
 from ..models import VQVAEImageProcessorPil
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 
-RECIPE = 2  # part of a kept classifier's name: to be raised whenever another one would come out
+RECIPE = 2  # part of a cached classifier's name: raise it when a change trains another one
 BATCH_SIZE = 128
 NUM_STEPS = 1800  # nearly four epochs of MNIST ...
 MAX_EPOCHS = 20  # ... and of small sets no more than these.
@@ -30,7 +30,7 @@ DESCRIPTION = "a small classifier trained on the training split, its features wh
 
 
 class NoLabelsError(ValueError):
-    """There are no labels that a classifier could be trained on; the message says what is missing."""
+    """The training set has no labels of two classes to train a classifier on."""
 
 
 def kept_classifier(
@@ -39,25 +39,26 @@ def kept_classifier(
     accelerator: Accelerator,
     folder: Path | None = None,
 ) -> ImageClassifier:
-    """The small classifier of the training set `images`, out of `folder` or trained and put there.
+    """Load the small classifier of the training set `images` from the cache, or train and cache it.
 
-    One subfolder for each training set, named by its pixels, labels and class names; complete or
-    absent, and trained anew where it is damaged. To be called by every process: the main one reads
-    or trains it, and hands it to the others, whose folders may be those of other machines.
+    The cache has one subfolder for each training set, named by a hash of its pixels, labels and
+    class names, and written atomically; a damaged one is trained again. Called by every process:
+    the main process loads or trains, and sends the files to the others, which may have caches of
+    their own. (Training on each machine would give classifiers that differ in their last bits, or on
+    GPUs by more, and features of several classifiers must not be summed.)
 
     Args:
-        label_names: of the classes; the numbers in the labels where there are none.
-        folder: where classifiers are kept; by default in the cache of the Hub clients, in
-            `assets/hf_vqvae/classifiers`.
+        label_names: names of the classes; by default the numbers in the labels.
+        folder: the cache; by default `assets/hf_vqvae/classifiers` in that of the Hub clients.
 
     Raises:
         NoLabelsError: if fewer than two classes occur among the labels.
-        ValueError: on all processes, if it cannot be kept.
+        ValueError: on all processes, if the classifier cannot be written.
     """
     labels = torch.empty(0) if images.labels is None else images.labels
-    known = labels >= 0
-    if len(labels[known].unique()) < 2:
-        found = "labels of fewer than two classes" if known.any() else "no labels"
+    labelled = labels >= 0
+    if len(labels[labelled].unique()) < 2:
+        found = "labels of fewer than two classes" if labelled.any() else "no labels"
         raise NoLabelsError(
             f"the training images have {found}, on which no classifier can be trained: name one "
             "with --classifier (of scripts/evaluate.py), or the column of the classes with --label_column."
@@ -70,11 +71,13 @@ def kept_classifier(
     def find_or_train() -> dict[str, bytes]:
         try:
             if not _can_be_read(kept):
-                # What cannot be written is found out before a minute of training.
+                # Find out what cannot be written before a minute of training.
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
                 device = accelerator.device
-                model = train_classifier(images.images[known], labels[known], label_names, device)
+                model = train_classifier(
+                    images.images[labelled], labels[labelled], label_names, device
+                )
                 _keep(model, kept)
             return {path.name: path.read_bytes() for path in kept.iterdir()}
         except OSError as error:
@@ -99,11 +102,11 @@ def train_classifier(
     seed: int = 0,
     num_steps: int | None = None,
 ) -> SmallClassifier:
-    """Trains a [`SmallClassifier`] from `seed`: Adam, one-cycle learning rate, shifted images.
+    """Train a [`SmallClassifier`] with Adam, a one-cycle learning rate and randomly shifted images.
 
-    Each image is shifted by up to a fourteenth of its shorter side, its border repeated. 1,800 steps
-    of 128 images, of a small set at most 20 epochs; on MNIST about a minute of one core.
-    At last the features are made white on (20,000 of) the images.
+    Each image is shifted by up to 1/14 of its shorter side, its border repeated. 1,800 steps of 128
+    images, or 20 epochs if that is less; on MNIST about a minute on one core. Finally the features
+    are whitened on (20,000 of) the images.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -162,18 +165,18 @@ def _train(
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 (B, C, H, W), each moved by its own random whole numbers of pixels."""
+    """Shift each image, uint8 (B, C, H, W), by its own random number of pixels."""
     count, _, height, width = images.shape
-    reach = max(1, round(min(height, width) / 14))
+    radius = max(1, round(min(height, width) / 14))
     # As floats, because not all backends pad bytes.
-    padded = torch.nn.functional.pad(images.float(), (reach,) * 4, mode="replicate").byte()
-    down, right = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
+    padded = torch.nn.functional.pad(images.float(), (radius,) * 4, mode="replicate").byte()
+    down, right = torch.randint(0, 2 * radius + 1, (2, count), generator=generator)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2r+1, 2r+1, H, W)
     return windows[torch.arange(count), :, down, right]
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed by the hardware; where it is emulated it is slow."""
+    """Whether the hardware computes in bfloat16; emulation is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
@@ -195,14 +198,14 @@ def _can_be_read(kept: Path) -> bool:
     try:
         load_classifier(str(kept), DESCRIPTION)
     except ValueError as error:
-        logging.get_logger(__name__).warning(f"{error} It was kept here, and is trained anew.")
+        logging.get_logger(__name__).warning(f"{error} It is trained again.")
         return False
     return True
 
 
 def _keep(model: SmallClassifier, folder: Path) -> None:
-    """Writes model and image processor beside `folder` and renames."""
-    # Of its own name: another run may be training the same classifier.
+    """Write model and image processor atomically."""
+    # A name of this process: another run may be training the same classifier.
     writing = folder.with_name(f"{folder.name}.{os.getpid()}.writing")
     try:
         height, width = model.config.image_size
@@ -214,6 +217,6 @@ def _keep(model: SmallClassifier, folder: Path) -> None:
             atomic_replace(writing, folder)
         except OSError:
             if not folder.exists():
-                raise  # else another run was faster: its classifier is the same
+                raise  # else another run has written the same classifier
     finally:
         shutil.rmtree(writing, ignore_errors=True)

@@ -14,7 +14,7 @@ CODES = List(List(Value("int64")))
 
 
 class CodebookUsage(SummingMetric):
-    """How a split uses the codebook. `predictions`: the codes chosen, integers (N, h, w).
+    """Use of the codebook by a split. `predictions`: the chosen codes, integers (N, h, w).
 
     Result: `codebook_perplexity` = exp(entropy in nats) of the histogram of all codes of all rows,
     from 1 (a single code) to `num_embeddings` (all equally often); `codes_used`, how many occur at
@@ -42,7 +42,7 @@ class CodebookUsage(SummingMetric):
 
 
 class CodeLikelihood(SummingMetric):
-    """How well a prior knows the codes of images. All inputs are (N, h, w).
+    """Likelihood of the codes of images under a prior. All inputs are (N, h, w).
 
     `references` are the true codes, `predictions` the codes it held most probable at each position
     given the true ones before it, `negative_log_likelihoods` those of the true codes in nats.

@@ -46,7 +46,7 @@ def _structural_similarity(predictions: Tensor, references: Tensor) -> Tensor:
 
 
 class ReconstructionQuality(SummingMetric):
-    """How close reconstructions (`predictions`) come to images (`references`), on the [0, 1] scale.
+    """Similarity of reconstructions (`predictions`) to images (`references`), on the [0, 1] scale.
 
     Both are floating point (N, C, H, W) of any size. Result:
 

@@ -42,7 +42,7 @@ def _square_root(covariance: Tensor) -> Tensor:
 
 
 class FrechetDistance(SummingMetric):
-    """How far the features of made images (`predictions`) are from those of real ones (`references`).
+    """Distance between the features of generated images (`predictions`) and real ones (`references`).
 
     Both are floating point (N, `num_features`), for example the penultimate activations of an image
     classifier; their numbers of rows may differ, and a batch may hold either or both. Result:
@@ -93,15 +93,16 @@ class FrechetDistance(SummingMetric):
 
 
 class ClassifiedImages(SummingMetric):
-    """What a classifier reads in images, and how often that is what they were to be.
+    """Classes that a classifier predicts for images, and how often they are the expected ones.
 
-    `predictions` are its probabilities (N, `num_classes`); `references` the classes that the images
-    have or were asked for, integers (N,), -1 where there is none. Result:
+    `predictions` are probabilities (N, `num_classes`); `references` the expected classes, integers
+    (N,), -1 if unknown. Result:
 
     - `class_counts`: how often each class is the likeliest one, a list of `num_classes` integers;
     - `class_perplexity`: exp(entropy in nats) of that histogram, from 1 (all images of one class) to
       `num_classes` (all classes equally often);
-    - `sure_share`: share of the images whose likeliest class has a probability of 0.95 or more;
+    - `sure_share`: the confident fraction, of images whose likeliest class has a probability of at
+      least 0.95;
     - `class_accuracy`: share, of the images with a reference, whose likeliest class is that one; NaN
       if none has a reference.
     """

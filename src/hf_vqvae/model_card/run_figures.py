@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.decoding import to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
-from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
+from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEModel
 from .context import read_record
 
 if TYPE_CHECKING:
@@ -178,8 +179,3 @@ def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
     chosen = [first[label] for label in sorted(first)][:NUM_IMAGES]
     others = [index for index in range(min(number, 2 * NUM_IMAGES)) if index not in chosen]
     return chosen + others[: NUM_IMAGES - len(chosen)]
-
-
-def to_8_bits(images: torch.Tensor) -> np.ndarray:
-    """(N, C, H, W) in [-0.5, 0.5] to uint8 (N, H, W, C)."""
-    return (VQVAEImageProcessorPil().postprocess(images, "np") * 255).round().astype("uint8")
