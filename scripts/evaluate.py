@@ -8,51 +8,41 @@ and how good its samples are.
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-
-from hf_vqvae.arguments import DataArguments
+from hf_vqvae.arguments import DataArguments, SampleQualityArguments, flag
 from hf_vqvae.command_line import ScriptArgumentParser
-from hf_vqvae.data.splits import DecodedImages, load_split
-from hf_vqvae.distributed import init_distributed, named_distributed_errors
-from hf_vqvae.evaluation.classifier import ImageClassifier
-from hf_vqvae.evaluation.model_metrics import evaluate_model
-from hf_vqvae.evaluation.sample_quality import (
-    SampleQualityArguments,
-    check_arguments,
-    choose_classifier,
-    measure_samples,
-)
-from hf_vqvae.evaluation.small_classifier import NoLabelsError
 from hf_vqvae.files import output_file_errors, write_json
-from hf_vqvae.hub.download import load_model
 
-LONG = 50  # characters of a clause that the table does not repeat
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hf_vqvae.data.decoding import DecodedImages
+    from hf_vqvae.evaluation.classifier import ImageClassifier
+
+LONG = 50  # characters of a clause that the table prints once if protocols share it
 
 
 @dataclass
 class EvaluationArguments:
     """What to measure and where to write it."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The same as MODEL: a folder, or owner/name on the Hub."}
+    model_name_or_path: str | None = flag(
+        None, "The same as MODEL: a folder, or owner/name on the Hub."
     )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."}
-    )
-    batch_size: int = field(
-        default=256, metadata={"help": "Images a process handles at a time; changes no result."}
-    )
-    output_file: str | None = field(
-        default=None, metadata={"help": "JSON file for the metrics, in the form of metrics.json."}
-    )
+    model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
+    batch_size: int = flag(256, "Images per process at a time; changes no result.")
+    output_file: str | None = flag(None, "JSON file for the metrics, in the form of metrics.json.")
 
 
 def main() -> None:
     evaluation, sampling, data = parse_arguments()
+
+    # Imported after the flags are parsed: this takes seconds.
+    from hf_vqvae.distributed import init_distributed, named_distributed_errors
+
     try:
         accelerator = init_distributed()
         with named_distributed_errors():
@@ -73,9 +63,14 @@ def measure(
     evaluation: EvaluationArguments,
     sampling: SampleQualityArguments,
     data: DataArguments,
-    accelerator: Accelerator,
-) -> tuple[DecodedImages, dict[str, Any], dict[str, Any]]:
-    """The images that are measured on, what there is to say of them, and the metrics."""
+    accelerator: "Accelerator",
+) -> "tuple[DecodedImages, dict[str, Any], dict[str, Any]]":
+    """Measure the model; returns the evaluation images, facts about them, and the metrics."""
+    from hf_vqvae.data.splits import load_split
+    from hf_vqvae.evaluation.model_metrics import evaluate_model
+    from hf_vqvae.evaluation.sample_quality import check_arguments, measure_samples
+    from hf_vqvae.hub.download import load_model
+
     model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
     check_arguments(model, sampling)
     with accelerator.main_process_first():  # one process fills the cache, the others read it
@@ -97,11 +92,13 @@ def measure(
 
 def load_train_images(
     sampling: SampleQualityArguments, data: DataArguments, model: Any
-) -> DecodedImages | None:
-    """The training split, for the Fréchet distance; `None` where that is left out."""
+) -> "DecodedImages | None":
+    """Load the training split for the Fréchet distance; `None` if that is skipped."""
+    from hf_vqvae.data.splits import load_split
+
     if sampling.num_samples == 0:
         return None
-    # The limit of the split that is opened here is that of the training split.
+    # `load_split` limits any split by `max_eval_samples`.
     data = replace(data, max_eval_samples=data.max_train_samples)
     try:
         return load_split(data, model.base_model.config, data.train_split)[0]
@@ -114,11 +111,14 @@ def load_train_images(
 
 def find_classifier(
     sampling: SampleQualityArguments,
-    train_images: DecodedImages | None,
+    train_images: "DecodedImages | None",
     label_names: list[str] | None,
-    accelerator: Accelerator,
-) -> ImageClassifier | None:
-    """What the samples are measured by; says so where there is nothing to train one on."""
+    accelerator: "Accelerator",
+) -> "ImageClassifier | None":
+    """Load or train the classifier; prints why if there are no labels to train one on."""
+    from hf_vqvae.evaluation.sample_quality import choose_classifier
+    from hf_vqvae.evaluation.small_classifier import NoLabelsError
+
     if train_images is None:
         return None
     try:
@@ -142,7 +142,7 @@ def parse_arguments() -> tuple[EvaluationArguments, SampleQualityArguments, Data
 
 
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:
-    """One line a metric: name, value, unit, protocol; below them, once, long clauses that protocols share."""
+    """One line per metric: name, value, unit, protocol; long clauses that protocols share are numbered notes."""
     clauses = [metric["protocol"].split("; ") for metric in metrics.values()]
     counts = Counter(clause for protocol in clauses for clause in protocol)
     shared = [clause for clause, count in counts.items() if count > 1 and len(clause) > LONG]

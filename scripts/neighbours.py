@@ -2,101 +2,78 @@
 
     python scripts/neighbours.py outputs/mnist --output_file neighbours.png
 
-The yardstick is how near images that the model has never seen are to the training images: new images
-are no nearer than those. Decoding makes images smoother and so nearer to all others; samples, which
-are decoded, are therefore to be compared with the reconstructions of unseen images.
+The reference is the distance of unseen images to the training images: new images are no nearer than
+those. Decoding smooths images and so brings them nearer to all others, so samples, which are
+decoded, are to be compared with the reconstructions of unseen images.
 """
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import PartialState
-from torch import Tensor
-
-from hf_vqvae import VQVAEForImageGeneration
-from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label
+from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser
-from hf_vqvae.data.decoding import to_8_bits
-from hf_vqvae.data.splits import DecodedImages, load_split
-from hf_vqvae.evaluation.nearest_neighbors import nearest_images
 from hf_vqvae.files import output_file_errors
-from hf_vqvae.hub.download import load_model
-from hf_vqvae.model_card.run_figures import draw_neighbours
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from hf_vqvae import VQVAEForImageGeneration
+    from hf_vqvae.data.decoding import DecodedImages
 
 
 @dataclass
 class NeighbourArguments(DrawArguments):
-    """What to draw, to measure and to write."""
+    """What to sample, to measure and to write."""
 
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."}
+    model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
+    num_images: int = flag(10, "Samples in the figure, 100 at most.", at_least=1)
+    num_measured: int = flag(
+        1000, "Samples whose distances are measured, and as many evaluation images.", at_least=1
     )
-    num_images: int = field(
-        default=10, metadata={"help": "Samples that the picture shows, 100 at most."}
+    class_labels: list[str] | None = flag(
+        None,
+        "Names or numbers of classes, in turn (default: no label, or all classes in turn if the "
+        "model needs one).",
     )
-    num_measured: int = field(
-        default=1000,
-        metadata={"help": "Samples whose distances are measured, and as many evaluation images."},
-    )
-    class_labels: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Names or numbers of classes, in turn (default: drawn without a label, from a "
-            "model that needs one all classes in turn)."
-        },
-    )
-    batch_size: int = field(default=256, metadata={"help": "Images drawn at a time."})
-    seed: int = field(default=0, metadata={"help": "Sample i is that of seed + i."})
-    output_file: str = field(default="neighbours.png", metadata={"help": "PNG to write."})
+    batch_size: int = flag(256, "Images sampled at a time.", at_least=1)
+    seed: int = flag(0, "Sample i has the seed `seed` + i.", at_least=0)
+    output_file: str = flag("neighbours.png", "PNG to write.")
 
 
 def main() -> None:
     arguments, data, name = parse_arguments()
-    check(arguments)
-    model = load_model(name, arguments.model_revision)
-    if not isinstance(model, VQVAEForImageGeneration):
-        raise ValueError(
-            f"{name} is a VQ-VAE without a prior, which draws no samples: train one with "
-            f"scripts/train.py --vqvae_name_or_path {name}."
-        )
-    model.to(PartialState().device)
-    samples = draw(model, arguments)
-    # The limit of the split that is opened here is that of the training split.
+    output = Path(arguments.output_file)
+    check(arguments, output)
+
+    # Imported after the flags are checked: these take seconds.
+    from accelerate import PartialState
+
+    from hf_vqvae.data.splits import load_split
+    from hf_vqvae.hub.download import load_model_with_prior
+
+    model = load_model_with_prior(name, arguments.model_revision).to(PartialState().device)
+    samples = sample(model, arguments)
+    # `load_split` limits any split by `max_eval_samples`.
     limited = replace(data, max_eval_samples=data.max_train_samples)
     train_images, info = load_split(limited, model.base_model.config, data.train_split)
     eval_images, _ = load_split(data, model.base_model.config, data.eval_split)
-    # Evenly over the split, which may be in the order of its classes.
-    number = min(arguments.num_measured, len(eval_images))
-    rows = torch.arange(number) * len(eval_images) // number
-    unseen = eval_images.images[rows]
-    decoded = reconstruct(model, eval_images, rows, arguments.batch_size)
+    unseen, reconstructed = unseen_images(model, eval_images, arguments)
+    sets = {
+        "samples": samples[: arguments.num_measured],
+        f"{data.eval_split}, reconstructed": reconstructed,
+        f"{data.eval_split} (unseen)": unseen,
+    }
     print(
         f"Distance to the nearest of {len(train_images):,} images ({info['split']} of "
         f"{info['name']}), L2 over all pixels on [0, 1]:\n"
     )
-    print(f"{'':34}  images   mean  least")
-    sets = {
-        "samples": samples[: arguments.num_measured],
-        f"{data.eval_split}, reconstructed": decoded,
-        f"{data.eval_split} (unseen)": unseen,
-    }
-    found = []
-    for title, images in sets.items():
-        distances = nearest_images(images.to(model.device), train_images.images)[0]
-        mean, least = distances.mean().item(), distances.min().item()
-        print(f"{title:34}  {len(images):6,}  {mean:5.2f}  {least:5.2f}")
-        found.append(distances)
-    near = found[1].quantile(0.01).item()
-    share = (found[0] <= near).float().mean().item()
-    print(
-        f"\n{share:.1%} of the samples are within {near:.2f}, as are 1% of the reconstructions: a much "
-        "larger share would be copies."
-    )
-    write(samples[: arguments.num_images], train_images, model.device, Path(arguments.output_file))
-    print(f"{arguments.num_images} samples and their nearest: {arguments.output_file}")
+    print_distances(sets, train_images, model.device)
+    write(samples[: arguments.num_images], train_images, model.device, output)
+    print(f"{arguments.num_images} samples and their nearest: {output}")
 
 
 def parse_arguments() -> tuple[NeighbourArguments, DataArguments, str]:
@@ -107,29 +84,22 @@ def parse_arguments() -> tuple[NeighbourArguments, DataArguments, str]:
     return arguments, data, rest.model
 
 
-def check(arguments: NeighbourArguments) -> None:
-    """What can be wrong is said before a model is loaded or downloaded."""
-    for name, least in (("num_images", 1), ("num_measured", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(arguments, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(arguments, name)}.")
+def check(arguments: NeighbourArguments, output: Path) -> None:
+    """Check flags before a model is loaded or downloaded."""
     if arguments.num_images > 100:
         raise ValueError(f"--num_images must be at most 100, got {arguments.num_images}.")
     check_guidance(arguments.guidance_scale, arguments.class_labels)
-    output = Path(arguments.output_file)
     if output.suffix.lower() != ".png" or output.is_dir():
         raise ValueError(f"--output_file must be a file that ends in .png, got {output}.")
     with output_file_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def draw(model: VQVAEForImageGeneration, arguments: NeighbourArguments) -> Tensor:
+def sample(model: "VQVAEForImageGeneration", arguments: NeighbourArguments) -> "Tensor":
     """uint8 (N, C, H, W), as many as are shown or measured."""
     number = max(arguments.num_images, arguments.num_measured)
     config = model.config.prior_config
-    labels = [
-        find_label(name, model.config.prior_config.label2id)
-        for name in arguments.class_labels or []
-    ]
+    labels = [find_label(name, config.label2id) for name in arguments.class_labels or []]
     if not labels and config.num_classes is not None and config.label_dropout == 0:
         labels = list(range(config.num_classes))
     samples = model.sample(
@@ -140,23 +110,62 @@ def draw(model: VQVAEForImageGeneration, arguments: NeighbourArguments) -> Tenso
         seeds=range(arguments.seed, arguments.seed + number),
         batch_size=arguments.batch_size,
     )
-    return torch.from_numpy(to_8_bits(samples)).permute(0, 3, 1, 2)
+    return as_saved(samples)
 
 
-@torch.inference_mode()
-def reconstruct(
-    model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, batch_size: int
-) -> Tensor:
-    """uint8 (N, C, H, W), what the decoder makes of the codes of `images[rows]`."""
+def unseen_images(
+    model: "VQVAEForImageGeneration", images: "DecodedImages", arguments: NeighbourArguments
+) -> "tuple[Tensor, Tensor]":
+    """Evaluation images and their reconstructions, both uint8 (N, C, H, W)."""
+    import torch
+
+    # Evenly over the split, which may be ordered by class.
+    number = min(arguments.num_measured, len(images))
+    rows = torch.arange(number) * len(images) // number
     parts = []
-    for part in rows.split(batch_size):
-        pixel_values = images.__getitems__(part.tolist())["pixel_values"].to(model.device)
-        parts.append(to_8_bits(model.vqvae.decode(model.vqvae.encode(pixel_values).codes)))
-    return torch.cat([torch.from_numpy(part) for part in parts]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        for part in rows.split(arguments.batch_size):
+            pixel_values = images.__getitems__(part.tolist())["pixel_values"].to(model.device)
+            parts.append(as_saved(model.vqvae.decode(model.vqvae.encode(pixel_values).codes)))
+    return images.images[rows], torch.cat(parts)
 
 
-def write(samples: Tensor, train_images: DecodedImages, device: torch.device, path: Path) -> None:
-    """Writes the picture beside its place and renames it."""
+def as_saved(images: "Tensor") -> "Tensor":
+    """Images of a model as 8-bit ones, uint8 (N, C, H, W)."""
+    import torch
+
+    from hf_vqvae.data.decoding import to_8_bits
+
+    return torch.from_numpy(to_8_bits(images)).permute(0, 3, 1, 2)
+
+
+def print_distances(
+    sets: "dict[str, Tensor]", train_images: "DecodedImages", device: "torch.device"
+) -> None:
+    """Print the distances of each set to the nearest training images, and the fraction of near samples."""
+    from hf_vqvae.evaluation.nearest_neighbors import nearest_images
+
+    print(f"{'':34}  images   mean  least")
+    distances = []
+    for title, images in sets.items():
+        distances.append(nearest_images(images.to(device), train_images.images)[0])
+        mean, least = distances[-1].mean().item(), distances[-1].min().item()
+        print(f"{title:34}  {len(images):6,}  {mean:5.2f}  {least:5.2f}")
+    of_samples, of_reconstructions, _ = distances
+    near = of_reconstructions.quantile(0.01).item()
+    share = (of_samples <= near).float().mean().item()
+    print(
+        f"\n{share:.1%} of the samples are within {near:.2f}, as are 1% of the reconstructions: a much "
+        "larger share would be copies."
+    )
+
+
+def write(
+    samples: "Tensor", train_images: "DecodedImages", device: "torch.device", path: Path
+) -> None:
+    """Write the figure atomically."""
+    from hf_vqvae.model_card.run_figures import draw_neighbours
+
     writing = path.with_name(f"{path.name}.writing")
     with output_file_errors(path):
         draw_neighbours(samples.permute(0, 2, 3, 1).numpy(), train_images, device, writing)

@@ -189,7 +189,7 @@ class TrainingArguments:
         "classifier trained on the labels; 0 skips it.",
         "evaluation",
     )
-    log_with: list[str] = flag(  # noqa: RUF009
+    log_with: list[str] = flag(
         [], "Trackers to log to: tensorboard, wandb, trackio.", "run"
     )
 
@@ -340,6 +340,31 @@ class DrawArguments:
         given = {"top_k": self.top_k, "top_p": self.top_p}
         given = {name: value for name, value in given.items() if value is not None}
         return {"temperature": self.temperature, **given}
+
+
+@dataclass
+class SampleQualityArguments(DrawArguments):
+    """Which samples are measured, and by which classifier."""
+
+    num_samples: int = flag(
+        1000, "Samples for the Fréchet distance; 0 skips it and its classifier.", at_least=0
+    )
+    classifier: str | None = flag(
+        None,
+        "Classifier whose features the Fréchet distance compares: an image classification model, "
+        "as a folder or owner/name on the Hub (default: a small one, trained once on the labels of "
+        "train_split and cached).",
+    )
+    classifier_dir: str | None = flag(
+        None,
+        "Folder for trained classifiers (default: assets/hf_vqvae in the cache of the Hub clients).",
+    )
+    seed: int = flag(0, "Seed of the samples.", at_least=0, below=2**32)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_samples == 1:
+            raise ValueError("--num_samples must be 0 or above 1, got 1.")
 
 
 def check_guidance(guidance_scale: float, class_labels: list[str] | None) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import Tensor
 
-from ..arguments import DrawArguments
+from ..arguments import SampleQualityArguments
 from ..data.decoding import to_8_bits
 from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
@@ -26,43 +25,6 @@ if TYPE_CHECKING:
 # Samples per generator, so that neither the batch size nor the number of processes changes a sample.
 SAMPLES_PER_GENERATOR = 128
 FLOOR_DRAWS = 10
-
-
-@dataclass
-class SampleQualityArguments(DrawArguments):
-    """How samples are drawn to be measured, and by which classifier."""
-
-    num_samples: int = field(
-        default=1000,
-        metadata={
-            "help": "Samples to draw for the Fréchet distance; 0 leaves it and its classifier out."
-        },
-    )
-    classifier: str | None = field(
-        default=None,
-        metadata={
-            "help": "Classifier whose features the Fréchet distance compares: an image "
-            "classification model, as a folder or owner/name on the Hub (default: a small one, "
-            "trained once on the labels of train_split and kept)."
-        },
-    )
-    classifier_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder in which trained classifiers are kept (default: assets/hf_vqvae in the "
-            "cache of the Hub clients)."
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "The same seed draws the same samples."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("num_samples", self.num_samples == 0 or self.num_samples >= 2, "0 or above 1")
-        self._check("seed", 0 <= self.seed < 2**32, "at least 0 and below 2**32")
-
-    def _check(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name} must be {rule}, got {getattr(self, name)}.")
 
 
 def choose_classifier(

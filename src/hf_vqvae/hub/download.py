@@ -95,6 +95,19 @@ def load_model(name_or_path: str, revision: str | None = None) -> Model:
         ) from error
 
 
+def load_model_with_prior(
+    name_or_path: str, revision: str | None = None
+) -> VQVAEForImageGeneration:
+    """Load a model that can sample, as [`load_model`]; a ValueError for a VQ-VAE without a prior."""
+    model = load_model(name_or_path, revision)
+    if not isinstance(model, VQVAEForImageGeneration):
+        raise ValueError(
+            f"{name_or_path} is a VQ-VAE without a prior, which cannot sample images: train one with "
+            f"scripts/train.py --vqvae_name_or_path {name_or_path}."
+        )
+    return model
+
+
 def weight_files(folder: str) -> list[Path]:
     """List the files of weights of a model: model.safetensors, or the shards that the index names.
 
