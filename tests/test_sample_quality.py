@@ -458,7 +458,7 @@ def test_a_run_measures_its_samples_and_shows_them_on_the_card(scripts, tmp_path
     assert metrics["frechet_distance_with_labels"]["count"] == 12
     card = (tmp_path / "run" / "README.md").read_text()
     for key in CONDITIONAL:
-        assert f"| **{metrics[key]['name']}" in card
+        assert f"| {metrics[key]['name']}" in card
     assert "Classes that it reads in 12 samples with labels: `0` " in card
 
 
