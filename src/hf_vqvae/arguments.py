@@ -189,9 +189,7 @@ class TrainingArguments:
         "classifier trained on the labels; 0 skips it.",
         "evaluation",
     )
-    log_with: list[str] = flag(
-        [], "Trackers to log to: tensorboard, wandb, trackio.", "run"
-    )
+    log_with: list[str] = flag([], "Trackers to log to: tensorboard, wandb, trackio.", "run")
 
     def __post_init__(self):
         check_bounds(self)

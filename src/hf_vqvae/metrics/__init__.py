@@ -1,13 +1,13 @@
-"""The numbers of a VQ-VAE and its prior, as modules of the `evaluate` library.
+"""Metrics of a VQ-VAE and its prior, as modules of the `evaluate` library.
 
-Each is used like any other of its metrics, in one call or batch by batch:
+Each is used like any other metric of that library, in one call or batch by batch:
 
     quality = ReconstructionQuality()
     for images, reconstructions in batches:
         quality.add_batch(predictions=reconstructions, references=images)
     quality.compute()  # {"reconstruction_mse": ..., "psnr": ..., "ssim": ...}
 
-They keep sums in place of rows: see `metrics.base`.
+They keep sums instead of rows: see `metrics.base`.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Metrics of samples: Fréchet distance of features, classes that a classifier reads."""
+"""Metrics of samples: Fréchet distance of features, classes predicted by a classifier."""
 
 import math
 from typing import Any, ClassVar
@@ -33,9 +33,9 @@ def frechet_distance(
 
 
 def _square_root(covariance: Tensor) -> Tensor:
-    """The symmetric root of a symmetric matrix without negative eigenvalues."""
+    """Symmetric square root of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(covariance.double())
-    # Zeros come out as rounding errors of the largest, on either side.
+    # Zeros become rounding errors of the largest eigenvalue, of either sign.
     rounding = values[-1] * len(values) * torch.finfo(values.dtype).eps
     roots = torch.where(values > rounding, values, 0).sqrt()
     return (vectors * roots) @ vectors.T
@@ -44,16 +44,16 @@ def _square_root(covariance: Tensor) -> Tensor:
 class FrechetDistance(SummingMetric):
     """Distance between the features of generated images (`predictions`) and real ones (`references`).
 
-    Both are floating point (N, `num_features`), for example the penultimate activations of an image
-    classifier; their numbers of rows may differ, and a batch may hold either or both. Result:
+    Both are floating point (N, `num_features`), for example penultimate activations of an image
+    classifier. Their numbers of rows may differ, and a batch may hold either or both. Result:
 
     - `frechet_distance`: the squared Fréchet distance of the Gaussians with their means and unbiased
       covariances, at least 0 (Heusel et al. 2017, arXiv 1706.08500, equation 6; FID is this with the
       features of one Inception network). It depends on the classifier, and falls as rows are added:
       compare only distances of the same classifier and the same numbers of rows.
 
-    The sums behind it are float64, so features whose mean is a million times their spread come out
-    with few digits. Needs at least 2 rows on either side; works with fewer rows than features.
+    Sums are float64, so features whose mean is a million times their spread lose most digits. Needs
+    at least 2 rows on either side; works with fewer rows than features.
     """
 
     _features: ClassVar[dict] = {"predictions": TABLE, "references": TABLE}
@@ -117,8 +117,8 @@ class ClassifiedImages(SummingMetric):
         probabilities = as_tensor("predictions", predictions, (None, self.num_classes))
         if ((probabilities.sum(1) - 1).abs() > 1e-2).any() or (probabilities < 0).any():
             raise ValueError(
-                "`predictions` must be probabilities, of which each row sums to 1; got rows that do "
-                "not. Apply a softmax to logits."
+                "`predictions` must be probabilities, and some rows do not sum to 1. Apply a softmax "
+                "to logits."
             )
         shape, highest = (len(probabilities),), self.num_classes - 1
         references = as_tensor("references", references, shape, integers=True, low=-1, high=highest)
