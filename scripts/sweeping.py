@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from hf_vqvae.arguments import (
     DataArguments,
-    HubArguments,
+    RunArguments,
     TrainingArguments,
     VQVAEArguments,
     config_arguments,
@@ -30,7 +30,7 @@ from hf_vqvae.hub.download import load_model
 from hf_vqvae.model_card.run_figures import choose_images
 from hf_vqvae.models import VQVAEConfig
 from hf_vqvae.training.report import report
-from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.stages import start_config, train_vqvae
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
@@ -227,12 +227,9 @@ def train_point(
     accelerator.wait_for_everyone()
     check_shared_folder(accelerator, point.folder.partial, point.folder.output_dir)
     training = replace(point.training, resume_from_checkpoint="latest")
-    workers = data.dataloader_num_workers
-    model_folder = train_vqvae(
-        config, images, training, accelerator, point.folder, lambda model: {}, workers
-    )
-    flags = (data, point.vqvae, point.training, HubArguments())
-    report(model_folder, images, flags, accelerator, point.folder)
+    arguments = RunArguments(data=data, vqvae=point.vqvae, training=training)
+    run = Run(arguments, accelerator, point.folder)
+    report(train_vqvae(config, images, run), images, run)
     if accelerator.is_main_process:
         point.folder.finish()
     accelerator.wait_for_everyone()

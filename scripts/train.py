@@ -4,30 +4,13 @@ python scripts/train.py --dataset_name ylecun/mnist --output_dir outputs/mnist
 accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_id me/vqvae-mnist
 """
 
-import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from hf_vqvae.arguments import (
-    DataArguments,
-    HubArguments,
-    PriorArguments,
-    TrainingArguments,
-    VQVAEArguments,
-)
+from hf_vqvae.arguments import HubArguments, RunArguments
 from hf_vqvae.command_line import parse_arguments
-from hf_vqvae.data.loaders import count_steps
-from hf_vqvae.data.splits import load_images
-from hf_vqvae.distributed import (
-    check_same_images,
-    check_shared_folder,
-    make_accelerator,
-    run_on_main_process,
-)
-from hf_vqvae.files import write_json
+from hf_vqvae.distributed import make_accelerator, run_on_main_process
 from hf_vqvae.publishing.push import (
     PushError,
     check_can_push,
@@ -36,37 +19,23 @@ from hf_vqvae.publishing.push import (
     push_stopped_by_signals,
 )
 from hf_vqvae.training.locking import locked_together
-from hf_vqvae.training.report import report, tracker_images
-from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.run import check_run, train
+from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import exit_on_signals, same_command
-from hf_vqvae.training.stages import (
-    check_number_of_classes,
-    import_vqvae,
-    start_config,
-    start_full_config,
-    train_prior,
-    train_vqvae,
-)
 from hf_vqvae.training.trainer import TrainingFailed
 
 
 def main() -> None:
-    flags = parse_arguments(
-        DataArguments,
-        VQVAEArguments,
-        PriorArguments,
-        TrainingArguments,
-        HubArguments,
-        description=__doc__,
-    )
-    data, vqvae, prior, training, hub = flags
-    folder = RunDirectory(Path(training.output_dir))
-    folder.check_name()
-    accelerator = make_accelerator(training, folder.partial)
+    arguments = RunArguments(*parse_arguments(*RunArguments.parts(), description=__doc__))
+    training, hub = arguments.training, arguments.hub
+    directory = RunDirectory(Path(training.output_dir))
+    directory.check_name()
+    accelerator = make_accelerator(training, directory.partial)
+    run = Run(arguments, accelerator, directory)
     resume_command = same_command("--resume_from_checkpoint", "latest")
-    with locked_together(accelerator, folder.output_dir):
-        with exit_on_signals(folder.partial, resume_command):
-            resume, changes = run_on_main_process(accelerator, lambda: check(flags, folder))
+    with locked_together(accelerator, directory.output_dir):
+        with exit_on_signals(directory.partial, resume_command):
+            resume, changes = run_on_main_process(accelerator, lambda: check(run))
             if resume is None:
                 accelerator.end_training()
                 return
@@ -74,105 +43,25 @@ def main() -> None:
                 accelerator.print(f"From here on: {change}.")
             if not resume:
                 training = replace(training, resume_from_checkpoint=None)
-            train((data, vqvae, prior, training, hub), accelerator, folder)
+                run = replace(run, arguments=replace(arguments, training=training))
+            train(run)
         accelerator.end_training()
         if accelerator.is_main_process:
-            folder.finish()
-            print_what_to_look_at(folder.output_dir)
+            directory.finish()
+            print_what_to_look_at(directory.output_dir)
     if accelerator.is_main_process and hub.push_to_hub:
-        push(folder.output_dir, hub)
+        push(directory.output_dir, hub)
 
 
-def check(flags: tuple, folder: RunDirectory) -> tuple[bool | None, list[str]]:
-    """Finds out, before any work, what there is to do.
-
-    Returns:
-        Whether to go on with the unfinished run, None if it is finished, and what is other than when it was stopped.
-    """
-    training, hub = flags[-2:]
-    values = values_of(flags)
-    resume, overwrite = training.resume_from_checkpoint is not None, training.overwrite_output_dir
-    if resume and folder.is_finished and not folder.partial.exists():
-        if folder.has_finished(values, overwrite=overwrite):
-            folder.tidy()
-            print(f"The run in {folder.output_dir} is finished: there is nothing to resume.")
-            if hub.push_to_hub:
-                print(f"This pushes it:\n  {command_that_pushes(folder.output_dir, hub)}")
-            return None, []
-        print(
-            f"The run in {folder.output_dir} is another one: this one begins, and replaces it at its end."
-        )
-        resume = False
-    folder.check(resume=resume, overwrite=overwrite)
-    changes = check_changes(folder, training, values) if resume else []
-    if hub.push_to_hub:
+def check(run: Run) -> tuple[bool | None, list[str]]:
+    """Checks what there is to do, and that the result can be pushed; see [`check_run`]."""
+    hub = run.arguments.hub
+    resume, changes = check_run(run)
+    if hub.push_to_hub and resume is None:
+        print(f"This pushes it:\n  {command_that_pushes(run.directory.output_dir, hub)}")
+    elif hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
     return resume, changes
-
-
-def values_of(flags: tuple) -> dict:
-    return {name: value for part in flags for name, value in asdict(part).items()}
-
-
-def train(flags: tuple, accelerator: Accelerator, folder: RunDirectory) -> None:
-    """Both stages and the report; leaves the whole run in the folder of the unfinished one."""
-    data, vqvae, prior, training, hub = flags
-    values = values_of(flags)
-    config = start_config(vqvae, training.vqvae_name_or_path)
-    if training.train_prior:
-        start_full_config(config, vars(prior))  # a wrong flag is found before an hour of training
-    with accelerator.main_process_first():  # one process fills the cache, the others read it
-        images = load_images(data, config)
-    check_same_images(accelerator, images.info)  # nothing is written before all could read
-    count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
-    if training.train_prior and training.class_conditional:
-        check_number_of_classes(len(images.info["label_names"] or ()))
-    changes = []
-    if training.resume_from_checkpoint is not None:
-        told = training.resume_with_changes
-        changes = folder.check_same_data(images.info, with_changes=told)
-    if vqvae.data_variance is None and training.vqvae_name_or_path is None:
-        config.data_variance = images.data_variance
-    if accelerator.is_main_process:
-        folder.start(resume=training.resume_from_checkpoint is not None)
-        if changes:
-            print(f"From here on, other data: {', '.join(changes)}.")
-            shutil.rmtree(folder.partial / "codes", ignore_errors=True)
-        write_json(folder.partial / "arguments.json", values)
-        write_json(folder.partial / "data.json", images.info)
-    accelerator.wait_for_everyone()
-    check_shared_folder(accelerator, folder.partial, folder.output_dir)
-    accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
-
-    show = tracker_images(images.eval)
-    if training.vqvae_name_or_path is not None:
-        model_folder = import_vqvae(training.vqvae_name_or_path, accelerator, folder)
-    else:
-        model_folder = train_vqvae(
-            config, images, training, accelerator, folder, show, data.dataloader_num_workers
-        )
-    if training.train_prior:
-        model_folder = train_prior(
-            model_folder, vars(prior), images, training, accelerator, folder, show
-        )
-    # The record is to be fed back to this script: how the run came to its end is not part of it.
-    training = replace(
-        training,
-        resume_from_checkpoint=None,
-        resume_with_changes=False,
-        overwrite_output_dir=False,
-    )
-    report(model_folder, images, (data, vqvae, prior, training, hub), accelerator, folder)
-    accelerator.wait_for_everyone()
-
-
-def check_changes(folder: RunDirectory, training: TrainingArguments, values: dict) -> list[str]:
-    """What is other than when the run was stopped; an error unless it may be."""
-    return folder.check_same_run(
-        training.resume_from_checkpoint,
-        values,
-        with_changes=training.resume_with_changes,
-    )
 
 
 def print_what_to_look_at(folder: Path) -> None:

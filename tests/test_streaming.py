@@ -241,9 +241,9 @@ RUN = """
 import sys
 from pathlib import Path
 from hf_vqvae import VQVAEConfig
-from hf_vqvae.arguments import DataArguments, TrainingArguments
+from hf_vqvae.arguments import DataArguments, PriorArguments, RunArguments, TrainingArguments
 from hf_vqvae.data.splits import load_images
-from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.distributed import make_accelerator
 from hf_vqvae.training.stages import train_prior, train_vqvae
 import torch
@@ -258,9 +258,9 @@ folder = RunDirectory(Path(output))
 accelerator = make_accelerator(arguments, folder.partial)
 images = load_images(data, config)
 folder.start(resume=False)
-vqvae = train_vqvae(config, images, arguments, accelerator, folder, dict)
-prior = {"architecture": "plain", "hidden_size": 8, "num_residual_blocks": 1}
-train_prior(vqvae, prior, images, arguments, accelerator, folder, dict)
+prior = PriorArguments(architecture="plain", hidden_size=8, num_residual_blocks=1)
+run = Run(RunArguments(data=data, prior=prior, training=arguments), accelerator, folder)
+train_prior(train_vqvae(config, images, run), images, run)
 """
 
 

@@ -278,7 +278,7 @@ def test_a_finished_run_of_other_flags_is_not_taken_for_the_one_to_resume(
     assert digest(folder) == before
     done = scripts.run(TRAIN, *flags, "--overwrite_output_dir")
     assert done.returncode == 0, done.stderr
-    assert "is another one: this one begins" in done.stdout
+    assert "has other flags: a new run starts" in done.stdout
     assert read(folder, "arguments")["seed"] == 6
 
 

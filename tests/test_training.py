@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
-from hf_vqvae.arguments import TrainingArguments
+from hf_vqvae.arguments import RunArguments, TrainingArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.loaders import EpochShuffle, EpochStream, count_steps, make_loader
 from hf_vqvae.metrics.sums import Averages
-from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
 from hf_vqvae.training.trainer import Stage, StageTrainer
 
@@ -27,6 +27,10 @@ from hf_vqvae.training.trainer import Stage, StageTrainer
 @pytest.fixture(scope="module")
 def accelerator():
     return Accelerator(cpu=True)
+
+
+def make_run(arguments, accelerator, folder):
+    return Run(RunArguments(training=arguments), accelerator, RunDirectory(folder / "run"))
 
 
 # Order of rows
@@ -226,9 +230,7 @@ def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, s
     stage = Stage(
         "vqvae", 2, 0.01, {"pixel_values": "pixel_values"}, lambda output, batch: {}, dict, 8
     )
-    trainer = StageTrainer(
-        model, stage, images, 10, arguments, accelerator, RunDirectory(tmp_path / "run")
-    )
+    trainer = StageTrainer(model, stage, images, 10, make_run(arguments, accelerator, tmp_path))
     group = trainer.optimizer.param_groups[0]
     trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: used.append(group["lr"]))
     history = trainer.train()
@@ -249,7 +251,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
     settings = {"num_embeddings": 4, "grid_size": (3, 3), "hidden_size": 8, "num_classes": 2}
     evaluated, steps = [], []
 
-    def make(folder):
+    def make():
         torch.manual_seed(1)
         model = PixelCNNModel(PixelCNNConfig(architecture="gated", **settings))
         stage = Stage(
@@ -264,10 +266,11 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
             max_grad_norm=1.0,
         )
         dataset = CodesDataset(codes, labels)
-        return model, StageTrainer(model, stage, dataset, 6, arguments, accelerator, folder)
+        return model, StageTrainer(model, stage, dataset, 6, run)
 
-    folder = RunDirectory(tmp_path / "run")
-    model, trainer = make(folder)
+    run = make_run(arguments, accelerator, tmp_path)
+    folder = run.directory
+    model, trainer = make()
     average = model.conv_out.weight.detach().clone()
     trainer.optimizer.optimizer.register_step_post_hook(
         lambda *_: steps.append(model.conv_out.weight.detach().clone())
@@ -285,7 +288,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
     accelerator.free_memory()
     accelerator._custom_objects.clear()
 
-    again, resumed = make(folder)
+    again, resumed = make()
     resumed.train(folder.checkpoints_to_resume(str(folder.checkpoints / "prior-6"), "prior"))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name

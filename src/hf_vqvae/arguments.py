@@ -282,11 +282,11 @@ PriorArguments = config_arguments(
 class RunArguments:
     """All flags of a run, those of `scripts/train.py`."""
 
-    data: DataArguments
-    vqvae: VQVAEArguments
-    prior: PriorArguments
-    training: TrainingArguments
-    hub: HubArguments
+    data: DataArguments = field(default_factory=DataArguments)
+    vqvae: VQVAEArguments = field(default_factory=VQVAEArguments)
+    prior: PriorArguments = field(default_factory=PriorArguments)
+    training: TrainingArguments = field(default_factory=TrainingArguments)
+    hub: HubArguments = field(default_factory=HubArguments)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -294,9 +294,14 @@ class RunArguments:
         return {name: value for part in asdict(self).values() for name, value in part.items()}
 
     @classmethod
+    def parts(cls) -> list[type]:
+        """The dataclasses of the flags, in the order of the fields."""
+        return [part.type for part in fields(cls)]
+
+    @classmethod
     def names(cls, *roles: str) -> set[str]:
         """Names of the flags with one of `roles` (see [`flag`])."""
-        flags = (one for part in fields(cls) for one in fields(part.type))
+        flags = (one for part in cls.parts() for one in fields(part))
         return {one.name for one in flags if one.metadata["role"] in roles}
 
 

@@ -17,17 +17,16 @@ from pathlib import Path
 import torch
 import torch._functorch.config
 import torch._inductor.config
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch._dynamo.utils import counters
 from torch.nn.modules import module
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_vqvae import PixelCNNModel, VQVAEConfig, VQVAEModel
-from hf_vqvae.arguments import DataArguments, TrainingArguments
+from hf_vqvae.arguments import DataArguments, PriorArguments, RunArguments, TrainingArguments
 from hf_vqvae.data.splits import ImageSplits, load_images
 from hf_vqvae.distributed import make_accelerator
-from hf_vqvae.training.run_directory import RunDirectory
+from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.stages import import_vqvae, train_prior, train_vqvae
 
 # No batch and no number of processes divides them.
@@ -91,20 +90,20 @@ def bytes_of(value: torch.Tensor) -> bytes:
 
 def run_case(name: str, case: dict, output: Path, images: ImageSplits) -> dict:
     """Trains one stage; returns its record."""
-    arguments = TrainingArguments(**case["training"])
+    arguments = RunArguments(training=TrainingArguments(**case["training"]))
     os.environ.update(case.get("environment", {}))
     # As in a fresh process, but in the same group.
     AcceleratorState._reset_state()
     GradientState._reset_state()
     folder = RunDirectory(output / f"{name}-{os.environ.get('WORLD_SIZE', '1')}")
-    accelerator = make_accelerator(arguments, folder.partial)
+    accelerator = make_accelerator(arguments.training, folder.partial)
     if accelerator.is_main_process:
         folder.start(resume=False)
     accelerator.wait_for_everyone()
     recorder = Recorder()
     # Hooks would be compiled, too.
     with nullcontext() if "ACCELERATE_DYNAMO_BACKEND" in os.environ else recorder:
-        trained = train(case, images, arguments, accelerator, folder)
+        train(case, images, Run(arguments, accelerator, folder))
     for variable in case.get("environment", {}):
         del os.environ[variable]
     graphs = counters["stats"]["unique_graphs"]
@@ -117,16 +116,17 @@ def run_case(name: str, case: dict, output: Path, images: ImageSplits) -> dict:
         "forwards": recorder.forwards,
         "steps": recorder.steps,
         "history": json.loads((folder.partial / "history.json").read_text()),
-        "folder": str(trained),
+        "folder": str(folder.partial / ("vqvae" if case["prior"] is None else "full")),
     }
 
 
-def train(case, images, arguments, accelerator: Accelerator, folder: RunDirectory) -> Path:
+def train(case: dict, images: ImageSplits, run: Run) -> None:
     if case["prior"] is None:
-        config = VQVAEConfig(**case["vqvae"])
-        return train_vqvae(config, images, arguments, accelerator, folder, show=dict)
-    vqvae = import_vqvae(str(folder.output_dir.parent / "codes-of"), accelerator, folder)
-    return train_prior(vqvae, case["prior"], images, arguments, accelerator, folder, show=dict)
+        train_vqvae(VQVAEConfig(**case["vqvae"]), images, run)
+        return
+    run.arguments.prior = PriorArguments(**case["prior"])
+    run.arguments.training.vqvae_name_or_path = str(run.directory.output_dir.parent / "codes-of")
+    train_prior(import_vqvae(run), images, run)
 
 
 def main() -> None:

@@ -1,11 +1,9 @@
-"""What a run leaves beside its weights: metrics, figures, records, card; and pictures for the trackers on the way."""
+"""Write metrics, figures, records and model card of a run; log images to its trackers."""
 
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,11 @@ from ..evaluation.model_metrics import evaluate_model
 from ..evaluation.sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
-from ..hub.download import load_model
 from ..model_card.card import write_card
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code, image_processor_for
-from .run_directory import RunDirectory
+from .run_directory import Run
 
 PACKAGES = (
     "hf_vqvae",
@@ -38,28 +35,19 @@ TRACKED_IMAGES = 16
 KEPT = "All that was trained is whole: make room, and go on with --resume_from_checkpoint latest."
 
 
-def report(
-    model_folder: Path,
-    images: ImageSplits,
-    flags: tuple,
-    accelerator: Accelerator,
-    folder: RunDirectory,
-) -> None:
-    """Measures the trained model as it lies on disk, and completes the unfinished run's folder.
-
-    Args:
-        model_folder: a VQ-VAE's or that of both stages.
-        flags: the dataclasses of the command line.
-    """
-    model = load_model(str(model_folder)).to(accelerator.device)
+def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run: Run) -> None:
+    """Measures the trained model and completes the directory of the unfinished run."""
+    accelerator, folder = run.accelerator, run.directory.partial
+    # The record can be given to train.py again: how this run was resumed is not part of it.
+    values = run.arguments.values | {"resume_from_checkpoint": None, "resume_with_changes": False}
+    values |= {"overwrite_output_dir": False}
     split = images.info["eval_split"]
     metrics, counts = evaluate_model(model, images.eval, accelerator, split=split)
-    values = {key: value for dataclass in flags for key, value in asdict(dataclass).items()}
     if isinstance(model, VQVAEForImageGeneration) and values["num_eval_samples"]:
         metrics |= _measure_samples(model, images, values, accelerator)
     if not accelerator.is_main_process:
         return
-    run = {
+    record = {
         "dataset": images.info,
         "versions": {
             "python": platform.python_version(),
@@ -68,23 +56,24 @@ def report(
         "hardware": _hardware(accelerator),
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
-        "seconds": read_json(folder.partial / "seconds.json"),
+        "seconds": read_json(folder / "seconds.json"),
         "seed": values["seed"],
         "codebook_counts": counts,
     }
-    with writing_errors(folder.partial / "model.safetensors", KEPT):
-        model.save_pretrained(folder.partial)
-        image_processor_for(model).save_pretrained(folder.partial)
-    write_json(folder.partial / "metrics.json", metrics)
-    write_json(folder.partial / "arguments.json", values)
-    write_json(folder.partial / "run.json", run)
+    with writing_errors(folder / "model.safetensors", KEPT):
+        model.save_pretrained(folder)
+        image_processor_for(model).save_pretrained(folder)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "arguments.json", values)
+    write_json(folder / "run.json", record)
     generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
     train = images.train if isinstance(images.train, DecodedImages) else None
-    write_figures(folder.partial, model, images.eval, generator, train)
+    write_figures(folder, model, images.eval, generator, train)
     # With its code the folder is what a repo holds: it loads where this package is not installed.
-    add_code(folder.partial, type(model))
-    local_name = None if folder.output_dir.is_absolute() else folder.output_dir.as_posix()
-    write_card(folder.partial, repo_id=values["hub_model_id"] or local_name)
+    add_code(folder, type(model))
+    output_dir = run.directory.output_dir
+    local_name = None if output_dir.is_absolute() else output_dir.as_posix()
+    write_card(folder, repo_id=values["hub_model_id"] or local_name)
 
 
 def _measure_samples(
@@ -119,37 +108,60 @@ def _measure_samples(
     )
 
 
-def tracker_images(images: DecodedImages) -> Callable[[Any], dict[str, np.ndarray]]:
-    """A function from a model to pictures: reconstructions and codes of the first images, samples if it has a prior."""
-    pixel_values = images.__getitems__(list(range(min(TRACKED_IMAGES, len(images)))))[
-        "pixel_values"
-    ]
+def make_image_logger(
+    images: DecodedImages, accelerator: Accelerator
+) -> Callable[[Any, int], None]:
+    """Makes a function `log_images(model, step)` for the trackers.
+
+    It logs reconstructions and codes of the first images, or samples if the model has a prior.
+    """
+    rows = list(range(min(TRACKED_IMAGES, len(images))))
+    pixel_values = images.__getitems__(rows)["pixel_values"]
 
     @torch.inference_mode()
-    def show(model: VQVAEModel | VQVAEForImageGeneration) -> dict[str, np.ndarray]:
-        training, device = model.training, model.device
+    def log_images(model: VQVAEModel | VQVAEForImageGeneration, step: int) -> None:
+        training = model.training
         model.eval()
-        if isinstance(model, VQVAEForImageGeneration):
-            generator = torch.Generator(device).manual_seed(0)
-            classes = model.config.prior_config.num_classes
-            labels = None if classes is None else torch.arange(TRACKED_IMAGES) % classes
-            samples = model.sample(TRACKED_IMAGES, class_labels=labels, generator=generator)
-            grids = {"samples": image_grid(to_8_bits(samples), columns=4)}
-        else:
-            inputs = pixel_values.to(device)
-            codes = model.encode(inputs).codes
-            # Each image above its reconstruction.
-            pairs = torch.cat([inputs, model.decode(codes)])
-            factor = model.config.downsampling_factor
-            colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
-            grids = {
-                "reconstructions": image_grid(to_8_bits(pairs), columns=len(inputs)),
-                "codes": image_grid(colors, columns=4),
-            }
+        has_prior = isinstance(model, VQVAEForImageGeneration)
+        grids = _sample_grid(model) if has_prior else _code_grids(model, pixel_values)
         model.train(training)
-        return grids
+        for tracker in accelerator.trackers:
+            _log_to(tracker, grids, step)
 
-    return show
+    return log_images
+
+
+def _sample_grid(model: VQVAEForImageGeneration) -> dict[str, np.ndarray]:
+    generator = torch.Generator(model.device).manual_seed(0)
+    classes = model.config.prior_config.num_classes
+    labels = None if classes is None else torch.arange(TRACKED_IMAGES) % classes
+    samples = model.sample(TRACKED_IMAGES, class_labels=labels, generator=generator)
+    return {"prior/samples": image_grid(to_8_bits(samples), columns=4)}
+
+
+def _code_grids(model: VQVAEModel, pixel_values: torch.Tensor) -> dict[str, np.ndarray]:
+    inputs = pixel_values.to(model.device)
+    codes = model.encode(inputs).codes
+    pairs = torch.cat([inputs, model.decode(codes)])  # each image above its reconstruction
+    factor = model.config.downsampling_factor
+    colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
+    return {
+        "vqvae/reconstructions": image_grid(to_8_bits(pairs), columns=len(inputs)),
+        "vqvae/codes": image_grid(colors, columns=4),
+    }
+
+
+def _log_to(tracker: Any, images: dict[str, np.ndarray], step: int) -> None:
+    """Logs images, uint8 (H, W, C) by name, to a tracker."""
+    if tracker.name == "trackio":  # Accelerate has no `log_images` for it
+        from trackio import Image
+
+        # It takes no grey pictures.
+        grids = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in images.items()}
+        tracker.log({name: Image(grid) for name, grid in grids.items()}, step=step)
+        return
+    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
 
 
 def _hardware(accelerator: Accelerator) -> str:

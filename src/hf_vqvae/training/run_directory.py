@@ -1,4 +1,4 @@
-"""The folder of a run: unfinished under one name, complete under another, with checkpoints that are whole or absent."""
+"""Layout of a run directory: `<output_dir>.partial` while training, renamed to `output_dir` when complete."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
 
 from ..arguments import RunArguments
 from ..files import atomic_remove, atomic_replace, read_json, remove, write_json
@@ -222,6 +224,15 @@ class RunDirectory:
         places = [path.resolve() for path in saved]
         place = Path(wanted).resolve()
         return saved[: places.index(place) + 1] if place in places else []
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in progress: its flags, the processes that work on it and its directory."""
+
+    arguments: RunArguments
+    accelerator: Accelerator
+    directory: RunDirectory
 
 
 def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:

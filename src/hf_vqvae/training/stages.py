@@ -3,8 +3,9 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..arguments import TrainingArguments, VQVAEArguments
+from ..arguments import VQVAEArguments
 from ..data.codes import encode_split
 from ..data.loaders import count_steps, local_batches
 from ..data.splits import ImageSplits
@@ -29,13 +30,14 @@ from ..models import (
 )
 from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
-from .run_directory import RunDirectory
+from .run_directory import Run
 from .trainer import Stage, StageTrainer
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
 
 
-def start_config(settings: VQVAEArguments, pretrained: str | None) -> VQVAEConfig:
+def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQVAEConfig:
     """The VQ-VAE's config out of its flags, or that of a trained VQ-VAE.
 
     Raises:
@@ -111,30 +113,29 @@ def check_number_of_classes(number: int) -> None:
         )
 
 
-def import_vqvae(name_or_path: str, accelerator: Accelerator, folder: RunDirectory) -> Path:
-    """Puts a trained VQ-VAE (its own folder or repo, or one with a prior) where stage 1 would have put it."""
-    done = folder.partial / "vqvae"
-    if accelerator.is_main_process and not done.exists():
-        write_json(folder.partial / "history.json", {})
-        write_json(folder.partial / "seconds.json", {})
-        _save_model(VQVAEModel.from_pretrained(fetch_model(name_or_path)), done)
-    accelerator.wait_for_everyone()
-    return done
+def import_vqvae(run: Run) -> VQVAEModel:
+    """Loads `--vqvae_name_or_path`, also out of a model with a prior, and saves it as stage 1 would."""
+    folder = run.directory.partial
+    if run.accelerator.is_main_process and not (folder / "vqvae").exists():
+        write_json(folder / "history.json", {})
+        write_json(folder / "seconds.json", {})
+        source = fetch_model(run.arguments.training.vqvae_name_or_path)
+        _save_model(VQVAEModel.from_pretrained(source), folder / "vqvae")
+    run.accelerator.wait_for_everyone()
+    return _load_model(VQVAEModel, folder / "vqvae", run)
 
 
 def train_vqvae(
     config: VQVAEConfig,
     images: ImageSplits,
-    arguments: TrainingArguments,
-    accelerator: Accelerator,
-    folder: RunDirectory,
-    show: Callable[[VQVAEModel], dict[str, Any]],
-    num_workers: int = 0,
-) -> Path:
-    """Stage 1. Returns the folder of the trained VQ-VAE, which an earlier session of the run may have written."""
-    done = folder.partial / "vqvae"
+    run: Run,
+    log_images: Callable[[VQVAEModel, int], None] | None = None,
+) -> VQVAEModel:
+    """Stage 1. Returns the trained VQ-VAE, which an earlier session of the run may have saved."""
+    arguments, accelerator = run.arguments.training, run.accelerator
+    done = run.directory.partial / "vqvae"
     if done.exists():
-        return done
+        return _load_model(VQVAEModel, done, run)
     set_seed(arguments.seed)
     model = VQVAEModel(config)
     if arguments.gradient_checkpointing:
@@ -163,35 +164,31 @@ def train_vqvae(
         measure=measure,
         evaluate=evaluate,
         num_codes=config.num_embeddings,
-        show=lambda: show(model),
+        log_images=log_images and partial(log_images, model),
         max_grad_norm=arguments.max_grad_norm,
         data=images.info["fingerprint"],
     )
     steps = count_steps(images.info["train_count"], arguments)
-    trainer = StageTrainer(
-        model, stage, images.train, steps, arguments, accelerator, folder, num_workers
-    )
-    _train_and_save(trainer, model, done, folder, accelerator, arguments)
-    return done
+    num_workers = run.arguments.data.dataloader_num_workers
+    trainer = StageTrainer(model, stage, images.train, steps, run, num_workers)
+    return _train_and_save(trainer, model, done, run)
 
 
 def train_prior(
-    vqvae_folder: str | Path,
-    prior_settings: dict[str, Any],
+    vqvae: VQVAEModel,
     images: ImageSplits,
-    arguments: TrainingArguments,
-    accelerator: Accelerator,
-    folder: RunDirectory,
-    show: Callable[[VQVAEForImageGeneration], dict[str, Any]],
-) -> Path:
-    """Stage 2, on the codes of a trained VQ-VAE. Returns the folder of both together."""
-    done = folder.partial / "full"
+    run: Run,
+    log_images: Callable[[VQVAEForImageGeneration, int], None] | None = None,
+) -> VQVAEForImageGeneration:
+    """Stage 2, on the codes of the trained VQ-VAE. Returns both models together."""
+    arguments, accelerator = run.arguments.training, run.accelerator
+    folder = run.directory.partial
+    done = folder / "full"
     if done.exists():
-        return done
+        return _load_model(VQVAEForImageGeneration, done, run)
     set_seed(arguments.seed)
-    vqvae = VQVAEModel.from_pretrained(vqvae_folder).to(accelerator.device)
     train_codes, eval_codes = (
-        encode_split(vqvae, split, name, arguments, accelerator, folder.partial)
+        encode_split(vqvae, split, name, arguments, accelerator, folder)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
     names = None
@@ -199,9 +196,9 @@ def train_prior(
         names = class_names(
             images.info["label_names"], train_codes.largest_label, eval_codes.largest_label
         )
-    config = start_full_config(vqvae.config, prior_settings, names)
-    with _quiet_loading():  # that the prior is not there yet is no news
-        full = VQVAEForImageGeneration.from_pretrained(vqvae_folder, config=config)
+    config = start_full_config(vqvae.config, vars(run.arguments.prior), names)
+    with _quiet_loading():  # no warning that the prior is new
+        full = VQVAEForImageGeneration.from_pretrained(folder / "vqvae", config=config)
     full.vqvae.to(accelerator.device)
     prior, batch_size = full.prior, arguments.eval_batch_size
     if arguments.gradient_checkpointing:
@@ -220,7 +217,7 @@ def train_prior(
         return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
 
     inputs = {"codes": "codes"} | ({} if names is None else {"class_labels": "labels"})
-    earlier = read_json(folder.partial / "history.json")
+    earlier = read_json(folder / "history.json")
     earlier.pop("prior", None)  # of a session that was killed between the history and the model
     stage = Stage(
         name="prior",
@@ -230,7 +227,7 @@ def train_prior(
         inputs=inputs,
         measure=measure,
         evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
-        show=lambda: show(full),
+        log_images=log_images and partial(log_images, full),
         steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
         betas=(0.9, 0.95),
         weight_decay=arguments.prior_weight_decay,
@@ -239,26 +236,31 @@ def train_prior(
         data=images.info["fingerprint"],
     )
     steps = count_steps(len(train_codes), arguments)
-    trainer = StageTrainer(prior, stage, train_codes, steps, arguments, accelerator, folder)
-    _train_and_save(trainer, full, done, folder, accelerator, arguments)
-    return done
+    trainer = StageTrainer(prior, stage, train_codes, steps, run)
+    return _train_and_save(trainer, full, done, run)
 
 
-def _train_and_save(trainer, model, done, folder, accelerator, arguments) -> None:
-    """Trains (or goes on), and writes model and history; called by all processes."""
+def _train_and_save(trainer: StageTrainer, model: Model, done: Path, run: Run) -> Model:
+    """Trains (or resumes) a stage and saves model and history; returns the model, in eval mode."""
     stage, saved = trainer.stage.name, []
-    if arguments.resume_from_checkpoint:
-        saved = folder.checkpoints_to_resume(arguments.resume_from_checkpoint, stage)
+    accelerator, directory = run.accelerator, run.directory
+    if run.arguments.training.resume_from_checkpoint:
+        wanted = run.arguments.training.resume_from_checkpoint
+        saved = directory.checkpoints_to_resume(wanted, stage)
     records = {"history": trainer.train(saved), "seconds": round(trainer.seconds, 1)}
+    # Removes the autocast of mixed precision from the model's forward.
+    accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    # Contiguous as in every other folder; channels last is a matter of training speed only.
+    model = model.to(memory_format=torch.contiguous_format).eval()
     if accelerator.is_main_process:
         for name, value in records.items():
-            path = folder.partial / f"{name}.json"
+            path = directory.partial / f"{name}.json"
             write_json(path, (read_json(path) if path.exists() else {}) | {stage: value})
-        # Contiguous as in every other folder; channels last is a matter of training speed only.
-        _save_model(model.to(memory_format=torch.contiguous_format), done)
-        discard_checkpoints(list_checkpoints(folder.checkpoints, stage))
+        _save_model(model, done)
+        discard_checkpoints(list_checkpoints(directory.checkpoints, stage))
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+    return model
 
 
 @contextmanager
@@ -269,6 +271,12 @@ def _quiet_loading() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+def _load_model(model_class: type[Model], folder: Path, run: Run) -> Model:
+    model = model_class.from_pretrained(folder)
+    model.config.name_or_path = ""  # or the config of both models would hold a path of this machine
+    return model.to(run.accelerator.device)
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from ..arguments import RunArguments, TrainingArguments
+from ..arguments import RunArguments
 from ..data.loaders import ended_early, make_loader
 from ..metrics.sums import Averages
 from .checkpoints import (
@@ -25,7 +24,7 @@ from .checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from .run_directory import RunDirectory
+from .run_directory import Run
 from .signals import Interrupted, catch_signals
 
 
@@ -44,7 +43,7 @@ class Stage:
         measure: maps the model's output and the batch to scalars to be averaged over an epoch.
         evaluate: called after each epoch, on all processes; its numbers join the history.
         num_codes: K where codes are counted (perplexity and codes in use), else None.
-        show: called on the main process after each epoch; images for the trackers by name.
+        log_images: called with the step on the main process after each epoch, if there are trackers.
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
         betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
         average_decay: of the moving average of the weights, which is what is evaluated and kept; None for none.
@@ -59,7 +58,7 @@ class Stage:
     measure: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]
     evaluate: Callable[[], dict[str, float]]
     num_codes: int | None = None
-    show: Callable[[], dict[str, Any]] = dict
+    log_images: Callable[[int], None] | None = None
     steps_before: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -75,8 +74,7 @@ class StageTrainer:
         model: whose forward returns `loss` with `return_loss=True`.
         dataset: see [`make_loader`].
         steps_per_epoch: optimizer steps.
-        folder: the run's.
-        num_workers: processes that read a stream.
+        num_workers: processes that decode a stream.
     """
 
     def __init__(
@@ -85,18 +83,17 @@ class StageTrainer:
         stage: Stage,
         dataset: Any,
         steps_per_epoch: int,
-        arguments: TrainingArguments,
-        accelerator: Accelerator,
-        folder: RunDirectory,
+        run: Run,
         num_workers: int = 0,
     ):
-        self.stage, self.arguments = stage, arguments
-        self.accelerator, self.folder = accelerator, folder
+        self.stage, self.arguments = stage, run.arguments.training
+        self.accelerator, self.directory = run.accelerator, run.directory
+        accelerator, arguments = self.accelerator, self.arguments
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
         settings = self._settings()
-        self.identity = model.config.to_dict() | settings | {"run": folder.run_id}
+        self.identity = model.config.to_dict() | settings | {"run": run.directory.run_id}
         self.changeable = {*settings, "data_variance"}
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -300,7 +297,7 @@ class StageTrainer:
         if accelerator.is_main_process:
             discard_checkpoints(path for path, at in self.checkpoints.items() if at >= step - 1)
         accelerator.wait_for_everyone()
-        saved = list_checkpoints(self.folder.checkpoints, name)
+        saved = list_checkpoints(self.directory.checkpoints, name)
         flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
         kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
         start = "--overwrite_output_dir to start anew"
@@ -327,16 +324,13 @@ class StageTrainer:
         row["learning_rate"] = self._learning_rate(self.step)
         self._swap_weights_()
         evaluated = self.stage.evaluate()
-        shows = self.accelerator.is_main_process and self.accelerator.trackers
-        shown = self.stage.show() if shows else {}
+        logs_images = self.accelerator.is_main_process and self.accelerator.trackers
+        if logs_images and self.stage.log_images is not None:
+            self.stage.log_images(self.stage.steps_before + self.step)
         self._swap_weights_()
         self.history.append({**row, **figures, **evaluated})
         bar.set_postfix(_short({**figures, **evaluated}))
         self._log(evaluated)
-        if shows:
-            images = {f"{self.stage.name}/{name}": grid for name, grid in shown.items()}
-            for tracker in self.accelerator.trackers:
-                _log_images(tracker, images, self.stage.steps_before + self.step)
         if self.arguments.checkpointing_steps == 0:
             self._save()
 
@@ -353,7 +347,7 @@ class StageTrainer:
         state |= {"history": self.history, "identity": self.identity}
         state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
-        folder = self.folder.checkpoints
+        folder = self.directory.checkpoints
         saved = save_checkpoint(self.accelerator, folder, state, limit, self.weight_average)
         self.checkpoints[saved] = self.step
         return saved
@@ -366,19 +360,6 @@ def _average(
     """A step of the moving average; its memory grows with it, so that the first weights are soon forgotten."""
     decay = min(stage.average_decay, (1 + int(updates)) / (10 + int(updates)))
     torch._foreach_lerp_(averaged, now, 1 - decay)
-
-
-def _log_images(tracker: Any, images: dict[str, Any], step: int) -> None:
-    """Logs pictures, uint8 (H, W, C) by name."""
-    if tracker.name == "trackio":  # Accelerate has no `log_images` for it
-        from trackio import Image
-
-        # It takes no grey pictures.
-        grids = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in images.items()}
-        tracker.log({name: Image(grid) for name, grid in grids.items()}, step=step)
-        return
-    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-    tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
 
 
 def _short(figures: dict[str, float]) -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""Check, train and document a run."""
+
+import shutil
+
+from ..data.loaders import count_steps
+from ..data.splits import ImageSplits, load_images
+from ..distributed import check_same_images, check_shared_folder
+from ..files import write_json
+from .report import make_image_logger, report
+from .run_directory import Run
+from .stages import (
+    check_number_of_classes,
+    import_vqvae,
+    start_config,
+    start_full_config,
+    train_prior,
+    train_vqvae,
+)
+
+
+def check_run(run: Run) -> tuple[bool | None, list[str]]:
+    """Checks on the main process, before any work, what there is to do.
+
+    Returns:
+        Whether to resume the unfinished run (None: the run is finished), and which flags have changed since.
+
+    Raises:
+        ValueError: if another run is in the way, or the unfinished run cannot be resumed with these flags.
+    """
+    training, directory, values = run.arguments.training, run.directory, run.arguments.values
+    resume, overwrite = training.resume_from_checkpoint is not None, training.overwrite_output_dir
+    if resume and directory.is_finished and not directory.partial.exists():
+        if directory.has_finished(values, overwrite=overwrite):
+            directory.tidy()
+            print(f"The run in {directory.output_dir} is finished: there is nothing to resume.")
+            return None, []
+        print(
+            f"The run in {directory.output_dir} has other flags: a new run starts and replaces it when complete."
+        )
+        resume = False
+    directory.check(resume=resume, overwrite=overwrite)
+    if not resume:
+        return False, []
+    changes = directory.check_same_run(
+        training.resume_from_checkpoint, values, with_changes=training.resume_with_changes
+    )
+    return True, changes
+
+
+def train(run: Run, images: ImageSplits | None = None) -> None:
+    """Trains both stages and writes the report into the unfinished run's directory. Called by all processes.
+
+    Args:
+        images: the data, if it is loaded already.
+    """
+    arguments, accelerator, directory = run.arguments, run.accelerator, run.directory
+    training, values = arguments.training, arguments.values
+    config = start_config(arguments.vqvae, training.vqvae_name_or_path)
+    if training.train_prior:
+        start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
+    if images is None:
+        with accelerator.main_process_first():  # one process fills the cache, the others read it
+            images = load_images(arguments.data, config)
+    check_same_images(accelerator, images.info)  # nothing is written before all could read
+    count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
+    if training.train_prior and training.class_conditional:
+        check_number_of_classes(len(images.info["label_names"] or ()))
+    resume, changes = training.resume_from_checkpoint is not None, []
+    if resume:
+        with_changes = training.resume_with_changes
+        changes = directory.check_same_data(images.info, with_changes=with_changes)
+    if arguments.vqvae.data_variance is None and training.vqvae_name_or_path is None:
+        config.data_variance = images.data_variance
+    if accelerator.is_main_process:
+        directory.start(resume=resume)
+        if changes:
+            print(f"From here on, other data: {', '.join(changes)}.")
+            shutil.rmtree(directory.partial / "codes", ignore_errors=True)
+        write_json(directory.partial / "arguments.json", values)
+        write_json(directory.partial / "data.json", images.info)
+    accelerator.wait_for_everyone()
+    check_shared_folder(accelerator, directory.partial, directory.output_dir)
+    accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
+
+    log_images = make_image_logger(images.eval, accelerator)
+    if training.vqvae_name_or_path is not None:
+        model = import_vqvae(run)
+    else:
+        model = train_vqvae(config, images, run, log_images)
+    if training.train_prior:
+        model = train_prior(model, images, run, log_images)
+    report(model, images, run)
+    accelerator.wait_for_everyone()
