@@ -369,8 +369,8 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(
     file.write_bytes(file.read_bytes()[:-100])
     done = scripts.run(TRAIN, *go_on, *LATEST)
     assert done.returncode == 0, done.stderr
-    assert f"The checkpoint {newer} is passed over: optimizer.bin damaged" in done.stdout
-    assert f"Going on from {checkpoint}." in done.stdout
+    assert f"The checkpoint {newer} is skipped: optimizer.bin damaged" in done.stdout
+    assert f"Resuming from {checkpoint}." in done.stdout
     assert_same_run(stopped, reference)
 
 

@@ -1,12 +1,12 @@
-"""Checkpoints of a run: whole or absent, and recognised when they are not what they should be."""
+"""Write, validate and load checkpoints atomically."""
 
 import hashlib
 import json
+import math
 import random
 import re
 import shutil
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,23 @@ from torch import nn
 from ..files import atomic_remove, atomic_replace, read_json, write_json, writing_errors
 
 AVERAGE = "average.safetensors"
-READ = (".safetensors", ".bin", ".pkl", ".pt")
-NO_MATTER = ("transformers_version", "_name_or_path")
+# Keys of a config on which no weight depends.
+IGNORED = ("transformers_version", "_name_or_path")
 
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
-    """Checkpoints in `folder`, of `stage` or of any, in the order of saving.
+    """Lists the checkpoints `<stage>-<step>` in `folder`, of one stage or of all, in the order of saving.
 
-    Their names are `stage-step`, or `stage-step+` of one that was to replace another when the run was killed.
+    That is not the order of their steps if a run was resumed from an earlier one, or with larger batches.
     """
-    # What is not whole has a dot before its name.
-    name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+\+?")
+    # An incomplete one has a dot before its name.
+    name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+")
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((path for path in found if name.fullmatch(path.name)), key=_order)
 
 
 def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
-    """Deletes checkpoints, or what has their names, in such a way that they are never seen in part."""
+    """Deletes checkpoints atomically."""
     for path in checkpoints:
         atomic_remove(path, path.with_name(f".discarded-{path.name}"))
 
@@ -48,9 +48,9 @@ def save_checkpoint(
     limit: int,
     average: nn.Module | None = None,
 ) -> Path:
-    """Writes what `accelerator` has prepared, `state` and `average` as `folder/stage-step`; keeps `limit`.
+    """Saves what `accelerator` has prepared, `state` and `average` as `folder/<stage>-<step>`.
 
-    Called by all processes. The folder is written under another name and renamed when the disk has it.
+    Called by all processes. The last `limit` checkpoints are kept.
 
     Args:
         average: the moving average of the weights, if there is one.
@@ -69,21 +69,15 @@ def save_checkpoint(
         if average is not None:
             # Not by Accelerate, which would read it back as any pickle.
             save_model(average, str(writing / AVERAGE))
-        numbers = [_number(path) for path in list_checkpoints(folder)]
-        state["number"] = 1 + max((n for n in numbers if n is not None), default=0)
+        saved = [_number(path) for path in list_checkpoints(folder)]
+        state["number"] = 1 + int(max(filter(math.isfinite, saved), default=0))
         state["files"] = _digests(writing)
         write_json(writing / "state.json", state | {"digest": _digest_of(state)})
-        if place.exists():  # which goes when the new one is in sight
-            beside = place.with_name(f"{name}+")
-            discard_checkpoints([beside])
-            atomic_replace(writing, beside)
-            discard_checkpoints([place])
-            beside.rename(place)
-        else:
-            atomic_replace(writing, place)
-        # One that cannot be read takes no other's place.
-        readable = [path for path in list_checkpoints(folder) if _number(path) is not None]
-        discard_checkpoints(readable[:-limit])
+        discard_checkpoints([place])
+        atomic_replace(writing, place)
+        # Those with a damaged record are not counted.
+        kept = [path for path in list_checkpoints(folder) if math.isfinite(_number(path))]
+        discard_checkpoints(kept[:-limit])
 
     main = accelerator.is_main_process
     try:
@@ -98,7 +92,7 @@ def save_checkpoint(
 
 
 def _run_on_all_processes(accelerator: Accelerator, place: Path, action: Any) -> None:
-    """Runs `action` and waits for the other processes; what fails on one of them fails on all."""
+    """Runs `action`, if any, and waits for the other processes; a failure of one is raised on all."""
     error = None
     try:
         if action is not None:
@@ -122,17 +116,19 @@ def choose_checkpoint(
     *,
     with_changes: bool,
 ) -> Path | None:
-    """The last of `candidates` that is whole and of this run; those passed over are named. Called by all processes.
+    """Chooses the last of `candidates` that is undamaged and of this run, and prints why others are not taken.
+
+    Called by all processes.
 
     Args:
-        identity: what a checkpoint has to have in common with the stage that goes on from it.
+        identity: what a checkpoint must have in common with the stage that resumes from it.
         changeable: keys of `identity` that may differ with `with_changes`.
 
     Returns:
-        None if there are none, or only damaged ones: the stage then starts anew.
+        None if there is none, or only damaged ones: the stage then starts from the beginning.
 
     Raises:
-        ValueError: if there are whole ones, but of another run or made with others of those.
+        ValueError: if all undamaged ones are of another run or were made with other settings.
     """
     chosen, faults = None, []
     if accelerator.is_main_process:
@@ -147,22 +143,20 @@ def choose_checkpoint(
     if chosen is None and others:
         raise ValueError("cannot resume from the checkpoint {}: {}.".format(*others[0]))
     for place, fault, _ in faults:
-        accelerator.print(f"The checkpoint {place} is passed over: {fault}.")
+        accelerator.print(f"The checkpoint {place} is skipped: {fault}.")
     if faults:
-        going_on = (
-            f"going on from {chosen}" if chosen else "there is no other: the stage starts anew"
-        )
-        accelerator.print(f"{going_on[0].upper()}{going_on[1:]}.")
+        start = f"Resuming from {chosen}" if chosen else "The stage starts from the beginning"
+        accelerator.print(f"{start}.")
     return chosen
 
 
 def load_checkpoint(
     accelerator: Accelerator, folder: Path, average: nn.Module | None = None
 ) -> dict[str, Any]:
-    """Loads a whole checkpoint into what `accelerator` has prepared and into `average`; returns its `state`.
+    """Loads a checkpoint into what `accelerator` has prepared and into `average`; returns its `state`.
 
     Raises:
-        ValueError: if something in it does not fit.
+        ValueError: if its content does not fit.
     """
     try:
         accelerator.load_state(str(folder))
@@ -173,16 +167,16 @@ def load_checkpoint(
     except Exception as error:  # whatever its readers raise
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(
-            f"cannot resume from the checkpoint {folder}: {reason}. Remove that folder to go on from the one before "
-            "it, or start anew with --overwrite_output_dir."
+            f"cannot resume from the checkpoint {folder}: {reason}. Remove that folder to resume from the one before "
+            "it, or start again with --overwrite_output_dir."
         ) from error
     return read_json(folder / "state.json")
 
 
 def _load_random_state(folder: Path, process: int) -> None:
-    """Accelerate has done so, but goes on without a word where it could not."""
+    """Restores the random number generators; Accelerate only logs where it could not."""
     own = folder / f"random_states_{process}.pkl"
-    # All processes draw the same numbers: one that was not there goes on as the first.
+    # All processes draw the same numbers: a process without a file takes that of the first.
     states = load(own if own.exists() else folder / "random_states_0.pkl")
     random.setstate(states["random_state"])
     np.random.set_state(states["numpy_random_seed"])
@@ -192,12 +186,12 @@ def _load_random_state(folder: Path, process: int) -> None:
 def _examine(
     checkpoint: Path, identity: dict[str, Any], changeable: Collection[str], with_changes: bool
 ) -> tuple[str | None, bool]:
-    """Why it cannot be gone on from, if so, and whether it is whole."""
+    """Returns why a checkpoint cannot be resumed from (None if it can), and whether it is undamaged."""
     try:
         state = read_json(checkpoint / "state.json")
         digest = state.pop("digest")
-        there, files, _ = dict(state["identity"]), dict(state["files"]), int(state["number"])
-    except Exception as error:  # any content that is not what was saved
+        saved, files = dict(state["identity"]), dict(state["files"])
+    except Exception as error:  # whatever a damaged record makes Python raise
         return f"its state.json cannot be read ({type(error).__name__})", False
     if digest != _digest_of(state):
         return "its state.json is damaged", False
@@ -208,53 +202,43 @@ def _examine(
     damaged = [name for name in files if found.get(name) != files[name]]
     if damaged:
         return f"{', '.join(damaged)} damaged or missing", False
-    # Accelerate takes what it finds by its name.
-    foreign = [name for name in sorted(found.keys() - files.keys()) if name.endswith(READ)]
-    if foreign:
-        return f"{', '.join(foreign)} not saved with it", False
-    here = json.loads(json.dumps(identity))
+    current = json.loads(json.dumps(identity))
     other = [
         key
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key not in NO_MATTER
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key) and key not in IGNORED
     ]
     fixed = [key for key in other if key not in changeable]
     if not other or (with_changes and not fixed):
         return None, True
-    listed = ", ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in other)
+    listed = ", ".join(f"{key} {saved.get(key)} there, {current.get(key)} here" for key in other)
     if fixed:
         return f"it is of another model or run ({listed})", True
     return (
-        f"it was made with others ({listed}), so that the run would not end with the same bits; "
-        "--resume_with_changes goes on all the same",
+        f"it was made with other settings ({listed}), so the result would differ; --resume_with_changes resumes it",
         True,
     )
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2].rstrip("+"))
-
-
-def _number(checkpoint: Path) -> int | None:
-    """How many were saved before it; None if its record cannot be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-        return int(read_json(checkpoint / "state.json")["number"])
-    return None
+def _number(checkpoint: Path) -> float:
+    """Returns how many checkpoints were saved before; infinity if the record cannot be read."""
+    try:
+        return float(read_json(checkpoint / "state.json")["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _order(checkpoint: Path) -> tuple[float, int]:
-    """One that cannot be read comes last, so that it is not passed over without a word."""
-    number = _number(checkpoint)
-    return (float("inf") if number is None else number, _step(checkpoint))
+    return _number(checkpoint), int(checkpoint.name.rpartition("-")[2])
 
 
 def _digest_of(state: dict[str, Any]) -> str:
-    """SHA-256 of a checkpoint's record."""
+    """SHA-256 of a checkpoint's state.json without the digest itself."""
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of a checkpoint's files but `state.json`, by their names."""
+    """SHA-256 of a checkpoint's files except `state.json`, by name."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     names = {path.relative_to(folder).as_posix(): path for path in files}
     names.pop("state.json", None)
