@@ -4,29 +4,32 @@ python scripts/train.py --dataset_name ylecun/mnist --output_dir outputs/mnist
 accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_id me/vqvae-mnist
 """
 
+__registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
+
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hf_vqvae
 from hf_vqvae.arguments import HubArguments, RunArguments
 from hf_vqvae.command_line import parse_arguments
-from hf_vqvae.distributed import make_accelerator, run_on_main_process
-from hf_vqvae.publishing.push import (
-    PushError,
-    check_can_push,
-    push_command,
-    push_folder,
-    push_stopped_by_signals,
-)
-from hf_vqvae.training.locking import locked_together
-from hf_vqvae.training.run import check_run, train
-from hf_vqvae.training.run_directory import Run, RunDirectory
-from hf_vqvae.training.signals import exit_on_signals, same_command
-from hf_vqvae.training.trainer import TrainingFailed
+from hf_vqvae.hub.errors import PushError
+
+if TYPE_CHECKING:
+    from hf_vqvae.training.run_directory import Run
 
 
 def main() -> None:
     arguments = RunArguments(*parse_arguments(*RunArguments.parts(), description=__doc__))
+
+    hf_vqvae.register()
+    from hf_vqvae.distributed import make_accelerator, run_on_main_process
+    from hf_vqvae.training.locking import locked_together
+    from hf_vqvae.training.run import train
+    from hf_vqvae.training.run_directory import Run, RunDirectory
+    from hf_vqvae.training.signals import exit_on_signals, same_command
+
     training, hub = arguments.training, arguments.hub
     directory = RunDirectory(Path(training.output_dir))
     directory.check_name()
@@ -53,8 +56,11 @@ def main() -> None:
         push(directory.output_dir, hub)
 
 
-def check(run: Run) -> tuple[bool | None, list[str]]:
+def check(run: "Run") -> tuple[bool | None, list[str]]:
     """Checks what there is to do, and that the result can be pushed; see [`check_run`]."""
+    from hf_vqvae.publishing.push import check_can_push
+    from hf_vqvae.training.run import check_run
+
     hub = run.arguments.hub
     resume, changes = check_run(run)
     if hub.push_to_hub and resume is None:
@@ -72,6 +78,8 @@ def print_what_to_look_at(folder: Path) -> None:
 
 
 def push(folder: Path, hub: HubArguments) -> None:
+    from hf_vqvae.publishing.push import push_folder, push_stopped_by_signals
+
     options = {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
     with push_stopped_by_signals(command_that_pushes(folder, hub)):
         url = push_folder(folder, hub.hub_model_id, **target_of(hub), **options)
@@ -79,6 +87,8 @@ def push(folder: Path, hub: HubArguments) -> None:
 
 
 def command_that_pushes(folder: Path, hub: HubArguments) -> str:
+    from hf_vqvae.publishing.push import push_command
+
     flags = {f"hub_{name}": value for name, value in target_of(hub).items()}
     flags |= {"hub_commit_message": hub.hub_commit_message, "hub_license": hub.hub_license}
     return push_command(folder, hub.hub_model_id, **flags)
@@ -95,5 +105,5 @@ def target_of(hub: HubArguments) -> dict:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, TrainingFailed, PushError) as error:
+    except (ValueError, OSError, FloatingPointError, PushError) as error:
         sys.exit(f"Error: {error}")

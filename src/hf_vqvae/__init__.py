@@ -3,39 +3,43 @@
 Importing the package registers its models with `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline`.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.pipelines import PIPELINE_REGISTRY
+import sys
+from functools import cache
 
-from .models import *  # noqa: F403
-from .models import (
-    ImageGenerationPipeline,
-    PixelCNNConfig,
-    PixelCNNModel,
-    VQVAEConfig,
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEImageProcessorPil,
-    VQVAEModel,
-)
-from .models import __all__ as _models
-from .models.pipeline_image_generation import TASK as _TASK
+from . import models
 
 __version__ = "0.1.0"
+__all__ = [*models.__all__, "__version__"]
 
-for _config, _model in (
-    (VQVAEConfig, VQVAEModel),
-    (PixelCNNConfig, PixelCNNModel),
-    (VQVAEForImageGenerationConfig, VQVAEForImageGeneration),
-):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-for _config in (VQVAEConfig, VQVAEForImageGenerationConfig):
-    AutoImageProcessor.register(_config, image_processor_classes={"pil": VQVAEImageProcessorPil})
-PIPELINE_REGISTRY.register_pipeline(
-    _TASK,
-    pipeline_class=ImageGenerationPipeline,
-    pt_model=AutoModel,
-    type="image",
-)
 
-__all__ = [*_models, "__version__"]
+def __getattr__(name: str):
+    return getattr(models, name)
+
+
+@cache
+def register() -> None:
+    """Registers the models with transformers' Auto classes and the pipeline with its registry."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .models.pipeline_image_generation import TASK
+
+    for config, model in (
+        (models.VQVAEConfig, models.VQVAEModel),
+        (models.PixelCNNConfig, models.PixelCNNModel),
+        (models.VQVAEForImageGenerationConfig, models.VQVAEForImageGeneration),
+    ):
+        AutoConfig.register(config.model_type, config)
+        AutoModel.register(config, model)
+    for config in (models.VQVAEConfig, models.VQVAEForImageGenerationConfig):
+        classes = {"pil": models.VQVAEImageProcessorPil}
+        AutoImageProcessor.register(config, image_processor_classes=classes)
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=models.ImageGenerationPipeline, pt_model=AutoModel, type="image"
+    )
+
+
+# Registering imports transformers' modeling code, which takes seconds. A script with this name in it parses its flags
+# first and then calls `register`.
+if not hasattr(sys.modules["__main__"], "__registers_after_parsing__"):
+    register()

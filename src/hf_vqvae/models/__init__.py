@@ -1,33 +1,31 @@
-"""Models, configurations and image processor: the files that travel to the Hub."""
+"""Models, configurations and image processor: the files that travel to the Hub.
 
-from .configuration_image_generation import VQVAEForImageGenerationConfig
-from .configuration_pixelcnn import PixelCNNConfig
-from .configuration_vqvae import VQVAEConfig
-from .image_processing_vqvae import VQVAEImageProcessorPil
-from .modeling_image_generation import (
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationOutput,
-    VQVAESampleOutput,
-)
-from .modeling_pixelcnn import PixelCNNModel, PixelCNNOutput
-from .modeling_vqvae import VQVAEEncoderOutput, VQVAEModel, VQVAEOutput
-from .pipeline_image_generation import ImageGenerationPipeline
-from .quantization import QuantizerOutput, VectorQuantizer
+The modules are imported when one of their names is first used: reading a config needs no modeling code.
+"""
 
-__all__ = [
-    "ImageGenerationPipeline",
-    "PixelCNNConfig",
-    "PixelCNNModel",
-    "PixelCNNOutput",
-    "QuantizerOutput",
-    "VQVAEConfig",
-    "VQVAEEncoderOutput",
-    "VQVAEForImageGeneration",
-    "VQVAEForImageGenerationConfig",
-    "VQVAEForImageGenerationOutput",
-    "VQVAEImageProcessorPil",
-    "VQVAEModel",
-    "VQVAEOutput",
-    "VQVAESampleOutput",
-    "VectorQuantizer",
-]
+from importlib import import_module
+
+_MODULES = {
+    "configuration_image_generation": ["VQVAEForImageGenerationConfig"],
+    "configuration_pixelcnn": ["PixelCNNConfig"],
+    "configuration_vqvae": ["VQVAEConfig"],
+    "image_processing_vqvae": ["VQVAEImageProcessorPil"],
+    "modeling_image_generation": [
+        "VQVAEForImageGeneration",
+        "VQVAEForImageGenerationOutput",
+        "VQVAESampleOutput",
+    ],
+    "modeling_pixelcnn": ["PixelCNNModel", "PixelCNNOutput"],
+    "modeling_vqvae": ["VQVAEEncoderOutput", "VQVAEModel", "VQVAEOutput"],
+    "pipeline_image_generation": ["ImageGenerationPipeline"],
+    "quantization": ["QuantizerOutput", "VectorQuantizer"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

@@ -28,7 +28,7 @@ from .run_directory import Run
 from .signals import Interrupted, catch_signals
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(FloatingPointError):
     """The loss is NaN or infinite; the message says where, and what to do."""
 
 
