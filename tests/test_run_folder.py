@@ -208,7 +208,7 @@ def test_flags_that_act_no_more_when_both_stages_are_over_stay_in_the_record(unf
     told = ["--prior_learning_rate was None, not 0.5", "--max_grad_norm was None, not 1.0"]
     assert check(unfinished, changed, with_changes=True) == told
     (unfinished.partial / "full").mkdir()
-    with pytest.raises(ValueError, match=re.escape(f"{', '.join(told)}. Give the same")):
+    with pytest.raises(ValueError, match=re.escape(f"{', '.join(told)}. Give the original")):
         check(unfinished, changed, with_changes=True)
 
 

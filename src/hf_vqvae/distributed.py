@@ -19,15 +19,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from .arguments import TrainingArguments
 
-# How long processes wait for each other: while the first downloads a dataset and fills the cache, or makes the card,
-# the others do nothing but wait, and the default, 10 minutes on GPUs, would end them. A process that dies ends the
-# waiting at once; only one that hangs is found out this late.
+# Timeout of collective operations. While the main process downloads a dataset or writes the card, the others wait, and
+# the default of 10 minutes on GPUs would end them. A process that dies ends the waiting at once.
 LONGEST_WAIT = timedelta(hours=12)
-# How long a file system over the network may take to show what another machine wrote: NFS looks again after 30 to 60.
+# A network file system may show late what another machine wrote: NFS refreshes its cache after 30 to 60 seconds.
 SHARED_FOLDER_SECONDS = 60.0
-# What `accelerate launch` asks for by these variables splits a model too large for a device. The models here have some
-# thousand to some million parameters, and write their codebook in place: tried with two processes, FSDP 1 ends with an
-# error at that, and FSDP 2 drops what was written without a word.
+# `accelerate launch` sets these variables to shard a model. The models here are small and update their codebook in
+# place: with two processes, FSDP 1 fails at that, and FSDP 2 silently drops the update.
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -37,10 +35,9 @@ SHARDING = {
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep the memory of a step's large tensors for the next step.
+    """Makes glibc keep the memory of a step's large tensors for the next step.
 
-    Given back to the system, as it does by default, it costs thousands of page faults a step: measured, a quarter of
-    the time of a step of the default VQ-VAE in float32.
+    Returning it to the system, the default, costs page faults: a quarter of the time of a step of the default VQ-VAE.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -49,11 +46,11 @@ def keep_freed_memory() -> None:
 
 
 def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
-    """The `Accelerator` of a run.
+    """Makes the `Accelerator` of a run.
 
     Raises:
-        ValueError: if a tracker is not installed, the device has no such precision, the processes cannot share a
-            batch evenly, or they were launched in a way that does not work here.
+        ValueError: if a tracker is not installed, the device does not support the precision, the processes cannot
+            share a batch evenly, or the kind of launch is not supported.
     """
     accelerator = init_distributed(
         # "no" leaves the choice to `accelerate launch`, whose own default is "no".
@@ -66,7 +63,7 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
     )
     installed = [str(tracker) for tracker in get_available_trackers()]
     for name in arguments.log_with:
-        if name not in installed:  # Accelerate would go on without a word
+        if name not in installed:  # Accelerate would only log it
             raise ValueError(
                 f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
             )
@@ -92,13 +89,13 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
 
 
 def init_distributed(**options: Any) -> Accelerator:
-    """The `Accelerator` of this process and of those that were launched with it, which wait for each other for long.
+    """Makes the `Accelerator` of this process and those launched with it, with a long timeout.
 
     Args:
         options: of `Accelerator`.
 
     Raises:
-        ValueError: if the processes were launched in a way that does not work here.
+        ValueError: if the kind of launch is not supported.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() in ("1", "true"):
@@ -109,14 +106,14 @@ def init_distributed(**options: Any) -> Accelerator:
     allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     waiting = InitProcessGroupKwargs(backend=None, timeout=LONGEST_WAIT)
     accelerator = Accelerator(kwargs_handlers=[waiting], **options)
-    # With `--dynamo_backend` Accelerate allows TF32, in which the nearest code may be another one.
+    # With `--dynamo_backend` Accelerate allows TF32, which can change which codebook vector is nearest.
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     _check_launch(accelerator)
     return accelerator
 
 
 def _check_launch(accelerator: Accelerator) -> None:
-    """Refuses processes that do not know of each other: all would write the same folder."""
+    """Raises ValueError if the processes do not form one group: all would write the same folder."""
     kind, launched = accelerator.distributed_type, os.environ.get("WORLD_SIZE", "1")
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(
@@ -132,12 +129,12 @@ def _check_launch(accelerator: Accelerator) -> None:
 
 
 def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:
-    """Finds out whether all processes see the folder that the first one writes; called by all, once it exists.
+    """Checks that all processes see the folder that the main process writes. Called by all, once it exists.
 
     Raises:
-        ValueError: on all processes, if one does not, as on a machine that has no share of the file system.
+        ValueError: on all processes, if one does not see it, as on a machine without the shared file system.
     """
-    # A name that nobody can have looked up before: what a file system over the network remembers cannot be wrong of it.
+    # A new name, which no cache of a network file system can hold.
     (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
     record = folder / name
     if accelerator.is_main_process:
@@ -162,10 +159,10 @@ def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path
 
 
 def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
-    """Finds out whether all processes, which call this together, have read the images that `info` describes.
+    """Checks that all processes have read the images that `info` describes. Called by all.
 
     Raises:
-        ValueError: on all processes, if one has read others.
+        ValueError: on all processes, if one has read other images.
     """
     here = (info["fingerprint"][:12], info["train_count"], info["eval_count"])
     read = gather_object([here])
@@ -182,16 +179,16 @@ def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
 
 
 def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
-    """What `action` gives on the main process, the only one that runs it, to all processes, which call this together.
+    """Runs `action` on the main process and returns its result on all processes. Called by all.
 
     Raises:
-        ValueError: on the others, with the message of what `action` raises on the main process.
+        ValueError: on the other processes, with the message of the exception that `action` raised.
     """
     result, error, message = None, None, None
     if accelerator.is_main_process:
         try:
             result = action()
-        except Exception as failure:  # whatever it is, the others would wait for ever
+        except Exception as failure:  # of any kind, or the others would wait forever
             error, message = failure, str(failure) or type(failure).__name__
     with named_distributed_errors():
         result, message = broadcast_object_list([result, message])
@@ -204,7 +201,7 @@ def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> 
 
 @contextmanager
 def named_distributed_errors() -> Iterator[None]:
-    """Makes one clear `OSError` of the errors by which libraries say that another process is gone."""
+    """Raises one `ConnectionError` for the errors by which libraries report that another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -218,5 +215,5 @@ def named_distributed_errors() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks for all."""
+    """Returns whether this is the main process; needs no `Accelerator`."""
     return os.environ.get("RANK", "0") == "0"

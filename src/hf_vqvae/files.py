@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever stops the process that writes them."""
+"""Atomic writes: a file is complete or absent, whatever stops the process that writes it."""
 
 import json
 import os
@@ -12,33 +12,33 @@ from safetensors import SafetensorError
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Reads a JSON file.
 
     Raises:
-        ValueError: if it is damaged; the message names it.
+        ValueError: if it is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}): restore that file, or start what it belongs to anew with "
+            f"{path} is damaged ({error}): restore that file, or start again with "
             "--overwrite_output_dir."
         ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file beside its place and renames it, so that it is never half a file."""
+    """Writes a JSON file atomically."""
     writing = path.with_name(path.name + ".writing")
     writing.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     atomic_replace(writing, path)
 
 
 def atomic_replace(writing: Path, place: Path) -> None:
-    """Gives what was written under another name its own, once the disk has all of it, and waits for that too.
+    """Flushes `writing` to disk and renames it to `place`.
 
     Args:
-        writing: a file, or a folder with all that is in it.
-        place: a file there is replaced; a folder must not be there.
+        writing: a file or folder.
+        place: an existing file is replaced; an existing folder is an error.
     """
     sync(writing)
     os.replace(writing, place)
@@ -46,7 +46,7 @@ def atomic_replace(writing: Path, place: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder, as far as it is there and can be removed."""
+    """Removes a file, link or folder; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -55,7 +55,7 @@ def remove(path: Path) -> None:
 
 
 def atomic_remove(path: Path, aside: Path) -> None:
-    """Removes `path` in such a way that it is never seen in part, as `aside`; also what was left there earlier."""
+    """Removes `path` atomically by renaming it to `aside` first; also removes what an earlier call left there."""
     remove(aside)
     if os.path.lexists(path):
         os.rename(path, aside)
@@ -63,7 +63,7 @@ def atomic_remove(path: Path, aside: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file, or a folder with all that is in it."""
+    """Flushes a file, or a folder with its content, to disk."""
     if path.is_dir():
         for child in path.rglob("*"):
             _sync_one(child)
@@ -71,7 +71,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_one(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders, and needs no such call
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -82,26 +82,26 @@ def _sync_one(path: Path) -> None:
 
 @contextmanager
 def output_file_errors(path: Path) -> Iterator[None]:
-    """Makes an `OSError` that names the flag of every one that says that its file cannot be written."""
+    """Names the flag in an `OSError` about `path`."""
     try:
         yield
     except OSError as error:
-        # Without the name that the file has while it is written.
+        # Without the temporary name of the file.
         reason = error.strerror or error
         raise OSError(f"cannot write `--output_file` {path}: {reason}.") from error
 
 
 @contextmanager
 def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
-    """Makes one clear `OSError` of the many errors by which libraries say that `path` cannot be written.
+    """Raises one `OSError`, with the free space, for any error of a library that cannot write `path`.
 
     Args:
-        kept: what is safe, for the message.
+        kept: end of the message: what is saved, and what to do.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # PyTorch's and safetensors' own errors do not say why; the room that is left often does.
+        # PyTorch's and safetensors' own errors do not say why; the free space often does.
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(folder).free / 2**20

@@ -1,4 +1,4 @@
-"""A lock on the directory of a run: two runs that write it at the same time would mix."""
+"""Lock a run directory, so that one run at a time writes it."""
 
 import os
 import socket

@@ -82,7 +82,7 @@ def _measure_samples(
     values: dict[str, Any],
     accelerator: Accelerator,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of samples, or a line that says why there are none: no reason to lose a trained model."""
+    """Returns the metrics of samples; if they cannot be measured, prints why and returns none."""
     arguments = SampleQualityArguments(num_samples=values["num_eval_samples"], seed=values["seed"])
     names, split = images.info["label_names"], images.info["eval_split"]
     try:

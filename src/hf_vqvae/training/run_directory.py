@@ -14,42 +14,39 @@ from ..files import atomic_remove, atomic_replace, read_json, remove, write_json
 from .checkpoints import list_checkpoints
 
 UNFINISHED = ".partial"
-# What only resuming needs.
+# Files that only resuming needs.
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
-# What sessions that were killed may have left.
+# Files that a killed process may have left.
 LEFTOVERS += (".seen-by-all-*", "*.writing", "codes/*.writing")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`output_dir` of a run.
-
-    All work is done in `output_dir.partial`, which is renamed to `output_dir` when the run is complete: a folder of
-    that name holds a whole run.
+    """The directory of a run: `<output_dir>.partial` until the run is complete, then `output_dir`.
 
     Args:
-        output_dir: where the finished run is to be.
+        output_dir: directory of the finished run.
     """
 
     output_dir: Path
 
     @property
     def partial(self) -> Path:
-        """Folder of the unfinished run."""
+        """Directory of the unfinished run."""
         return self.output_dir.with_name(self.output_dir.name + UNFINISHED)
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the unfinished run's checkpoints."""
+        """Directory of the unfinished run's checkpoints."""
         return self.partial / "checkpoints"
 
     @property
     def is_finished(self) -> bool:
-        """Whether a complete run lies in `output_dir`."""
+        """Whether `output_dir` holds a complete run."""
         return (self.output_dir / "metrics.json").is_file()
 
     def check_name(self) -> None:
-        """Raises ValueError if a finished run can have no such name."""
+        """Raises ValueError if `output_dir` cannot be the name of a finished run."""
         name = self.output_dir.name
         if name in ("", "..") or name.endswith(UNFINISHED):
             raise ValueError(
@@ -58,15 +55,14 @@ class RunDirectory:
             )
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Finds out, before any work, whether a run may be written here.
+        """Checks, before any work, that a run may be written here.
 
         Args:
-            resume: go on with the unfinished run.
-            overwrite: what is in the way may be replaced; an unfinished run only if it is not to be resumed.
+            resume: the unfinished run is to be resumed.
+            overwrite: an existing run may be replaced; an unfinished one only if it is not to be resumed.
 
         Raises:
-            ValueError: if the folder has no fit name or is a link, another run is in the way, or there is none to
-                resume; with the ways out.
+            ValueError: if the name is not usable, another run is in the way, or there is none to resume.
         """
         self.check_name()
         if self.output_dir.is_symlink():
@@ -101,16 +97,16 @@ class RunDirectory:
     def check_same_run(
         self, wanted: str, flags: dict[str, Any], *, with_changes: bool
     ) -> list[str]:
-        """Finds out whether the unfinished run can go on from `wanted` ("latest" or a checkpoint folder) with `flags`.
+        """Checks that the unfinished run can be resumed from `wanted` ("latest" or a checkpoint folder) with `flags`.
 
         Args:
-            with_changes: whether flags that the finished stages do not depend on may differ.
+            with_changes: flags that the finished stages do not depend on may differ.
 
         Returns:
-            What is other than before and will act from here on, in words.
+            The changed flags, as text.
 
         Raises:
-            ValueError: if `wanted` is no checkpoint of this run, or something differs that may not.
+            ValueError: if `wanted` is not a checkpoint of this run, or a flag differs that may not.
         """
         saved = list_checkpoints(self.checkpoints)
         if wanted != "latest" and Path(wanted).resolve() not in [path.resolve() for path in saved]:
@@ -128,21 +124,21 @@ class RunDirectory:
         wrong = [text for name, text in other.items() if name in RunArguments.names(*fixed)]
         if wrong:
             raise ValueError(
-                f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the same as then to go on with "
-                "it, or choose another --output_dir."
+                f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the original values to "
+                "resume it, or choose another --output_dir."
             )
         if other and not with_changes:
             raise ValueError(
-                f"{self.partial} is a run with other flags: {', '.join(other.values())}. Give the same as then to end "
-                "with the same bits as if it had not been stopped, or go on with the new ones by --resume_with_changes."
+                f"{self.partial} is a run with other flags: {', '.join(other.values())}. Give the original values "
+                "for a bit-identical result, or resume with the new ones by --resume_with_changes."
             )
         return list(other.values())
 
     def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
-        """Whether the finished run is that of `flags`, so that there is nothing to resume.
+        """Returns whether the finished run has these `flags`, so that there is nothing to resume.
 
         Raises:
-            ValueError: if it is another, which may not be overwritten.
+            ValueError: if it has other flags and may not be overwritten.
         """
         record = self.output_dir / "arguments.json"
         other = _other_flags(record, flags) if record.exists() else {}
@@ -155,19 +151,19 @@ class RunDirectory:
         return not other
 
     def check_same_data(self, info: dict[str, Any], *, with_changes: bool) -> list[str]:
-        """Finds out whether the unfinished run was on the data that `info`, of [`ImageSplits`], describes.
+        """Checks that the unfinished run was trained on the data that `info`, of [`ImageSplits`], describes.
 
         Returns:
-            What is other than before, in words.
+            The differences, as text.
 
         Raises:
-            ValueError: if something is and may not.
+            ValueError: if the data differ and may not.
         """
         record = self.partial / "data.json"
         if not record.exists():  # stopped before its first step
             return []
         before = read_json(record)
-        # The same pixels and labels may have come another way, as out of a cache without the Hub.
+        # The same pixels and labels may come from elsewhere, such as a cache without the Hub.
         if before["fingerprint"] == info["fingerprint"]:
             return []
         other = [
@@ -185,12 +181,12 @@ class RunDirectory:
 
     @property
     def run_id(self) -> str | None:
-        """What the checkpoints of the unfinished run have in common, and those of no other run."""
+        """Id of the unfinished run, which its checkpoints carry."""
         record = self.partial / "run_id.json"
         return read_json(record) if record.exists() else None
 
     def start(self, *, resume: bool) -> None:
-        """Makes the working folder, empty unless resuming."""
+        """Creates the directory of the unfinished run, empty unless resuming."""
         if not resume:
             atomic_remove(self.partial, self._aside("discarded"))
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -198,7 +194,7 @@ class RunDirectory:
             write_json(self.partial / "run_id.json", uuid.uuid4().hex)
 
     def finish(self) -> None:
-        """Gives the complete run its name; what it replaces, and what only resuming needed, goes only then."""
+        """Renames the complete run to `output_dir`, then removes what it replaces and what only resuming needs."""
         old = self._aside("replaced")
         if self.output_dir.exists():
             remove(old)  # of a session that was killed just here
@@ -207,17 +203,17 @@ class RunDirectory:
         self.tidy()
 
     def tidy(self) -> None:
-        """Removes what a finished run does not need, also after a session that was killed just then."""
+        """Removes what a finished run does not need; run again, it also cleans up after a killed process."""
         left = [path for name in LEFTOVERS for path in self.output_dir.glob(name)]
         for path in (self._aside("replaced"), self._aside("discarded"), *left):
             remove(path)
 
     def _aside(self, name: str) -> Path:
-        """Where goes what is about to be removed; hidden, so that it takes no name of the user's."""
+        """Hidden path to which something is renamed before it is removed."""
         return self.output_dir.with_name(f".{self.output_dir.name}.{name}")
 
     def checkpoints_to_resume(self, wanted: str, stage: str) -> list[Path]:
-        """The checkpoints of `stage` up to `wanted` ("latest" or a folder), in the order of saving."""
+        """Lists the checkpoints of `stage` up to `wanted` ("latest" or a folder), by step."""
         saved = list_checkpoints(self.checkpoints, stage)
         if wanted == "latest":
             return saved
@@ -236,7 +232,7 @@ class Run:
 
 
 def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
-    """In words, by their names, which `flags` that matter are other than in the file `record`."""
+    """Describes, by name, the flags that differ from those in the file `record` and that the result depends on."""
     before, harmless = read_json(record), RunArguments.names("run", "evaluation")
     return {
         name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"

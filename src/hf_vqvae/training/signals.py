@@ -1,4 +1,4 @@
-"""Catch signals, and say how to resume a run."""
+"""Catch signals, and print the command that resumes a run."""
 
 import errno
 import os
@@ -14,11 +14,11 @@ from typing import Any
 
 from ..distributed import is_first_process, named_distributed_errors
 
-NO_SIGNAL = 0  # the number of none
+NO_SIGNAL = 0
 
 
 class Interrupted(Exception):
-    """A signal ended training after a checkpoint; `signal_number` says which signal."""
+    """A signal stopped training after a checkpoint was saved."""
 
     def __init__(self, signal_number: int, checkpoint: Path):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}")
@@ -27,9 +27,9 @@ class Interrupted(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Gathers SIGINT and SIGTERM in the list it yields; a later one ends the process at once.
+    """Collects SIGINT and SIGTERM in the list it yields; a second signal ends the process at once.
 
-    What comes within a second of the first counts as the same: launchers pass on what their processes got as well.
+    Signals within a second of the first count as one: a launcher forwards a signal that its processes receive too.
     """
     caught: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -47,17 +47,19 @@ def catch_signals() -> Iterator[list[int]]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.set_blocking(writing, True)  # no handler writes any more, and the watcher makes room
-        os.write(writing, bytes([NO_SIGNAL]))  # closing ends no pipe that forked workers have too
+        os.set_blocking(writing, True)  # no handler writes any more, and the watcher still reads
+        os.write(
+            writing, bytes([NO_SIGNAL])
+        )  # closing does not end a pipe that forked workers share
         watcher.join()
         os.close(writing)
         os.close(reading)
 
 
 def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
-    """Ends the process at the second of the signals whose numbers arrive in a pipe; in a thread of its own.
+    """Ends the process at the second signal whose number arrives in a pipe; runs in a thread.
 
-    A handler would have to wait for the main thread, which may wait for another process.
+    A handler would have to wait for the main thread, which may be blocked in a collective operation.
     """
     first = None
     while (number := os.read(reading, 1)[0]) != NO_SIGNAL:
@@ -78,14 +80,14 @@ def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
 
 @contextmanager
 def exit_on_signals(written: Path, command: str) -> Iterator[None]:
-    """Ends the process in good order where SIGINT or SIGTERM stops what is done within, with a line on how to go on.
-
-    What it does where a disk is full or another process is gone is an `OSError` that says so. The exit status after a
-    signal is 128 and its number.
+    """Exits with status 128 + number when SIGINT or SIGTERM stops the block, and prints how to resume.
 
     Args:
-        written: what exists once there is something to go on with.
-        command: what goes on with it.
+        written: a path that exists once there is something to resume.
+        command: the command that resumes it.
+
+    Raises:
+        OSError: with the way out, if the disk is full or another process has ended.
     """
 
     def interrupt(number: int, _frame: Any) -> None:
@@ -118,7 +120,7 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
 
 
 def same_command(*more: str) -> str:
-    """The command line of this process with `more` at its end; of the launcher's flags those that matter."""
+    """Returns the command line of this process, with the launcher's flags that matter, and `more` at its end."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     # The last flag of a name counts.
     words = sys.argv if sys.argv[len(sys.argv) - len(more) :] == list(more) else [*sys.argv, *more]

@@ -1,4 +1,4 @@
-"""The two stages of a run: the VQ-VAE on images, the prior on their codes."""
+"""Train the two stages: the VQ-VAE on images, the prior on their codes."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,10 +38,10 @@ PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
 
 
 def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQVAEConfig:
-    """The VQ-VAE's config out of its flags, or that of a trained VQ-VAE.
+    """Makes the VQ-VAE's config from its flags, or loads that of a trained VQ-VAE.
 
     Raises:
-        ValueError: if a setting is out of its range, the trained VQ-VAE is missing, or a flag contradicts it.
+        ValueError: if a setting is out of range, the trained VQ-VAE is missing, or a flag contradicts it.
     """
     given = {key: value for key, value in vars(settings).items() if value is not None}
     if len(settings.image_size) == 1:
@@ -66,14 +66,14 @@ def start_full_config(
     prior_settings: dict[str, Any],
     label_names: list[str] | None = None,
 ) -> VQVAEForImageGenerationConfig:
-    """The config of a VQ-VAE together with the prior that its flags describe.
+    """Makes the config of a VQ-VAE together with its prior.
 
     Args:
-        prior_settings: of [`PixelCNNConfig`].
-        label_names: of the classes that the prior is conditioned on, if it is.
+        prior_settings: settings of [`PixelCNNConfig`].
+        label_names: names of the classes, if the prior is conditioned on them.
 
     Raises:
-        ValueError: if a setting of the prior is out of its range.
+        ValueError: if a setting of the prior is out of range.
     """
     classes = {}
     if label_names is not None:
@@ -90,12 +90,12 @@ def start_full_config(
 def class_names(
     label_names: list[str] | None, train_largest: int | None, eval_largest: int | None
 ) -> list[str] | None:
-    """Names of the classes to condition on: the dataset's, or the numbers up to the largest label of either split.
+    """Returns the names of the classes: the dataset's, or the numbers up to the largest label of either split.
 
-    None where no training row has a label.
+    None if no training row has a label.
 
     Raises:
-        ValueError: if they are more than a prior can have.
+        ValueError: if there are more classes than a prior can have.
     """
     if train_largest is None or train_largest < 0:
         return None
@@ -105,7 +105,7 @@ def class_names(
 
 
 def check_number_of_classes(number: int) -> None:
-    """Raises `ValueError` if a prior cannot be conditioned on so many classes."""
+    """Raises `ValueError` if a prior cannot have that many classes."""
     if number > MAX_CLASSES:
         raise ValueError(
             f"The column of labels has {number:,} classes, and a prior can have at most {MAX_CLASSES:,}: name another "
@@ -218,7 +218,7 @@ def train_prior(
 
     inputs = {"codes": "codes"} | ({} if names is None else {"class_labels": "labels"})
     earlier = read_json(folder / "history.json")
-    earlier.pop("prior", None)  # of a session that was killed between the history and the model
+    earlier.pop("prior", None)  # left by a process that was killed before it saved the model
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
@@ -250,7 +250,7 @@ def _train_and_save(trainer: StageTrainer, model: Model, done: Path, run: Run) -
     records = {"history": trainer.train(saved), "seconds": round(trainer.seconds, 1)}
     # Removes the autocast of mixed precision from the model's forward.
     accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-    # Contiguous as in every other folder; channels last is a matter of training speed only.
+    # Channels last only speeds up training.
     model = model.to(memory_format=torch.contiguous_format).eval()
     if accelerator.is_main_process:
         for name, value in records.items():
@@ -280,7 +280,7 @@ def _load_model(model_class: type[Model], folder: Path, run: Run) -> Model:
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Complete or not at all."""
+    """Saves a model atomically."""
     writing = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     way_out = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."

@@ -1,4 +1,4 @@
-"""One training loop for both stages, by Accelerate."""
+"""Train a stage under Accelerate: one loop for both stages."""
 
 import os
 import time
@@ -34,7 +34,7 @@ class TrainingFailed(FloatingPointError):
 
 @dataclass
 class Stage:
-    """What the loop has to know of a stage.
+    """Describes a stage to the training loop.
 
     Args:
         name: "vqvae" or "prior".
@@ -107,23 +107,23 @@ class StageTrainer:
         self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
             model, optimizer, scheduler, loader
         )
-        # Accelerate loses that of a stream's loader, which would draw from the global one at each start.
+        # Accelerate drops the generator of a stream's loader, which would then draw from the global one.
         self.loader.base_dataloader.generator = torch.Generator()
         self.weight_average = None
         if stage.average_decay is not None:
-            # A copy of what is prepared: on its device, but without the wrappers of several processes and of compiling.
+            # A copy of the prepared model, on its device, without the wrappers of DDP and torch.compile.
             self.weight_average = AveragedModel(
                 self._unwrapped_model(), multi_avg_fn=partial(_average, stage)
             )
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
-        # Those loaded and saved here, and after which step: an earlier session may have counted otherwise.
+        # Checkpoints loaded and saved by this process, and their steps: an earlier one may have counted otherwise.
         self.checkpoints: dict[Path, int] = {}
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
         self.seconds_before, self.started = 0.0, time.monotonic()
 
     def _settings(self) -> dict[str, Any]:
-        """What the numbers of training depend on, besides the model's config."""
+        """Returns what the result of training depends on, besides the model's config."""
         accelerator, arguments, stage = self.accelerator, self.arguments, self.stage
         on_cpu = accelerator.device.type == "cpu"
         settings = {
@@ -155,7 +155,7 @@ class StageTrainer:
         """Trains to the end and leaves the model with its averaged weights; returns the history, one row an epoch.
 
         Args:
-            saved: checkpoints, of which the last one that is whole is gone on from.
+            saved: checkpoints, of which the last undamaged one is resumed from.
 
         Raises:
             Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
@@ -189,7 +189,7 @@ class StageTrainer:
                     self._train_epoch(bar, caught)
                     self._end_epoch(bar)
                     self._stop_if_signalled(caught)
-        if caught:  # after the last look: whoever is next to look for signals is to find it
+        if caught:  # a signal arrived after the last check: raise it again for the next handler
             os.kill(os.getpid(), caught[0])
         self._swap_weights_()
         return self.history
@@ -218,7 +218,7 @@ class StageTrainer:
         self.checkpoints[checkpoint] = self.step
 
     def _apply_changes(self, steps_before: int) -> None:
-        """Goes on with the flags of now, from the same share of the epoch, where a checkpoint brought its own."""
+        """Replaces the checkpoint's settings by the current flags, at the same fraction of the epoch."""
         if steps_before != self.steps_per_epoch:
             done = self.step - self.epoch * steps_before
             done = done * self.steps_per_epoch // steps_before
@@ -231,7 +231,7 @@ class StageTrainer:
         group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
 
     def _learning_rate(self, step: int) -> float:
-        """That of the `step`-th step, counted from 1."""
+        """Returns the learning rate of a step, counted from 1."""
         return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
 
     def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
@@ -271,11 +271,11 @@ class StageTrainer:
         return self.accelerator.sync_gradients
 
     def _after_step(self, bar: tqdm, caught: list[int]) -> None:
-        """Looks for signals and bad losses, shows figures, saves; the same on all processes."""
+        """Checks for signals and bad losses, logs and saves; the same on all processes."""
         arguments, accelerator = self.arguments, self.accelerator
         logs = self.step % arguments.logging_steps == 0
         saves = arguments.checkpointing_steps and self.step % arguments.checkpointing_steps == 0
-        # A GPU would have to be waited for: not at every step.
+        # Not at every step on a GPU, since the check synchronizes it.
         if accelerator.device.type == "cpu" or logs or saves or self.step % 10 == 0:
             self._check_loss()
             self._stop_if_signalled(caught)
@@ -292,7 +292,7 @@ class StageTrainer:
             raise self._failure(int(first_bad))
 
     def _failure(self, step: int) -> TrainingFailed:
-        """The error for a loss that is not finite at `step`; a checkpoint of those very weights is no good."""
+        """Makes the error for a loss that is not finite at `step`; discards checkpoints of those weights."""
         name, accelerator = self.stage.name, self.accelerator
         if accelerator.is_main_process:
             discard_checkpoints(path for path, at in self.checkpoints.items() if at >= step - 1)
@@ -339,7 +339,7 @@ class StageTrainer:
         self.accelerator.log(named, step=self.stage.steps_before + self.step)
 
     def _save(self) -> Path:
-        # A finite loss may have made weights that are not.
+        # A finite loss can produce weights that are not finite.
         tensors = (*self.model.parameters(), *self.model.buffers())
         if not all(tensor.isfinite().all() for tensor in tensors):
             raise self._failure(self.step + 1)
@@ -357,13 +357,13 @@ class StageTrainer:
 def _average(
     stage: Stage, averaged: list[Tensor], now: list[Tensor], updates: Tensor | int
 ) -> None:
-    """A step of the moving average; its memory grows with it, so that the first weights are soon forgotten."""
+    """Updates the moving average; the decay starts low, so that the first weights are soon forgotten."""
     decay = min(stage.average_decay, (1 + int(updates)) / (10 + int(updates)))
     torch._foreach_lerp_(averaged, now, 1 - decay)
 
 
 def _short(figures: dict[str, float]) -> dict[str, str]:
-    """The figures of the bar, in few characters."""
+    """Shortens the metrics for the progress bar."""
     names = {
         "reconstruction_mse": "mse",
         "eval_reconstruction_mse": "eval mse",
