@@ -116,7 +116,7 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
             ["--vqvae_name_or_path", "me/vqvae", "--no_train_prior"],
             "--vqvae_name_or_path me/vqvae with --no_train_prior leaves nothing to train: leave one",
         ),
-        (["--log_with", "mlflow"], "mlflow: the trackers are tensorboard, wandb, trackio"),
+        (["--log_with", "mlflow"], "--log_with/--log-with: invalid choice: 'mlflow' (choose from"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),
         (["--mixed_precision", "fp8"], "invalid choice: 'fp8'"),

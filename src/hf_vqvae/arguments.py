@@ -60,15 +60,11 @@ class DataArguments:
     dataset_revision: str | None = flag(
         None, "Branch, tag or commit of a dataset on the Hub (default: the newest).", "run"
     )
-    train_split: str = flag(
-        "train", "Split to train on, or a slice of one, such as 'train[1000:]'."
-    )
-    eval_split: str = flag(
-        "test", "Split to evaluate on, or a slice of one, such as 'train[:1000]'."
-    )
+    train_split: str = flag("train", "Split to train on, or a slice such as 'train[1000:]'.")
+    eval_split: str = flag("test", "Split to evaluate on, or a slice such as 'train[:1000]'.")
     image_column: str | None = flag(None, "Column of the images (default: the only one).")
     label_column: str | None = flag(
-        None, "Column of the class labels (default: the only one, if there is one)."
+        None, "Column of the class labels (default: the only one, if any)."
     )
     streaming: bool = flag(
         False,
@@ -78,9 +74,7 @@ class DataArguments:
     max_train_samples: int | None = flag(None, "Train on the first N rows only.")
     max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.")
     cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
-    dataloader_num_workers: int = flag(
-        0, "Processes that decode a stream; images in memory need none.", "run"
-    )
+    dataloader_num_workers: int = flag(0, "Processes that decode a stream; 0: the main one.", "run")
 
 
 @dataclass
@@ -94,7 +88,7 @@ class TrainingArguments:
         "run",
     )
     overwrite_output_dir: bool = flag(
-        False, "Replace a finished or unfinished run in output_dir.", "run"
+        False, "Replace any run in output_dir, finished or not.", "run"
     )
     resume_from_checkpoint: str | None = flag(
         None, "Checkpoint to resume from: `latest`, or a checkpoint folder of this run.", "run"
@@ -110,18 +104,14 @@ class TrainingArguments:
     )
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
-    prior_num_train_epochs: int = flag(
-        12, "Epochs of the prior; on MNIST many more overfit.", "prior", at_least=1
-    )
+    prior_num_train_epochs: int = flag(12, "Epochs of the prior.", "prior", at_least=1)
     train_batch_size: int = flag(
         128,
         "Images per optimizer step, over all processes and accumulation steps.",
         "stages",
         at_least=1,
     )
-    eval_batch_size: int = flag(
-        256, "Images per evaluation or encoding batch of a process.", "run", at_least=1
-    )
+    eval_batch_size: int = flag(256, "Images per evaluation batch of a process.", "run", at_least=1)
     gradient_accumulation_steps: int = flag(
         1,
         "Parts in which each batch is computed, to save memory. The codebook's moving averages "
@@ -129,9 +119,7 @@ class TrainingArguments:
         "stages",
         at_least=1,
     )
-    gradient_checkpointing: bool = flag(
-        False, "Recompute activations in the backward pass to save memory."
-    )
+    gradient_checkpointing: bool = flag(False, "Recompute activations in backward to save memory.")
     learning_rate: float = flag(1.6e-2, "Learning rate of Adam for the VQ-VAE.", "vqvae", above=0)
     prior_learning_rate: float | None = flag(
         None,
@@ -150,9 +138,7 @@ class TrainingArguments:
         at_least=0,
         below=1,
     )
-    class_conditional: bool = flag(
-        True, "Condition the prior on the dataset's labels, if it has any.", "model"
-    )
+    class_conditional: bool = flag(True, "Condition the prior on the labels, if any.", "model")
     lr_scheduler_type: str = flag(
         "cosine",
         "Schedule of both stages, a name of transformers' get_scheduler.",
@@ -177,19 +163,17 @@ class TrainingArguments:
     checkpointing_steps: int = flag(
         1000, "Steps between checkpoints; 0 saves one after each epoch.", "run", at_least=0
     )
-    checkpoints_total_limit: int = flag(
-        2, "Checkpoints to keep; the oldest is deleted first.", "run", at_least=1
-    )
-    logging_steps: int = flag(
-        50, "Steps between updates of the progress bar and trackers.", "run", at_least=1
-    )
+    checkpoints_total_limit: int = flag(2, "Latest checkpoints to keep.", "run", at_least=1)
+    logging_steps: int = flag(50, "Steps between logs to bar and trackers.", "run", at_least=1)
     num_eval_samples: int = flag(
         1000,
         "Samples for the Fréchet distance to the evaluation split, with features of a small "
         "classifier trained on the labels; 0 skips it.",
         "evaluation",
     )
-    log_with: list[str] = flag([], "Trackers to log to: tensorboard, wandb, trackio.", "run")
+    log_with: list[str] = flag(
+        [], "Trackers to log to.", "run", choices=["tensorboard", "wandb", "trackio"]
+    )
 
     def __post_init__(self):
         check_bounds(self)
@@ -207,11 +191,6 @@ class TrainingArguments:
                 f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: leave "
                 "one of them out, or measure the VQ-VAE with scripts/evaluate.py."
             )
-        unknown = set(self.log_with) - {"tensorboard", "wandb", "trackio"}
-        if unknown:
-            raise ValueError(
-                f"--log_with {', '.join(sorted(unknown))}: the trackers are tensorboard, wandb, trackio."
-            )
 
 
 @dataclass
@@ -220,9 +199,7 @@ class HubTargetArguments:
 
     hub_model_id: str | None = flag(None, "Repository to push to, as owner/name.", "run")
     hub_private: bool = flag(False, "Make a new repository private.", "run")
-    hub_revision: str | None = flag(
-        None, "Branch to push to, created if missing (default: main).", "run"
-    )
+    hub_revision: str | None = flag(None, "Branch, created if missing (default: main).", "run")
     hub_create_pr: bool = flag(False, "Open a pull request instead.", "run")
     hub_commit_message: str | None = flag(None, "Commit message.", "run")
     hub_license: str = flag("apache-2.0", "License on the card.", "run")
@@ -318,9 +295,7 @@ class DrawArguments:
         "Below 1 likelier and less varied, above 1 more varied; 0 takes the likeliest.",
         at_least=0,
     )
-    top_k: int | None = flag(
-        None, "Sample each code from the K likeliest (default: all).", at_least=1
-    )
+    top_k: int | None = flag(None, "Sample from the K likeliest codes (default: all).", at_least=1)
     top_p: float | None = flag(
         None,
         "Sample each code from the likeliest that together have this probability (default: all).",
