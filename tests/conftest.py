@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.scripts import ScriptServer
+from support.scripts import ScriptServer, load_script
 
 # Settings of the libraries in use, of launchers and of Python, which a user's shell or notebook may have.
 SETTINGS = ("ACCELERATE_", "DATASETS_", "HF_", "HUGGING", "TRANSFORMERS_", "WANDB_", "TRACKIO_")
@@ -39,3 +39,23 @@ def pytest_collection():
 def scripts(tmp_path_factory):
     with ScriptServer(tmp_path_factory.mktemp("scripts")) as server:
         yield server
+
+
+@pytest.fixture
+def run_main(monkeypatch):
+    """Runs a script's `main` in this process: `run_main("scripts/train.py", "--seed", 1)`."""
+
+    def run(script, *arguments):
+        module = load_script(script)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def accelerator():
+    """Of this process alone, on the CPU."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)

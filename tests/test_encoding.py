@@ -1,6 +1,7 @@
 """Images encoded to codes: by one process and by several, from memory and from a stream, and read again."""
 
 from functools import cache
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,21 +19,6 @@ from hf_vqvae.data.splits import StreamedImages, load_images
 from hf_vqvae.training.run_directory import RunDirectory
 
 COUNTS = (1, 2, 9, 12, 17)  # in batches of 4: fewer rows than processes, whole rounds, uneven ones
-WORKER = """
-import sys
-from pathlib import Path
-from accelerate import Accelerator
-from hf_vqvae import VQVAEModel
-sys.path.insert(0, sys.argv[1])
-from test_encoding import COUNTS, encode
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == int(sys.argv[4])
-vqvae = VQVAEModel.from_pretrained(sys.argv[2])
-for count in COUNTS:
-    for streaming in (False, True):
-        assert len(encode(vqvae, count, streaming, accelerator, Path(sys.argv[3]))) == count
-accelerator.end_training()
-"""
 
 
 @cache
@@ -58,11 +44,6 @@ def encode(vqvae, count, streaming, accelerator, output):
     return encode_split(
         vqvae, load(count, streaming), "train", arguments, accelerator, folder.partial
     )
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +96,20 @@ def test_a_stream_is_encoded_to_the_same_files(vqvae, accelerator, one_process, 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
-def test_several_processes_write_the_files_of_one(
-    vqvae, one_process, scripts, tmp_path, request, processes
-):
+def encode_together(model, output):
+    accelerator = Accelerator(cpu=True)
+    vqvae = VQVAEModel.from_pretrained(model)
+    for count in COUNTS:
+        for streaming in (False, True):
+            assert len(encode(vqvae, count, streaming, accelerator, Path(output))) == count
+    accelerator.end_training()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_write_the_files_of_one(vqvae, one_process, scripts, tmp_path, processes):
     """In order, complete and to the byte, also where a process has no row."""
     vqvae.save_pretrained(tmp_path / "model")
-    (tmp_path / "worker.py").write_text(WORKER)
-    for done in scripts.run_together(
-        *(tmp_path / "worker.py", request.path.parent, tmp_path / "model", tmp_path, processes),
-        processes=processes,
-    ):
-        assert done.returncode == 0, done.stderr
+    scripts.call_together(encode_together, tmp_path / "model", tmp_path, processes=processes)
     for count in COUNTS:
         expected = contents(one_process / f"{count}-False.partial" / "codes" / "train")
         for streaming in (False, True):

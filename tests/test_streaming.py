@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import Accelerator, DataLoaderConfiguration
 from PIL import Image
 
 from hf_vqvae import VQVAEConfig
@@ -22,9 +23,11 @@ from hf_vqvae.arguments import DataArguments, TrainingArguments
 from hf_vqvae.data.decoding import RowDecoder
 from hf_vqvae.data.loaders import SHUFFLED_ROWS, make_loader
 from hf_vqvae.data.splits import load_images
+from support.runs import TRAIN
 
 # After each reading of several parquet files `datasets` waits 5 seconds for the threads of pyarrow to end.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
+
 CONFIG = VQVAEConfig(image_size=4, hidden_sizes=(4,), num_embeddings=8)
 
 
@@ -189,8 +192,7 @@ def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(
     flags += ["--image_size", "4", "--hidden_sizes", "4", "--num_embeddings", "8"]
     flags += ["--max_train_samples", "53", "--train_batch_size", "12", "--num_train_epochs", "5"]
     flags += ["--no_train_prior", "--output_dir", tmp_path / "run"]
-    train = Path(__file__).parents[1] / "scripts/train.py"
-    done = scripts.run(tmp_path / "bad_row.py", train, *flags, timeout=60)
+    done = scripts.run(tmp_path / "bad_row.py", TRAIN, *flags, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -199,32 +201,24 @@ def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(
 
 # Several processes
 
-WORKER = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from accelerate import Accelerator, DataLoaderConfiguration
-from test_streaming import make
-accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
-assert accelerator.num_processes == int(sys.argv[4])
-seen = []
-for workers in (0, 2, 5):
-    loader, order = make(sys.argv[2], sys.argv[3], workers)
-    loader = accelerator.prepare(loader)
-    for epoch, batch in ((0, 0), (1, 0), (1, 3)):
-        order.start_at(epoch, batch)
-        seen.append([batch["labels"].tolist() for batch in loader])
-Path(sys.argv[3], f"{accelerator.process_index}.json").write_text(json.dumps(seen))
-accelerator.end_training()
-"""
+
+def read_together(folder, output):
+    configuration = DataLoaderConfiguration(split_batches=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=configuration)
+    seen = []
+    for workers in (0, 2, 5):
+        loader, order = make(folder, output, workers)
+        loader = accelerator.prepare(loader)
+        for epoch, batch in ((0, 0), (1, 0), (1, 3)):
+            order.start_at(epoch, batch)
+            seen.append([batch["labels"].tolist() for batch in loader])
+    Path(output, f"{accelerator.process_index}.json").write_text(json.dumps(seen))
+    accelerator.end_training()
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
-def test_processes_share_the_very_batches_of_one(scripts, folder, tmp_path, request, processes):
-    (tmp_path / "worker.py").write_text(WORKER)
-    words = (tmp_path / "worker.py", request.path.parent, folder, tmp_path, processes)
-    for done in scripts.run_together(*words, processes=processes):
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_very_batches_of_one(scripts, folder, tmp_path, processes):
+    scripts.call_together(read_together, folder, tmp_path, processes=processes)
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(processes)]
     loader, order = make(folder, tmp_path)
     expected = [batches_of(loader, order, *place) for place in ((0, 0), (1, 0), (1, 3))] * 3

@@ -1,6 +1,5 @@
 """The sweep: each point once, each a run like any other, and one table and figure of all."""
 
-import importlib.util
 import json
 import math
 import os
@@ -8,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -39,14 +37,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def run_script(monkeypatch, name, *arguments):
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    script.main()
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +107,10 @@ def test_progress_says_which_point_of_how_many(sweep):
     assert "Point 2 of 2 (num_embeddings 8, embedding_dim 2) took" in output
 
 
-def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_path, monkeypatch):
+def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_path, run_main):
     folder, _ = sweep
     arguments = folder / "8x2" / "arguments.json"
-    run_script(monkeypatch, "train", arguments, "--output_dir", tmp_path / "run")
+    run_main("scripts/train.py", arguments, "--output_dir", tmp_path / "run")
     assert read_json(tmp_path / "run" / "metrics.json") == read_json(folder / "8x2/metrics.json")
 
 
@@ -135,15 +125,13 @@ def test_flags_that_all_points_share_have_the_defaults_of_train():
 # Going on
 
 
-def test_a_longer_list_adds_points_and_keeps_the_finished_ones(
-    sweep, tmp_path, monkeypatch, capsys
-):
+def test_a_longer_list_adds_points_and_keeps_the_finished_ones(sweep, tmp_path, run_main, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("?x2/*")}
     where = ("--output_dir", folder)
     grid = ["--num_embeddings", 4, 8, "--embedding_dim", 2, 3, "--checkpointing_steps", 5]
-    run_script(monkeypatch, "sweep", *FEW, *grid, *where)
+    run_main("scripts/sweep.py", *FEW, *grid, *where)
     output = capsys.readouterr().out
     assert "Point 1 of 4 (num_embeddings 4, embedding_dim 2) is finished: kept." in output
     assert "Point 2 of 4 (num_embeddings 4, embedding_dim 3) took" in output
@@ -153,14 +141,12 @@ def test_a_longer_list_adds_points_and_keeps_the_finished_ones(
     assert points[::2] == read_json(sweep[0] / "results.json")["points"]
 
     # Nothing is left to train, and the same results come out.
-    run_script(monkeypatch, "sweep", *FEW, *grid, *where)
+    run_main("scripts/sweep.py", *FEW, *grid, *where)
     assert "took" not in capsys.readouterr().out
     assert read_json(folder / "results.json")["points"] == points
 
 
-def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(
-    scripts, tmp_path, monkeypatch
-):
+def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, tmp_path, run_main):
     flags = [*TINY, "--num_train_epochs", 12, "--num_embeddings", 8, "--embedding_dim", 2]
     flags += ["--checkpointing_steps", 3]
     command = [SWEEP, *flags, "--output_dir", "sweep"]
@@ -186,7 +172,7 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(
     # The bar begins where the checkpoint was: it was not trained anew.
     assert f" {reached * 16}/768 " in done.stderr
 
-    run_script(monkeypatch, "sweep", *flags, "--output_dir", tmp_path / "whole")
+    run_main("scripts/sweep.py", *flags, "--output_dir", tmp_path / "whole")
     for name in ("history.json", "metrics.json"):
         whole, resumed = (read_json(tmp_path / run / "8x2" / name) for run in ("whole", "sweep"))
         assert whole == resumed
@@ -221,18 +207,18 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
         (["--num_embeddings", "many"], "argument --num_embeddings.*invalid int value: 'many'"),
     ],
 )
-def test_a_wrong_flag_is_refused(flags, message, tmp_path, monkeypatch, capsys):
+def test_a_wrong_flag_is_refused(flags, message, tmp_path, run_main, capsys):
     with pytest.raises(SystemExit) as stop:
-        run_script(monkeypatch, "sweep", *TINY, *flags, "--output_dir", tmp_path / "sweep")
+        run_main("scripts/sweep.py", *TINY, *flags, "--output_dir", tmp_path / "sweep")
     assert stop.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_setting_that_no_point_can_have_is_refused(tmp_path, monkeypatch):
+def test_a_setting_that_no_point_can_have_is_refused(tmp_path, run_main):
     flags = ("--image_size", 30, "--output_dir", tmp_path / "sweep")
     with pytest.raises(ValueError, match="`image_size` must be a multiple of 4"):
-        run_script(monkeypatch, "sweep", *TINY, *GRID, *flags)
+        run_main("scripts/sweep.py", *TINY, *GRID, *flags)
     assert not (tmp_path / "sweep").exists()
 
 
@@ -245,15 +231,15 @@ def test_a_setting_that_no_point_can_have_is_refused(tmp_path, monkeypatch):
         (["--codebook_update", "gradient"], "codebook_update ema there, gradient here"),
     ],
 )
-def test_a_sweep_with_other_settings_is_refused(flags, message, sweep, monkeypatch):
+def test_a_sweep_with_other_settings_is_refused(flags, message, sweep, run_main):
     folder, _ = sweep
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
     with pytest.raises(ValueError, match=message):
-        run_script(monkeypatch, "sweep", *FEW, *GRID, "--output_dir", folder, *flags)
+        run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder, *flags)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, monkeypatch):
+def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
     folder = tmp_path / "sweep"
     rng = np.random.default_rng(0)
 
@@ -269,28 +255,28 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, monkeypatch):
     flags = ["--dataset_name", tmp_path / "images", "--image_size", 8, "--hidden_sizes", 4]
     flags += ["--train_batch_size", 4, "--num_train_epochs", 1, "--output_dir", folder]
     flags += ["--num_embeddings", 4, "--embedding_dim", 2]
-    run_script(monkeypatch, "sweep", *flags)
+    run_main("scripts/sweep.py", *flags)
     add_images("train", 8, 9)
     with pytest.raises(ValueError, match=r"other data .*train_count 8 there, 9 here.*same data"):
-        run_script(monkeypatch, "sweep", *flags)
-    run_script(monkeypatch, "sweep", *flags, "--overwrite_output_dir")
+        run_main("scripts/sweep.py", *flags)
+    run_main("scripts/sweep.py", *flags, "--overwrite_output_dir")
     assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite_output_dir"]])
-def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, monkeypatch):
+def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, run_main):
     (tmp_path / "thesis.txt").write_text("years of work")
     flags = [*TINY, *GRID, "--output_dir", tmp_path, *overwrite]
     with pytest.raises(ValueError, match=r"holds no sweep .*choose another --output_dir"):
-        run_script(monkeypatch, "sweep", *flags)
+        run_main("scripts/sweep.py", *flags)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_overwriting_discards_the_points_of_before(sweep, tmp_path, monkeypatch, capsys):
+def test_overwriting_discards_the_points_of_before(sweep, tmp_path, run_main, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
     flags = ["--num_embeddings", 4, "--embedding_dim", 2, "--seed", 1, "--overwrite_output_dir"]
-    run_script(monkeypatch, "sweep", *FEW, *flags, "--output_dir", folder)
+    run_main("scripts/sweep.py", *FEW, *flags, "--output_dir", folder)
     assert "kept" not in capsys.readouterr().out
     assert not (folder / "8x2").exists()
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
@@ -355,11 +341,11 @@ def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scrip
     assert not left & {"run_id.json", "checkpoints", "vqvae", "seconds.json"}
 
 
-def test_a_link_is_not_overwritten_in_place_of_the_folder_it_leads_to(sweep, tmp_path, monkeypatch):
+def test_a_link_is_not_overwritten_in_place_of_the_folder_it_leads_to(sweep, tmp_path, run_main):
     (tmp_path / "sweep").symlink_to(sweep[0])
     flags = [*FEW, *GRID, "--overwrite_output_dir", "--output_dir", tmp_path / "sweep"]
     with pytest.raises(ValueError, match=f"not that folder's own name: give {sweep[0]}"):
-        run_script(monkeypatch, "sweep", *flags)
+        run_main("scripts/sweep.py", *flags)
     assert (tmp_path / "sweep").is_symlink() and (sweep[0] / "sweep.json").exists()
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 import datasets
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,11 +21,6 @@ from hf_vqvae.metrics.sums import Averages
 from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
 from hf_vqvae.training.trainer import Stage, StageTrainer
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 def make_run(arguments, accelerator, folder):

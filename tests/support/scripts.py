@@ -9,7 +9,7 @@ sent signals, it has an exit status, and it may be one of several that train tog
 """
 
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -139,6 +139,12 @@ class ScriptServer:
         jobs = self.start_together(script, *arguments, **options)
         return [job.wait(timeout) for job in jobs]
 
+    def call_together(self, function, *arguments, processes=2) -> None:
+        """Call a function of a test file, with strings, in several processes that train together; all must succeed."""
+        words = [function.__code__.co_filename, function.__name__, *arguments]
+        for done in self.run_together("tests/support/call.py", *words, processes=processes):
+            assert done.returncode == 0, done.stderr
+
     def ask(self, message: dict):
         """Send the server a message and return its answer."""
         self.process.stdin.write(json.dumps(message) + "\n")
@@ -175,6 +181,15 @@ class Job:
             time.sleep(0.02)
         code = os.waitstatus_to_exitcode(self.status)
         return Done(code, self.printed("stdout"), self.printed("stderr"))
+
+
+def load_script(script: str):
+    """The module of a script; `script` is relative to the checkout."""
+    name = f"script_{Path(script).stem}"  # `evaluate` is a library
+    spec = importlib.util.spec_from_file_location(name, ROOT / script)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def serve() -> dict:
