@@ -305,7 +305,11 @@ def test_a_model_without_a_run_gets_a_card_without_results(pushed_from_python, s
 def test_a_prior_has_no_image_processor_and_old_shards_go(pushed_from_python, server):
     newest, sharded, _ = server.repo("lab/prior").history()
     assert "preprocessor_config.json" not in newest.files
-    assert set(newest.files) >= {"modeling_pixelcnn.py", "configuration_pixelcnn.py", "codes.py"}
+    assert set(newest.files) >= {
+        "modeling_pixelcnn.py",
+        "configuration_pixelcnn.py",
+        "input_checks.py",
+    }
     assert "model.safetensors.index.json" in sharded.files
     weights = [name for name in newest.files if name.startswith("model.")]
     assert weights == ["model.safetensors"]

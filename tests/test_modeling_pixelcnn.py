@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.models.pixelcnn_layers import CodeConv2d, MaskedConv2d, drop
+from hf_vqvae.models.pixelcnn_layers import CodeConv2d, MaskedConv2d, dropout
 
 ARCHITECTURES = ["plain", "gated"]
 
@@ -329,7 +329,7 @@ def test_dropout_acts_in_training_only(architecture):
 def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
     torch.manual_seed(0)
     features = torch.ones(64, 8, 7, 9, dtype=dtype, requires_grad=True)
-    dropped = drop(features, 0.3)
+    dropped = dropout(features, 0.3)
     assert dropped.dtype == dtype
     kept = dropped != 0
     share = 1 - kept.double().mean().item()
@@ -339,7 +339,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
     )
     dropped.sum().backward()
     assert torch.equal(features.grad, dropped)
-    assert drop(features, 0.0) is features
+    assert dropout(features, 0.0) is features
 
 
 def make_two_classes(count=32):

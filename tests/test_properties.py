@@ -24,8 +24,8 @@ from hf_vqvae.metrics import (
     FrechetDistance,
     ReconstructionQuality,
 )
-from hf_vqvae.models.codes import check_codes
 from hf_vqvae.models.configuration_utils import own_fields
+from hf_vqvae.models.input_checks import check_codes
 
 # The same examples everywhere; no time limit, for the machines of a test are shared.
 bounded = settings(

@@ -10,7 +10,7 @@ from accelerate.utils import offload_state_dict
 from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.models.sampling_inputs import draw_noise
+from hf_vqvae.models.input_checks import draw_noise
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 from support.models import seeded
 

@@ -19,7 +19,7 @@ import torch
 from datasets import Features
 from torch import Tensor
 
-from ..models.codes import INTEGERS
+from ..models.input_checks import INTEGERS
 from .sums import CompensatedSums
 
 

@@ -13,13 +13,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .codes import check_dense
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
+from .input_checks import ClassLabels, check_mask, count_grids
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
-from .sampling_inputs import ClassLabels, count_grids, count_known, count_labels, count_seeds
 
 
 @dataclass
@@ -196,12 +195,12 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         number = count_grids(
             "num_images",
             num_images,
-            class_labels=count_labels(class_labels),
-            seeds=count_seeds(seeds),
-            codes=count_known(codes, 3),
-            mask=count_known(mask, 3),
-            pixel_values=count_known(pixel_values, 4),
-            pixel_mask=count_known(pixel_mask, 3),
+            class_labels=class_labels,
+            seeds=seeds,
+            codes=codes,
+            mask=mask,
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
         )
         if pixel_values is not None or pixel_mask is not None:
             if codes is not None or mask is not None:
@@ -246,15 +245,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
                 f"`pixel_values` must be a floating-point tensor in [-0.5, 0.5], got {kind}: the image processor makes "
                 "one of images."
             )
-        if not isinstance(pixel_mask, Tensor) or pixel_mask.dtype != torch.bool:
-            kind = getattr(pixel_mask, "dtype", type(pixel_mask).__name__)
-            raise TypeError(
-                f"`pixel_mask` must be a tensor of bool, True where a pixel is known, got {kind}."
-            )
-        for name, given in (("pixel_values", pixel_values), ("pixel_mask", pixel_mask)):
-            check_dense(name, given)
-        if pixel_values.dtype.itemsize == 1:  # torch keeps such numbers, and computes with none
-            pixel_values = pixel_values.float()
+        check_mask("pixel_mask", pixel_mask)
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         height, width = rows * side, columns * side

@@ -19,26 +19,24 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .codes import check_codes, check_labels, check_return_loss
 from .configuration_pixelcnn import PixelCNNConfig
 from .hub_mixin import HubMixin
+from .input_checks import (
+    ClassLabels,
+    check_codes,
+    check_labels,
+    count_grids,
+    draw_noise,
+    known_codes,
+    label_rows,
+)
 from .pixelcnn_layers import (
     CodeConv2d,
     CodeLookup,
     GatedPixelCNNLayer,
     PixelCNNResidualBlock,
-    draw_kept,
-    drop,
-)
-from .sampling_inputs import (
-    ClassLabels,
-    count_grids,
-    count_known,
-    count_labels,
-    count_seeds,
-    draw_noise,
-    known_codes,
-    label_rows,
+    dropout,
+    keep_mask,
 )
 from .sampling_pixelcnn import DrawSettings, sample_codes
 
@@ -166,10 +164,9 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            TypeError: if `codes` or `class_labels` are no integers, or `return_loss` no bool.
+            TypeError: if `codes` or `class_labels` are not tensors of integers.
             ValueError: if a shape does not fit, a code or label is out of range, or there are labels for a prior without.
         """
-        check_return_loss(return_loss)
         check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
         hidden = self._plain(codes, labels) if self._is_plain else self._gated(codes, labels)
@@ -190,7 +187,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         hidden = nn.functional.relu(hidden)
         for block in self.blocks:
             hidden = block(hidden)
-        return drop(hidden, self.config.dropout) if self.training else hidden
+        return dropout(hidden, self.config.dropout) if self.training else hidden
 
     def _gated(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         vertical = self.conv_in(codes)
@@ -213,7 +210,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         class_labels = class_labels.long()
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
-            unknown = unknown | ~draw_kept((batch,), self.config.label_dropout, codes.device)
+            unknown = unknown | ~keep_mask((batch,), self.config.label_dropout, codes.device)
         return class_labels.masked_fill(unknown, number)
 
     @torch.no_grad()
@@ -263,10 +260,10 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         number = count_grids(
             "num_grids",
             num_grids,
-            class_labels=count_labels(class_labels),
-            seeds=count_seeds(seeds),
-            codes=count_known(codes, 3),
-            mask=count_known(mask, 3),
+            class_labels=class_labels,
+            seeds=seeds,
+            codes=codes,
+            mask=mask,
         )
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")

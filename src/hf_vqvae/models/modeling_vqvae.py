@@ -17,9 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
-from .codes import check_codes, check_return_loss
 from .configuration_vqvae import VQVAEConfig, as_pair
 from .hub_mixin import HubMixin
+from .input_checks import check_codes
 from .quantization import VectorQuantizer
 
 
@@ -148,10 +148,9 @@ class VQVAEModel(VQVAEPreTrainedModel):
             return_loss: whether to compute `loss`.
 
         Raises:
-            TypeError: if `pixel_values` is no tensor or `return_loss` no bool.
+            TypeError: if `pixel_values` is not a tensor.
             ValueError: if shape or dtype of `pixel_values` do not fit the config.
         """
-        check_return_loss(return_loss)
         pixels = self._checked_pixels(pixel_values)
         latents = self.encoder(pixels)
         quantized = self.quantizer(latents)
@@ -175,10 +174,8 @@ class VQVAEModel(VQVAEPreTrainedModel):
         )
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        if not isinstance(pixel_values, Tensor) or pixel_values.layout != torch.strided:
-            raise TypeError(
-                f"`pixel_values` must be a dense tensor, got {type(pixel_values).__name__}."
-            )
+        if not isinstance(pixel_values, Tensor):
+            raise TypeError(f"`pixel_values` must be a tensor, got {type(pixel_values).__name__}.")
         expected = (self.config.num_channels, *as_pair(self.config.image_size))
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(

@@ -4,7 +4,7 @@
 
 from transformers import Pipeline
 
-from .sampling_inputs import count_grids, count_labels
+from .input_checks import count_grids, is_integer
 
 _ARGUMENTS = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "seed")
 
@@ -50,10 +50,10 @@ class ImageGenerationPipeline(Pipeline):
         return inputs
 
     def _forward(self, inputs, seed=None, **arguments):
-        labels = count_labels(arguments.get("class_labels"))
+        labels = arguments.get("class_labels")
         number = count_grids("num_images", inputs["num_images"], class_labels=labels)
         if seed is not None:
-            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
+            if not is_integer(seed) or not 0 <= seed < 2**62:
                 raise ValueError(f"`seed` must be an integer from 0 to 2**62 - 1, got {seed!r}.")
             arguments["seeds"] = range(seed, seed + number)
         return {"images": self.model.sample(number, **arguments)}

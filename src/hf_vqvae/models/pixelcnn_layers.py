@@ -178,7 +178,7 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         before = self.horizontal(nn.functional.pad(horizontal, (reach, 0, 0, 0)))
         gated = gate(before + self.link(above) + horizontal_bias)
         if self.training:
-            gated = drop(gated, self.dropout)
+            gated = dropout(gated, self.dropout)
         if self.residual is not None:
             horizontal = horizontal + self.residual(gated)
         return horizontal, vertical + above, gated
@@ -190,27 +190,27 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         return self.class_embedding(labels)[:, :, None, None].to(dtype).chunk(2, 1)
 
 
-def drop(features: Tensor, share: float) -> Tensor:
-    """Dropout (Srivastava et al. 2014) of `features` (B, ...), the same on several processes as on one."""
-    if share == 0:
-        return features
-    kept = draw_kept(features.shape, share, features.device)
-    return features * (kept.to(features.dtype) / (1 - share))
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Apply dropout (Srivastava et al. 2014) to `x` (B, ...), with the same mask on several processes as on one."""
+    if p == 0:
+        return x
+    keep = keep_mask(x.shape, p, x.device)
+    return x * (keep.to(x.dtype) / (1 - p))
 
 
-def draw_kept(shape: tuple[int, ...], share: float, device: torch.device) -> Tensor:
-    """A mask (B, ...), bool, that is False with probability `share`.
+def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
+    """Draw a mask (B, ...), bool, that is False with probability `p`.
 
-    It is drawn for the batches of all processes and cut to that of this one. So processes that share a seed, as those
-    of `scripts/train.py` do, drop together what a single one would, and not each the same places of its own rows.
+    The mask is drawn for the batches of all processes, and each process takes its own rows. Processes with equal seeds,
+    as in `scripts/train.py`, thus drop what a single process would drop, instead of the same places in every batch.
     """
     batch, *others = shape
     rank, processes = 0, 1
     if dist.is_available() and dist.is_initialized():
         rank, processes = dist.get_rank(), dist.get_world_size()
     # `bernoulli_` gave NaN where it was compiled (torch 2.13, inductor for CPUs).
-    kept = torch.rand(processes * batch, *others, device=device) >= share
-    return kept[rank * batch : (rank + 1) * batch]
+    keep = torch.rand(processes * batch, *others, device=device) >= p
+    return keep[rank * batch : (rank + 1) * batch]
 
 
 __all__ = [
@@ -219,7 +219,7 @@ __all__ = [
     "GatedPixelCNNLayer",
     "MaskedConv2d",
     "PixelCNNResidualBlock",
-    "draw_kept",
-    "drop",
+    "dropout",
     "gate",
+    "keep_mask",
 ]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
-from .codes import check_codes
+from .input_checks import check_codes
 
 KMEANS_ITERATIONS = 10
 
@@ -152,10 +152,9 @@ class VectorQuantizer(nn.Module):
         )
 
     def _check_latents(self, latents: Tensor) -> None:
-        if not isinstance(latents, Tensor) or latents.layout != torch.strided:
-            raise TypeError(f"`latents` must be a dense tensor, got {type(latents).__name__}.")
-        if not latents.is_floating_point():
-            raise TypeError(f"`latents` must be floating point, got {latents.dtype}.")
+        if not isinstance(latents, Tensor) or not latents.is_floating_point():
+            kind = getattr(latents, "dtype", type(latents).__name__)
+            raise TypeError(f"`latents` must be a floating-point tensor, got {kind}.")
         if latents.dim() != 4 or latents.shape[1] != self.embedding.embedding_dim:
             raise ValueError(
                 f"`latents` must have the shape (batch, {self.embedding.embedding_dim}, rows, columns), got "

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from .input_checks import is_integer
 from .pixelcnn_cache import PixelCNNCache, make_cache
-from .sampling_inputs import is_integer
 
 # Guided logits are to stay finite in float32.
 _MAX_SCALE = 1e6

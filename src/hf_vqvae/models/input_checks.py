@@ -1,0 +1,266 @@
+# Copyright 2026 The hf_vqvae authors.
+# Licensed under the Apache License, Version 2.0.
+"""Validate codes, class labels and sampling arguments, and convert them to tensors.
+
+Shapes: N grids, h x w grid.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .configuration_utils import shown
+
+if TYPE_CHECKING:
+    from .configuration_pixelcnn import PixelCNNConfig
+
+# Dtypes whose values int64 has too, so not uint64.
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS += (torch.uint16, torch.uint32)
+ClassLabels = int | str | Sequence[int | str] | Tensor
+
+
+def is_integer(value) -> bool:
+    """Return whether `value` is an `int` and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_integers(name: str, values: Tensor) -> None:
+    """Raise `TypeError` unless `values` is a tensor of one of the dtypes `INTEGERS`."""
+    if not isinstance(values, Tensor) or values.dtype not in INTEGERS:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
+
+
+def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
+    """Raise `ValueError` unless all values are in [low, high).
+
+    While tracing (torch.compile, torch.export) tensors have no values, and nothing is checked.
+    """
+    if torch.compiler.is_compiling() or values.is_meta or not values.numel():
+        return
+    values = values.long()  # torch compares no unsigned integers
+    least, most = values.min().item(), values.max().item()
+    if least < low or most >= high:
+        wrong = least if least < low else most
+        raise ValueError(f"`{name}` must be in [{low}, {high}), {meaning}, got {wrong}.")
+
+
+def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) -> None:
+    """Check that codes are integers of shape (B, h, w) in [0, K).
+
+    Raises:
+        TypeError: if the codes are not a tensor of integers.
+        ValueError: if the shape is not (B, *grid_size) or a code is out of range.
+    """
+    check_integers("codes", codes)
+    if codes.dim() != 3 or tuple(codes.shape[1:]) != tuple(grid_size):
+        raise ValueError(
+            f"`codes` must have the shape (batch, {grid_size[0]}, {grid_size[1]}) of this model's grid, "
+            f"got {tuple(codes.shape)}."
+        )
+    check_range("codes", codes, 0, num_embeddings, "the codebook's range")
+
+
+def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: int) -> None:
+    """Check that class labels are integers (B,) in [0, num_classes), or -1 for unknown.
+
+    Raises:
+        TypeError: if they are not a tensor of integers.
+        ValueError: if the model is unconditional, the shape is not (B,) or a label is out of range.
+    """
+    if class_labels is None:
+        return
+    if num_classes is None:
+        raise ValueError(
+            "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out, or train one "
+            "on a dataset with labels."
+        )
+    check_integers("class_labels", class_labels)
+    if class_labels.shape != (batch,):
+        raise ValueError(
+            f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(class_labels.shape)}."
+        )
+    check_range("class_labels", class_labels, -1, num_classes, "the labels, and -1 for unknown")
+
+
+def count_grids(name: str, number: int | None, **arguments: ClassLabels | Sequence | None) -> int:
+    """Return how many grids to draw: `number`, or as many as labels, seeds or known grids, or 1.
+
+    Args:
+        name: of the argument `number`.
+        arguments: those that may have one entry for each grid.
+
+    Raises:
+        ValueError: if `number` is not an integer of at least 1, or two of the arguments disagree.
+    """
+    if number is not None and (not is_integer(number) or number < 1):
+        raise ValueError(f"`{name}` must be an integer of at least 1, got {shown(number)}.")
+    lengths = {key: _count_entries(key, value) for key, value in arguments.items()}
+    lengths = {key: length for key, length in lengths.items() if length is not None}
+    if number is None and lengths:
+        name, number = next(iter(lengths.items()))
+    for key, length in lengths.items():
+        if length == 0:
+            raise ValueError(f"`{key}` must have at least one entry, got none.")
+        if length != number:
+            raise ValueError(
+                f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}."
+            )
+    return 1 if number is None else number
+
+
+# Dimensions of arguments with one entry for each grid or image.
+_DIMENSIONS = {"codes": 3, "mask": 3, "pixel_values": 4, "pixel_mask": 3, "seeds": 1}
+
+
+def _count_entries(name: str, value: ClassLabels | Sequence | None) -> int | None:
+    """Count the entries of an argument; None where it is not given, or has one entry for all grids."""
+    if name in ("class_labels", "seeds") and not isinstance(value, Tensor | None):
+        if name == "class_labels" and isinstance(value, int | str):
+            return None
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise TypeError(f"`{name}` must be a list or tensor of integers, got {shown(value)}.")
+        return len(value)
+    if not isinstance(value, Tensor) or value.dim() != _DIMENSIONS.get(name, 1):
+        return None
+    shared = len(value) == 1 and name not in ("class_labels", "seeds")
+    return None if shared else len(value)
+
+
+def label_rows(
+    class_labels: ClassLabels | None, config: PixelCNNConfig, number: int, guided: bool
+) -> Tensor | None:
+    """Convert labels to rows (number,) of the class embeddings; None for a prior without classes.
+
+    Raises:
+        TypeError, ValueError: as `PixelCNNModel.sample`.
+    """
+    classes = config.num_classes
+    if guided and (classes is None or class_labels is None):
+        lacks = "a prior with classes" if classes is None else "`class_labels`"
+        raise ValueError(
+            f"`guidance_scale` other than 1 needs {lacks}: it moves samples towards a label. Leave it at 1, or "
+            + ("train a conditional prior." if classes is None else "name the labels.")
+        )
+    if classes is None:
+        check_labels(class_labels, classes, number)
+        return None
+    if config.label_dropout == 0 and (guided or class_labels is None):
+        raise ValueError(
+            "`class_labels` must be given, and `guidance_scale` be 1: this prior was trained with `label_dropout` 0, "
+            "so it cannot draw without a label."
+        )
+    if class_labels is None:
+        return torch.full((number,), classes)
+    if isinstance(class_labels, Tensor):
+        check_integers("class_labels", class_labels)
+        if class_labels.dim() > 1:
+            raise ValueError(
+                f"`class_labels` must be a single label or of shape ({number},), got {tuple(class_labels.shape)}."
+            )
+        rows = class_labels.long()
+    elif isinstance(class_labels, int | str):
+        rows = torch.tensor(_label_row(class_labels, config))
+    else:
+        rows = torch.tensor([_label_row(label, config) for label in class_labels])
+    check_range("class_labels", rows, 0, classes, "the classes of this prior")
+    return rows.expand(number)
+
+
+def _label_row(label: int | str, config: PixelCNNConfig) -> int:
+    if isinstance(label, str):
+        if label not in config.label2id:
+            near = difflib.get_close_matches(label, config.label2id, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            names = ", ".join(list(config.label2id)[:20])
+            more = ", ..." if len(config.label2id) > 20 else ""
+            raise ValueError(
+                f"`class_labels` has no label {label!r}{hint}; there are: {names}{more}."
+            )
+        return config.label2id[label]
+    if isinstance(label, Tensor) and label.dim() == 0 and label.dtype in INTEGERS:
+        label = label.item()
+    if not is_integer(label):
+        raise TypeError(f"`class_labels` must be numbers or names of classes, got {label!r}.")
+    return label
+
+
+def known_codes(
+    codes: Tensor | None, mask: Tensor | None, config: PixelCNNConfig, number: int
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Expand known codes and their mask to (number, h, w) each.
+
+    Raises:
+        TypeError, ValueError: as `PixelCNNModel.sample`.
+    """
+    if codes is None and mask is None:
+        return None, None
+    if codes is None or mask is None:
+        raise ValueError(
+            "`codes` and `mask` go together: the codes, and True where they are known and to be kept."
+        )
+    check_integers("codes", codes)
+    check_mask("mask", mask)
+    height, width = config.grid_size
+    codes, mask = (grid[None] if grid.dim() == 2 else grid for grid in (codes, mask))
+    for name, grid in (("codes", codes), ("mask", mask)):
+        if grid.dim() != 3 or grid.shape[1:] != (height, width) or len(grid) not in (1, number):
+            raise ValueError(
+                f"`{name}` must have the shape ({height}, {width}), or ({number}, {height}, {width}) with one grid "
+                f"for each, got {tuple(grid.shape)}."
+            )
+    codes, mask = codes.long().expand(number, -1, -1), mask.expand(number, -1, -1)
+    # Unknown codes may have any value, also out of range.
+    codes = codes.masked_fill(~mask.to(codes.device), 0)
+    check_codes(codes, config.num_embeddings, config.grid_size)
+    return codes, mask
+
+
+def check_mask(name: str, mask: Tensor) -> None:
+    """Raise `TypeError` unless `mask` is a tensor of bool."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"`{name}` must be a tensor of bool, True where known, got {kind}.")
+
+
+def draw_noise(
+    generator: torch.Generator | None,
+    seeds: Sequence[int] | Tensor | None,
+    shape: tuple[int, int, int],
+    device: torch.device,
+) -> Tensor:
+    """Draw uniform noise (N, h, w) in [0, 1) on `device`, all at once, so that the batch size does not change it.
+
+    Raises:
+        TypeError, ValueError: as `PixelCNNModel.sample`.
+    """
+    if seeds is None:
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"`generator` must be a torch.Generator, got {type(generator).__name__}: make it with "
+                f'torch.Generator("{device}").manual_seed(0).'
+            )
+        if generator is not None and generator.device.type != device.type:
+            raise ValueError(
+                f"`generator` must be on the model's device {device}, got one on {generator.device}: "
+                f'make it with torch.Generator("{device}").'
+            )
+        return torch.rand(shape, generator=generator, device=device)
+    if generator is not None:
+        raise ValueError("`generator` and `seeds` exclude each other: name one of them.")
+    noise = []
+    for seed in seeds.tolist() if isinstance(seeds, Tensor) else seeds:
+        if not is_integer(seed) or not 0 <= seed < 2**63:
+            raise ValueError(f"`seeds` must be integers from 0 to 2**63 - 1, got {seed!r}.")
+        # On the CPU, so that a seed means the same noise on every device.
+        noise.append(torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(noise).to(device)
+
+
+__all__ = ["INTEGERS", "ClassLabels", "check_codes", "check_integers", "check_labels"]
