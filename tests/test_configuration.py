@@ -320,4 +320,5 @@ def test_a_config_without_classes_loads_and_stays_without(tmp_path):
 @pytest.mark.parametrize("config_class", [VQVAEConfig, PixelCNNConfig])
 def test_every_setting_explains_itself(config_class):
     for field in own_fields(config_class):
-        assert field.metadata["help"] and f"\n        {field.name} (" in config_class.__doc__
+        assert f"\n    {field.name}, defaults to " in config_class.__doc__
+        assert field.metadata["help"] in config_class.__doc__

@@ -350,7 +350,7 @@ def test_every_shape_of_image_and_mask(model):
         for known in (mask, mask[None], mask.expand(3, -1, -1)):
             drawn = model.sample(3, pixel_values=image, pixel_mask=known, generator=seeded())
             assert torch.equal(drawn, expected)
-    for dtype in (torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+    for dtype in (torch.float64, torch.bfloat16):
         drawn = model.sample(3, pixel_values=pixels.to(dtype), pixel_mask=mask)
         assert drawn.dtype == torch.float32 and drawn.isfinite().all()
 
@@ -405,31 +405,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             {"pixel_values": PIXELS.numpy(), "pixel_mask": KNOWN},
             TypeError,
             "`pixel_values` must be a floating-point tensor .*got ",
-        ),
-        (
-            {"pixel_values": PIXELS.to_sparse(), "pixel_mask": KNOWN},
-            TypeError,
-            "`pixel_values` must be a dense tensor, got one that is torch.sparse_coo",
-        ),
-        (
-            {"pixel_values": PIXELS.to_mkldnn(), "pixel_mask": KNOWN},
-            TypeError,
-            "`pixel_values` must be a dense tensor, got one that is torch._mkldnn",
-        ),
-        (
-            {"pixel_values": PIXELS.to("meta"), "pixel_mask": KNOWN},
-            TypeError,
-            "`pixel_values` must hold values, got a tensor on the device meta",
-        ),
-        (
-            {"pixel_values": PIXELS, "pixel_mask": KNOWN.to_sparse()},
-            TypeError,
-            "`pixel_mask` must be a dense tensor, got one that is torch.sparse_coo",
-        ),
-        (
-            {"pixel_values": PIXELS, "pixel_mask": KNOWN.to("meta")},
-            TypeError,
-            "`pixel_mask` must hold values, got a tensor on the device meta",
         ),
         (
             {"pixel_values": PIXELS[:1], "pixel_mask": KNOWN},

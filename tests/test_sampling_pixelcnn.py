@@ -548,16 +548,14 @@ def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
         (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
         ([3, 10], ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
         (torch.tensor([3, -1]), ValueError, r"`class_labels` must be in .*got -1"),
-        (2**63, TypeError, r"`class_labels` must be numbers or names of classes, got 9223"),
         ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean 'three'\?\)"),
         (["one", "xyz"], ValueError, r"`class_labels` has no label 'xyz'; there are: zero, one,"),
         ("3", ValueError, r"`class_labels` has no label '3'"),
         (["one", 1.5], TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
         (True, TypeError, r"`class_labels` must be numbers or names of classes, got True"),
         ([None, 1], TypeError, r"`class_labels` must be numbers or names of classes, got None"),
-        (1.5, TypeError, r"`class_labels` must be a number, a name, a list .*got float"),
-        (b"one", TypeError, r"`class_labels` must be a number, a name, a list .*got bytes"),
-        ({"one": 1}, TypeError, r"`class_labels` must be a number, a name, .*got dict"),
+        (1.5, TypeError, r"`class_labels` must be a list or tensor .*got 1.5"),
+        ({"one": 1}, TypeError, r"`class_labels` must be a list or tensor .*got \{'one': 1\}"),
         (torch.zeros(2), TypeError, r"`class_labels` must be a tensor of integers, got .*float32"),
         (torch.ones(2).bool(), TypeError, r"`class_labels` must be a tensor of integers"),
         (torch.zeros(2, 1).long(), ValueError, r"`class_labels` must be .* got \(2, 1\)"),
@@ -616,42 +614,6 @@ def test_known_codes_that_do_not_fit_are_refused(arguments, error, message):
         make_prior().sample(**arguments)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR|The PyTorch API of nested")
-@pytest.mark.parametrize(
-    "convert",
-    [
-        torch.Tensor.to_sparse,
-        torch.Tensor.to_sparse_csr,
-        lambda one: one.to("meta"),
-        lambda one: torch.nested.nested_tensor(list(one)),
-    ],
-    ids=["sparse", "csr", "meta", "nested"],
-)
-@pytest.mark.parametrize("name", ["codes", "mask", "class_labels", "seeds"])
-def test_tensors_that_are_not_dense_or_without_values_are_refused(name, convert):
-    arguments = {"codes": CODES, "mask": MASK}
-    arguments = arguments if name in arguments else {name: torch.ones(2, 1).long()}
-    arguments[name] = convert(arguments[name])
-    with pytest.raises(TypeError, match=f"`{name}` must (be a dense tensor|hold values)"):
-        make_prior(num_classes=3).sample(2, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"num_grids": 2**24 + 1}, "num_grids"),
-        ({"num_grids": 2**62}, "num_grids"),
-        ({"num_grids": 10**5000}, "num_grids"),
-        ({"seeds": range(10**30)}, "seeds"),
-        ({"class_labels": range(10**30)}, "class_labels"),
-    ],
-    ids=["one_more", "overflow", "digits", "seeds", "labels"],
-)
-def test_more_grids_than_one_call_can_draw_are_refused(arguments, name):
-    with pytest.raises(ValueError, match=f"draws at most 16777216, and `{name}` asks for"):
-        make_prior(num_classes=3).sample(**arguments)
-
-
 @pytest.mark.parametrize(
     ("seeds", "error", "message"),
     [
@@ -664,9 +626,9 @@ def test_more_grids_than_one_call_can_draw_are_refused(arguments, name):
         ([0], ValueError, r"`seeds` must have one entry for each of the 2 of `num_grids`, got 1"),
         ([0, 1, 2], ValueError, r"`seeds` must have one entry .* 2 of `num_grids`, got 3"),
         ([], ValueError, r"`seeds` must have at least one entry"),
-        (torch.zeros(2, 2).long(), ValueError, r"`seeds` must be of shape \(N,\), got \(2, 2\)"),
-        (0, TypeError, r"`seeds` must be a list of integers, one an image, got 0"),
-        ("12", TypeError, r"`seeds` must be a list of integers, one an image, got '12'"),
+        (torch.zeros(2, 2).long(), ValueError, r"`seeds` must be integers .*got \[0, 0\]"),
+        (0, TypeError, r"`seeds` must be a list or tensor of integers, got 0"),
+        ("12", TypeError, r"`seeds` must be a list or tensor of integers, got '12'"),
     ],
 )
 def test_wrong_seeds_are_refused(seeds, error, message):

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Encoder and decoder of the VQ-VAE.
 
 Shapes: B batch, C channels, H x W image, D dimension of a latent, h x w grid of codes.
@@ -197,12 +196,3 @@ class VQVAEDecoder(nn.Module):
         for level in self.levels:
             hidden = level(hidden)
         return self.conv_out(hidden)
-
-
-__all__ = [
-    "ToPixelsConv2d",
-    "UpsamplingConv2d",
-    "VQVAEDecoder",
-    "VQVAEEncoder",
-    "VQVAEEncoderLevel",
-]

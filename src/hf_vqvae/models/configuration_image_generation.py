@@ -1,9 +1,8 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Configuration of the VQ-VAE together with its prior."""
 
 from .configuration_pixelcnn import PixelCNNConfig
-from .configuration_utils import StrictConfig, strict
+from .configuration_utils import StrictConfig, setting, strict
 from .configuration_vqvae import VQVAEConfig
 
 
@@ -15,12 +14,6 @@ class VQVAEForImageGenerationConfig(StrictConfig):
     `from_pretrained` also reads the config of a VQ-VAE without a prior (stage 1): the prior's config is then the default
     for that codebook and grid.
 
-    Args:
-        vqvae_config (`VQVAEConfig` or `dict`, *optional*):
-            The autoencoder; the default is `VQVAEConfig()`.
-        prior_config (`PixelCNNConfig` or `dict`, *optional*):
-            The prior. `num_embeddings` and `grid_size` default to those of `vqvae_config`.
-
     Raises:
         ValueError: if the prior's codes or grid are not those of the VQ-VAE.
     """
@@ -28,8 +21,10 @@ class VQVAEForImageGenerationConfig(StrictConfig):
     model_type = "vqvae_image_generation"
     sub_configs_defaults = {"vqvae_config": VQVAEConfig, "prior_config": PixelCNNConfig}
 
-    vqvae_config: dict | VQVAEConfig | None = None
-    prior_config: dict | PixelCNNConfig | None = None
+    vqvae_config: dict | VQVAEConfig | None = setting(None, "Settings of the autoencoder.")
+    prior_config: dict | PixelCNNConfig | None = setting(
+        None, "Settings of the prior; codes and grid default to those of the autoencoder."
+    )
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.vqvae_config, VQVAEConfig):
@@ -83,6 +78,3 @@ class VQVAEForImageGenerationConfig(StrictConfig):
             if isinstance(config_dict.get(key), dict):
                 config_dict[key] = part.drop_unknown(config_dict[key])
         return super().from_dict(config_dict, **kwargs)
-
-
-__all__ = ["VQVAEForImageGenerationConfig"]

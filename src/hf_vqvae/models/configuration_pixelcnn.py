@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Configuration of the PixelCNN prior."""
 
 from typing import Literal
@@ -28,36 +27,11 @@ class PixelCNNConfig(StrictConfig):
     Configuration of a [`PixelCNNModel`], an autoregressive prior over a grid of codes. `PixelCNNConfig()` is the
     network of the Keras example "Vector-Quantized Variational Autoencoders" (Sayak Paul): 1,049,728 parameters.
 
-    Args:
-        num_embeddings (`int`, *optional*, defaults to 128):
-            Number K of different codes, at least 2.
-        grid_size (`list[int]`, *optional*, defaults to `(7, 7)`):
-            Rows and columns of the grid.
-        architecture (`"plain"` or `"gated"`, *optional*, defaults to `"plain"`):
-            One stack of masked convolutions (van den Oord et al. 2016, "Pixel Recurrent Neural Networks"), which does
-            not see some of the codes above to the right; or a vertical and a horizontal stack with gates, which miss
-            none (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders").
-        hidden_size (`int`, *optional*):
-            Channels of every hidden layer; of a plain prior even. The default is 128 (plain) or 64 (gated).
-        kernel_size (`int`, *optional*, defaults to 7):
-            Side of the first kernel (mask A); odd, at least 3.
-        num_residual_blocks (`int`, *optional*, defaults to 2):
-            Plain: residual blocks, 1x1, 3x3 of mask B to half the channels, 1x1.
-        num_pixelcnn_layers (`int`, *optional*, defaults to 2):
-            Plain: 1x1 layers before the logits.
-        num_gated_layers (`int`, *optional*, defaults to 5):
-            Gated: layers, each with both stacks.
-        gated_kernel_size (`int`, *optional*, defaults to 3):
-            Gated: side of the layers' kernels; odd, at least 3.
-        dropout (`float`, *optional*):
-            Dropout probability of hidden values: of those before the logits in a plain prior, of those behind the gates
-            in a gated one. The default is 0 (plain) or 0.2 (gated).
-        num_classes (`int`, *optional*):
-            Classes that the prior is conditioned on, at least 1; None for a prior without. Their names are `id2label`,
-            by default their numbers.
-        label_dropout (`float`, *optional*, defaults to 0.1):
-            Share of labels hidden in training, from 0 to 1, so that the prior also draws without a label and can be
-            guided by one (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1).
+    A plain prior is one stack of masked convolutions (van den Oord et al. 2016, "Pixel Recurrent Neural Networks"), which
+    does not see some of the codes above to the right. A gated prior has a vertical and a horizontal stack, which miss
+    none (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders"). Hidden labels let a prior draw
+    without a label, and be guided by one (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1). The names of the classes
+    are `id2label`, by default their numbers.
 
     Raises:
         ValueError: if a setting is unknown or out of its range; the message names it and the rule.
@@ -84,15 +58,18 @@ class PixelCNNConfig(StrictConfig):
     )
     hidden_size: int | None = setting(
         None,
-        "Channels of the prior's hidden layers (default: 128 plain, 64 gated).",
+        "Channels of the prior's hidden layers, even if plain (default: 128 plain, 64 gated).",
         at_least=2,
         at_most=MAX_SIZE,
     )
     kernel_size: int = setting(
-        7, "Side of the prior's first kernel; odd.", at_least=3, at_most=MAX_SIZE
+        7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=MAX_SIZE
     )
     num_residual_blocks: int = setting(
-        2, "Residual blocks of a plain prior.", at_least=0, at_most=MAX_LAYERS
+        2,
+        "Residual blocks (1x1, 3x3 of mask B, 1x1) of a plain prior.",
+        at_least=0,
+        at_most=MAX_LAYERS,
     )
     num_pixelcnn_layers: int = setting(
         2, "1x1 layers of a plain prior before its logits.", at_least=0, at_most=MAX_LAYERS
@@ -103,7 +80,7 @@ class PixelCNNConfig(StrictConfig):
     )
     dropout: float | int | None = setting(
         None,
-        "Dropout of the prior's hidden values in training (default: 0 plain, 0.2 gated).",
+        "Dropout before the logits (plain) or behind the gates (default: 0 plain, 0.2 gated).",
         at_least=0,
         below=1,
     )
@@ -165,6 +142,3 @@ class PixelCNNConfig(StrictConfig):
             names = list(self.id2label.values())
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"`id2label` must give each class its own name, got {twice!r} twice.")
-
-
-__all__ = ["PixelCNNConfig"]

@@ -1,9 +1,9 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Base class of the configs: bounds declared with each field, and errors for misspelt settings."""
 
 import difflib
 import functools
+import inspect
 import operator
 import reprlib
 from dataclasses import field, fields
@@ -56,8 +56,16 @@ def shown(value) -> str:
 
 
 def strict(config_class):
-    """Apply `strict` of huggingface_hub, so that the constructor raises `ValueError` for a wrong type or value."""
+    """Apply `strict` of huggingface_hub, so that the constructor raises `ValueError` for a wrong type or value.
+
+    The fields' documentation is appended to the docstring of the class.
+    """
     config_class = hub_strict(config_class)
+    settings = "\n".join(
+        f"    {own.name}, defaults to {own.default!r}:\n        {own.metadata['help']}"
+        for own in own_fields(config_class)
+    )
+    config_class.__doc__ = f"{inspect.cleandoc(config_class.__doc__)}\n\nArgs:\n{settings}"
     construct = config_class.__init__
 
     @functools.wraps(construct)
@@ -143,17 +151,3 @@ class StrictConfig(PreTrainedConfig):
 def _hint(key: str, names: list[str], cutoff: float = 0.6) -> str:
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
     return f" (did you mean `{nearest[0]}`?)" if nearest else ""
-
-
-__all__ = [
-    "BOUNDS",
-    "MAX_CLASSES",
-    "MAX_CODES",
-    "MAX_LAYERS",
-    "MAX_SIZE",
-    "StrictConfig",
-    "own_fields",
-    "setting",
-    "shown",
-    "strict",
-]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Configuration of the VQ-VAE."""
 
 import math
@@ -20,33 +19,6 @@ class VQVAEConfig(StrictConfig):
     Variational Autoencoders" (Sayak Paul, keras.io/examples/generative/vq_vae) as on the page keras-io/vq-vae: MNIST,
     latent dimension 16, 128 embeddings.
 
-    Args:
-        image_size (`int` or pair of `int`, *optional*, defaults to 28):
-            Height and width in pixels, each a multiple of `2 ** len(hidden_sizes)`.
-        num_channels (`int`, *optional*, defaults to 1):
-            Image channels: 1 for grey, 3 for RGB, or any other number for tensors.
-        hidden_sizes (`list[int]`, *optional*, defaults to `(32, 64)`):
-            Channels of each encoder level; a level is a 3x3 convolution of stride 2. The decoder mirrors them.
-        num_residual_layers (`int`, *optional*, defaults to 0):
-            Residual blocks (ReLU, 3x3, ReLU, 1x1) that follow each level.
-        embedding_dim (`int`, *optional*, defaults to 16):
-            Dimension D of a latent and of a codebook vector.
-        num_embeddings (`int`, *optional*, defaults to 128):
-            Codebook size K, at least 2.
-        commitment_cost (`float`, *optional*, defaults to 0.25):
-            Weight beta of the commitment loss (van den Oord et al. 2017, eq. 3).
-        codebook_update (`"ema"` or `"gradient"`, *optional*, defaults to `"ema"`):
-            How the codebook learns: by exponential moving averages (ibid., appendix A.1) or by the codebook loss (eq. 3).
-        ema_decay (`float`, *optional*, defaults to 0.9):
-            Decay gamma of the moving averages, in [0, 1) (appendix A.1 has 0.99; 0.9 measures better, see README).
-        codebook_init (`"kmeans"` or `"uniform"`, *optional*, defaults to `"kmeans"`):
-            First codebook: k-means on the latents of the first training batch, or uniform in [-1/K, 1/K].
-        dead_code_threshold (`float`, *optional*, defaults to 0.0):
-            Moving average of latents per step below which a codebook vector is replaced by a latent of the batch. 0
-            replaces none.
-        data_variance (`float`, *optional*, defaults to 1.0):
-            Variance of the training pixels on the [0, 1] scale; the loss divides the reconstruction error by it.
-
     Raises:
         ValueError: if a setting is unknown or out of its range; the message names it and the rule.
     """
@@ -63,12 +35,15 @@ class VQVAEConfig(StrictConfig):
     num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.", at_least=1, at_most=MAX_SIZE)
     hidden_sizes: list[int] | tuple[int, ...] = setting(
         (32, 64),
-        "Channels of each encoder level; every level halves the size.",
+        "Channels of each encoder level, which halves the size; the decoder mirrors them.",
         at_least=1,
         at_most=MAX_SIZE,
     )
     num_residual_layers: int = setting(
-        0, "Residual blocks after each level.", at_least=0, at_most=MAX_LAYERS
+        0,
+        "Residual blocks (ReLU, 3x3, ReLU, 1x1) after each level.",
+        at_least=0,
+        at_most=MAX_LAYERS,
     )
     embedding_dim: int = setting(
         16,
@@ -83,13 +58,16 @@ class VQVAEConfig(StrictConfig):
         at_most=MAX_CODES,
     )
     commitment_cost: float | int = setting(
-        0.25, "Weight of the commitment loss (paper: 0.25).", at_least=0, below=math.inf
+        0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", at_least=0, below=math.inf
     )
     codebook_update: Literal["ema", "gradient"] = setting(
         "ema", "Codebook learns by moving averages (paper, A.1) or by gradient (eq. 3)."
     )
     ema_decay: float | int = setting(
-        0.9, "Decay of the codebook's moving averages, in [0, 1).", at_least=0, below=1
+        0.9,
+        "Decay gamma of the codebook's moving averages, in [0, 1) (paper, A.1: 0.99).",
+        at_least=0,
+        below=1,
     )
     codebook_init: Literal["kmeans", "uniform"] = setting(
         "kmeans", "First codebook: k-means on the first training batch, or uniform in [-1/K, 1/K]."
@@ -102,7 +80,7 @@ class VQVAEConfig(StrictConfig):
     )
     data_variance: float | int = setting(
         1.0,
-        "Variance of the training pixels on [0, 1]; train.py measures it.",
+        "Variance of the training pixels on [0, 1], which divides the MSE in the loss; train.py measures it.",
         above=0,
         below=math.inf,
     )
@@ -142,6 +120,3 @@ class VQVAEConfig(StrictConfig):
                     f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
                     f"`hidden_sizes`), got {side}: the nearest sizes that fit are {fitting}."
                 )
-
-
-__all__ = ["VQVAEConfig", "as_pair"]

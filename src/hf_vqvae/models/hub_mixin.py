@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Load safetensors weights only; push with the installed package `hf_vqvae`.
 
 The package is not among the files of a repo. Where it is not installed, `push_to_hub` is that of transformers.
@@ -79,6 +78,3 @@ def check_finite(model) -> None:
                 f"the weight {name!r} has {len(bad)} values that are not finite, for example {bad[0].item()}: training "
                 "diverged, or the file is damaged. Take an earlier checkpoint."
             )
-
-
-__all__ = ["HubMixin", "check_finite"]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Convert images to `pixel_values` in [-0.5, 0.5] and back."""
 
 import math
@@ -189,6 +188,3 @@ def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> 
         raise ValueError(
             f"the values of an image must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: {way_out}."
         )
-
-
-__all__ = ["VQVAEImageProcessorPil"]

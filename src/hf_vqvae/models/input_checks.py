@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Validate codes, class labels and sampling arguments, and convert them to tensors.
 
 Shapes: N grids, h x w grid.
@@ -261,6 +260,3 @@ def draw_noise(
         # On the CPU, so that a seed means the same noise on every device.
         noise.append(torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)))
     return torch.stack(noise).to(device)
-
-
-__all__ = ["INTEGERS", "ClassLabels", "check_codes", "check_integers", "check_labels"]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """A frozen VQ-VAE with a prior over its codes: images from nothing (van den Oord et al. 2017, section 3.3)."""
 
 from collections.abc import Sequence
@@ -275,6 +274,3 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """The parts initialise their own weights."""
-
-
-__all__ = ["VQVAEForImageGeneration", "VQVAEForImageGenerationOutput", "VQVAESampleOutput"]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """PixelCNN, an autoregressive prior over a grid of codes: plain (van den Oord et al. 2016, arXiv 1601.06759, section 3) or
 gated and conditional (van den Oord et al. 2016, arXiv 1606.05328).
 
@@ -277,6 +276,3 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         )
         drawn = sample_codes(self, settings, noise, labels, codes, mask, batch_size)
         return drawn.clone()  # an ordinary tensor, not one of inference mode
-
-
-__all__ = ["PixelCNNModel", "PixelCNNOutput", "PixelCNNPreTrainedModel"]

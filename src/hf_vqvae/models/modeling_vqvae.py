@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """The VQ-VAE: encoder, vector quantizer, decoder (van den Oord et al. 2017, section 3).
 
 Shapes: B batch, C channels, H x W image, D dimension of a latent, h x w grid of codes, K codes.
@@ -188,6 +187,3 @@ class VQVAEModel(VQVAEPreTrainedModel):
                 "the model's image processor makes them of 8-bit images."
             )
         return pixel_values.to(self.encoder.conv_out.weight.dtype)
-
-
-__all__ = ["VQVAEEncoderOutput", "VQVAEModel", "VQVAEOutput", "VQVAEPreTrainedModel"]

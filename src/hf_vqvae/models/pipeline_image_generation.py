@@ -1,12 +1,9 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """`pipeline("unconditional-image-generation", model=repo)`: PIL images from a model of this package."""
 
 from transformers import Pipeline
 
 from .input_checks import count_grids, is_integer
-
-_ARGUMENTS = ("class_labels", "guidance_scale", "temperature", "top_k", "top_p", "seed")
 
 TASK = "unconditional-image-generation"
 
@@ -27,12 +24,6 @@ class ImageGenerationPipeline(Pipeline):
     _load_processor = False
 
     def _sanitize_parameters(self, **arguments):
-        unknown = [name for name in arguments if name not in _ARGUMENTS]
-        if unknown:
-            raise ValueError(
-                f"the pipeline has no argument {', '.join(unknown)}; it has "
-                f"{', '.join(_ARGUMENTS[:-1])} and {_ARGUMENTS[-1]}."
-            )
         return {}, {name: value for name, value in arguments.items() if value is not None}, {}
 
     def __call__(self, num_images: int | None = None, **kwargs):
@@ -60,6 +51,3 @@ class ImageGenerationPipeline(Pipeline):
 
     def postprocess(self, outputs):
         return self.image_processor.postprocess(outputs["images"])
-
-
-__all__ = ["ImageGenerationPipeline"]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """The PixelCNN priors, evaluated one code at a time with every activation computed once.
 
 What lies above the row that is being drawn is known when the row starts, and is worked out for all its columns in one
@@ -279,6 +278,3 @@ def make_cache(
     """The cache for the prior's architecture."""
     kind = PlainCache if prior.config.architecture == "plain" else GatedCache
     return kind(prior, batch, labels, device)
-
-
-__all__ = ["GatedCache", "PixelCNNCache", "PlainCache", "make_cache"]

@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Layers of the PixelCNN priors, none of which computes what a mask would throw away.
 
 Shapes: B batch, K codes, h x w grid, C channels, k side of a kernel, r = k // 2 its reach.
@@ -42,9 +41,6 @@ class CodeLookup(nn.Embedding):
         super().__init__(len(self.taps) * num_embeddings, out_channels)
         self.num_codes, self.kernel_size = num_embeddings, kernel_size
         self.bias = nn.Parameter(torch.zeros(out_channels))
-
-    def extra_repr(self) -> str:
-        return f"{self.num_codes}, {self.embedding_dim}, kernel_size={self.kernel_size}"
 
     def table(self) -> Tensor:
         """(taps * K, C): what each code adds at each tap."""
@@ -211,15 +207,3 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
     # `bernoulli_` gave NaN where it was compiled (torch 2.13, inductor for CPUs).
     keep = torch.rand(processes * batch, *others, device=device) >= p
     return keep[rank * batch : (rank + 1) * batch]
-
-
-__all__ = [
-    "CodeConv2d",
-    "CodeLookup",
-    "GatedPixelCNNLayer",
-    "MaskedConv2d",
-    "PixelCNNResidualBlock",
-    "dropout",
-    "gate",
-    "keep_mask",
-]

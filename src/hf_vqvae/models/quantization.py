@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Vector quantization (van den Oord et al. 2017, "Neural Discrete Representation Learning", sections 3.1, 3.2, A.1).
 
 Shapes: B batch, D dimension of a latent, h x w grid, K codes, N = B * h * w latents of a batch.
@@ -66,28 +65,18 @@ class VectorQuantizer(nn.Module):
         self._starts_from_data = config.codebook_init == "kmeans"
 
     def train(self, mode: bool = True) -> "VectorQuantizer":
-        """As of any module; it also looks at what loading weights may have changed."""
+        """Set the mode, and restore what loading or converting the weights may have changed."""
         # `from_pretrained` makes new parameters, all of which take gradients, and ends with `eval()`. A parameter that
         # takes one and gets none stops DistributedDataParallel.
         if self.learns_by_ema:
             self.embedding.weight.requires_grad_(False)
+        # `.half()` and `.to(torch.bfloat16)` convert buffers too; averages need the precision.
+        for name, average in list(self.named_buffers()):
+            setattr(self, name, average.float())
         # Here and not at every step: it would wait for the device, and break the graph of `torch.compile`.
         if mode and self.codebook_init == "kmeans" and not self.initialized.is_meta:
             self._starts_from_data = not self.initialized
         return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True) -> "VectorQuantizer":
-        """As of any module, but `.half()` and `.to(torch.bfloat16)` leave the averages their digits."""
-        averages = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, average in averages.items():
-            if self._buffers[name].dtype != average.dtype:
-                self._buffers[name] = average.to(self._buffers[name].device)
-        return self
-
-    def extra_repr(self) -> str:
-        update = f"ema, decay={self.decay}" if self.learns_by_ema else "gradient"
-        return f"codebook_update={update}, dead_code_threshold={self.dead_code_threshold}"
 
     @property
     def codebook(self) -> Tensor:
@@ -269,6 +258,3 @@ def _draw_rows(rows: Tensor, count: int) -> Tensor:
 def _draw_numbers(total: int, count: int) -> Tensor:
     """`count` random numbers in [0, total), none a second time before all were drawn."""
     return torch.cat([torch.randperm(total) for _ in range(-(-count // total))])[:count]
-
-
-__all__ = ["QuantizerOutput", "VectorQuantizer", "kmeans", "nearest_rows"]

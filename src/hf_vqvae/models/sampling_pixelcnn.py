@@ -1,5 +1,4 @@
-# Copyright 2026 The hf_vqvae authors.
-# Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Ancestral sampling from a PixelCNN prior.
 
 Shapes: N grids, B batch, K codes, h x w grid.
@@ -190,6 +189,3 @@ class _Row:
 
 def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-__all__ = ["DrawSettings", "sample_codes"]
