@@ -640,7 +640,7 @@ def test_a_wrong_generator_is_refused():
     prior = make_prior()
     with pytest.raises(ValueError, match="`generator` and `seeds` exclude each other"):
         prior.sample(2, seeds=[0, 1], generator=seeded())
-    with pytest.raises(TypeError, match=r"`generator` must be a torch.Generator, got int"):
+    with pytest.raises(TypeError, match="generator"):
         prior.sample(2, generator=0)
     # Any other device than the generator's; none is needed to find it out.
     with pytest.raises(ValueError, match=r"`generator` must be on the model's device cuda, .* cpu"):

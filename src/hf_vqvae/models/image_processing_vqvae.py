@@ -58,11 +58,8 @@ class VQVAEImageProcessorPil(PilBackend):
 
     def process_image(self, image, input_data_format=None, **kwargs) -> np.ndarray:
         """Convert one image to an array (C, H, W)."""
-        is_pil = isinstance(image, Image.Image)
-        if is_pil and image.mode not in _MODES:
+        if isinstance(image, Image.Image) and image.mode not in _MODES:
             image = image.convert("RGB")
-        elif not is_pil and input_data_format is None:
-            _check_layout(image.shape)
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()
             image = image.float() if image.is_floating_point() else image
@@ -161,15 +158,6 @@ def _with_channels(images):
     return images
 
 
-def _check_layout(shape: tuple[int, ...]) -> None:
-    """Raise `ValueError` for arrays (a, b, c) whose channel dimension is ambiguous."""
-    if shape[0] not in (1, 3, 4) and shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"an image of shape {tuple(shape)} has no dimension of 1, 3 or 4 channels: pass "
-            "input_data_format='channels_first' or 'channels_last', and a batch of grey images as (B, 1, H, W)."
-        )
-
-
 def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> None:
     """Raise `ValueError` for values that the scaling takes out of [0, 1], and for floats that are scaled already."""
     low, high = float(image.min()), float(image.max())
@@ -180,11 +168,7 @@ def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> 
         )
     limit = 1 / rescale_factor if do_rescale else 1.0
     if not (low >= 0 and high <= limit * (1 + 1e-6)):
-        way_out = (
-            "pass 8-bit images, or the `rescale_factor` of yours"
-            if do_rescale
-            else "leave do_rescale=False away for 8-bit images"
-        )
         raise ValueError(
-            f"the values of an image must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: {way_out}."
+            f"the values of an image must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: pass 8-bit images, another "
+            "`rescale_factor`, or floats in [0, 1] with do_rescale=False."
         )

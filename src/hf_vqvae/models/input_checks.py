@@ -206,19 +206,23 @@ def known_codes(
         )
     check_integers("codes", codes)
     check_mask("mask", mask)
-    height, width = config.grid_size
-    codes, mask = (grid[None] if grid.dim() == 2 else grid for grid in (codes, mask))
-    for name, grid in (("codes", codes), ("mask", mask)):
-        if grid.dim() != 3 or grid.shape[1:] != (height, width) or len(grid) not in (1, number):
-            raise ValueError(
-                f"`{name}` must have the shape ({height}, {width}), or ({number}, {height}, {width}) with one grid "
-                f"for each, got {tuple(grid.shape)}."
-            )
-    codes, mask = codes.long().expand(number, -1, -1), mask.expand(number, -1, -1)
+    codes = add_batch("codes", codes.long(), config.grid_size, number).expand(number, -1, -1)
+    mask = add_batch("mask", mask, config.grid_size, number).expand(number, -1, -1)
     # Unknown codes may have any value, also out of range.
     codes = codes.masked_fill(~mask.to(codes.device), 0)
     check_codes(codes, config.num_embeddings, config.grid_size)
     return codes, mask
+
+
+def add_batch(name: str, values: Tensor, shape: tuple[int, ...], number: int) -> Tensor:
+    """Add the batch dimension to known values of `shape`; `ValueError` unless they are one, or one for each image."""
+    values = values[None] if values.dim() == len(shape) else values
+    if tuple(values.shape[1:]) != tuple(shape) or len(values) not in (1, number):
+        raise ValueError(
+            f"`{name}` must have the shape {tuple(shape)}, or {(number, *shape)} with one for each, "
+            f"got {tuple(values.shape)}."
+        )
+    return values
 
 
 def check_mask(name: str, mask: Tensor) -> None:
@@ -240,11 +244,6 @@ def draw_noise(
         TypeError, ValueError: as `PixelCNNModel.sample`.
     """
     if seeds is None:
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"`generator` must be a torch.Generator, got {type(generator).__name__}: make it with "
-                f'torch.Generator("{device}").manual_seed(0).'
-            )
         if generator is not None and generator.device.type != device.type:
             raise ValueError(
                 f"`generator` must be on the model's device {device}, got one on {generator.device}: "

@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .input_checks import ClassLabels, check_mask, count_grids
+from .input_checks import ClassLabels, add_batch, check_mask, count_grids
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
@@ -248,18 +248,9 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         height, width = rows * side, columns * side
-        pixel_values = pixel_values[None] if pixel_values.dim() == 3 else pixel_values
-        pixel_mask = pixel_mask[None] if pixel_mask.dim() == 2 else pixel_mask
-        shapes = {
-            "pixel_values": (pixel_values, (self.config.num_channels, height, width)),
-            "pixel_mask": (pixel_mask, (height, width)),
-        }
-        for name, (given, shape) in shapes.items():
-            if tuple(given.shape[1:]) != shape or len(given) not in (1, number):
-                raise ValueError(
-                    f"`{name}` must have the shape {shape}, or {(number, *shape)} with one for each image, "
-                    f"got {tuple(given.shape)}."
-                )
+        shape = (self.config.num_channels, height, width)
+        pixel_values = add_batch("pixel_values", pixel_values, shape, number)
+        pixel_mask = add_batch("pixel_mask", pixel_mask, shape[1:], number)
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
         wrong = pixel_mask[:, None] & ~pixel_values.isfinite()

@@ -1,14 +1,14 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""The PixelCNN priors, evaluated one code at a time with every activation computed once.
+"""Evaluate the PixelCNN priors one code at a time, computing every activation once.
 
-What lies above the row that is being drawn is known when the row starts, and is worked out for all its columns in one
-product; what lies left of a code is read from the row's own cache. A whole grid costs about one forward pass. That the
-activations of a PixelCNN can be kept is shown by Ramachandran et al. 2017, "Fast Generation for Convolutional
+The contribution of the rows above is computed for all columns when a row starts, in one product; that of the codes to
+the left is read from the row's cache. A grid costs about one forward pass. Caching the activations of a PixelCNN was
+proposed by Ramachandran et al. 2017, "Fast Generation for Convolutional
 Autoregressive Models" (arXiv 1704.06001).
 
 All buffers are allocated once and written in place, so that a row can be captured in a CUDA graph.
 
-Shapes: B batch, K codes, w columns, C channels, r reach of a kernel, k = 2r + 1.
+Shapes: B batch, K codes, w columns, C channels, r radius of a kernel, k = 2r + 1.
 """
 
 from __future__ import annotations
@@ -32,48 +32,45 @@ class PixelCNNCache:
         config = prior.config
         self.batch, self.device, self.dtype = batch, device, prior.dtype
         self.width, self.channels = config.grid_size[1], config.hidden_size
-        self.num_codes, self.reach = config.num_embeddings, config.kernel_size // 2
-        # The codes of the rows above; K is the world outside of the grid.
-        self.above = self._buffer(self.reach, self.width + 2 * self.reach, dtype=torch.long)
-        self.num_taps = self.reach * config.kernel_size
+        self.num_codes, self.radius = config.num_embeddings, config.kernel_size // 2
+        # The codes of the rows above; K stands for positions outside the grid.
+        self.above = self._buffer(self.radius, self.width + 2 * self.radius, dtype=torch.long)
+        self.num_taps = self.radius * config.kernel_size
         self.taps = torch.arange(self.num_taps, device=device)
         # First hidden layer of the row: columns to the left are zero; codes are added to those to the right.
-        self.pad = self._left_pad(config)
-        self.first = self._buffer(self.pad + self.width + self.reach, self.channels)
+        self.pad = config.gated_kernel_size // 2 if config.architecture == "gated" else 0
+        self.first = self._buffer(self.pad + self.width + self.radius, self.channels)
         self.first_row = self.first[:, self.pad : self.pad + self.width]
         self.right_of = [
-            self.first[:, self.pad + column + 1 : self.pad + column + 1 + self.reach]
+            self.first[:, self.pad + column + 1 : self.pad + column + 1 + self.radius]
             for column in range(self.width)
         ]
         self.layers = [self._pointwise(layer) for layer in prior.layers]
         self.out = self._pointwise(prior.conv_out)
 
-    def _left_pad(self, config) -> int:
-        return 0
-
     def _buffer(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.zeros(self.batch, *shape, dtype=dtype or self.dtype, device=self.device)
 
     def _weight(self, module: nn.Module, name: str = "weight") -> Tensor | None:
-        """A parameter where this cache works, also if Accelerate keeps it elsewhere."""
+        """Return a parameter on this cache's device, also if Accelerate has offloaded it."""
         value = getattr(module, name)
         if value is not None and value.device.type == "meta":
             value = module._hf_hook.weights_map[name]
         return None if value is None else value.to(self.device)
 
     def _pointwise(self, conv: nn.Conv2d) -> tuple[Tensor | None, Tensor]:
-        """Bias, and kernel (C_in, C_out), of a 1x1 convolution."""
+        """Return bias and kernel (C_in, C_out) of a 1x1 convolution."""
         kernel = self._weight(conv).flatten(1).t().contiguous()
         return self._weight(conv, "bias"), kernel
 
     def _tables(self, above: Tensor, left: Tensor) -> None:
-        """Sets the tables of the first layer.
+        """Set the tables of the first layer.
 
         Args:
             above: (K, taps, C), what each code adds at each tap of the rows above, from left to right.
             left: (K, r, C), the same for the taps to the left.
         """
-        # A further code of zeros is the world outside of the grid.
+        # A further code, of zeros, stands for positions outside the grid.
         padded = torch.empty(
             self.num_codes + 1, *above.shape[1:], dtype=self.dtype, device=self.device
         )
@@ -84,23 +81,23 @@ class PixelCNNCache:
         self.left = left.flip(1).flatten(1)
 
     def reset_(self) -> None:
-        """Back to before the first row."""
+        """Reset to the state before the first row."""
         self.above.fill_(self.num_codes)
         self.first.zero_()
 
     def _sum_above(self) -> Tensor:
-        """(B, w, C): the sum of table rows over the neighbours in the rows above."""
-        neighbours = self.above.unfold(2, 2 * self.reach + 1, 1).transpose(1, 2)  # (B, w, r, k)
+        """Sum the table rows of the neighbours in the rows above: (B, w, C)."""
+        neighbours = self.above.unfold(2, 2 * self.radius + 1, 1).transpose(1, 2)  # (B, w, r, k)
         rows = torch.add(self.taps, neighbours.flatten(2), alpha=self.num_taps)
         summed = nn.functional.embedding_bag(rows.flatten(0, 1), self.table, mode="sum")
         return summed.view(self.batch, self.width, self.channels)
 
     def start_row(self) -> None:
-        """Computes, for all columns, what follows from the rows above."""
+        """Compute the contribution of the rows above to all columns."""
         raise NotImplementedError
 
     def logits(self, column: int) -> Tensor:
-        """(B, K), given all codes before this column's."""
+        """Return the logits (B, K) of a column, given all codes before it."""
         raise NotImplementedError
 
     def _head(self, hidden: Tensor) -> Tensor:
@@ -109,20 +106,20 @@ class PixelCNNCache:
         return torch.addmm(self.out[0], hidden, self.out[1])
 
     def put(self, column: int, codes: Tensor) -> None:
-        """Adds codes (B,) to the first layer of the columns to the right."""
+        """Add codes (B,) to the first layer of the columns to the right."""
         rows = torch.index_select(self.left, 0, codes)
-        self.right_of[column].add_(rows.view(self.batch, self.reach, self.channels))
+        self.right_of[column].add_(rows.view(self.batch, self.radius, self.channels))
 
     def end_row(self, codes: Tensor) -> None:
-        """Moves everything up by a row; `codes` (B, w) are those of the row."""
-        inside = slice(self.reach, self.reach + self.width)
-        if self.reach > 1:
+        """Finish a row with its codes (B, w)."""
+        inside = slice(self.radius, self.radius + self.width)
+        if self.radius > 1:
             self.above[:, :-1] = self.above[:, 1:].clone()
         self.above[:, -1, inside] = codes
 
 
 class PlainCache(PixelCNNCache):
-    """Of the plain architecture; its first layer holds the sum before the ReLU."""
+    """Cache of the plain architecture; its first layer holds the sum before the ReLU."""
 
     def __init__(self, prior: nn.Module, batch: int, labels: Tensor | None, device):
         super().__init__(prior, batch, labels, device)
@@ -130,7 +127,7 @@ class PlainCache(PixelCNNCache):
         # One transposition of the whole kernel is faster than one of the taps alone.
         kernel = self._weight(prior.conv_in).flatten(1).t().contiguous()
         kernel = kernel.view(self.num_codes, -1, channels)  # (K, k * k, C)
-        past = self.num_taps + self.reach
+        past = self.num_taps + self.radius
         self._tables(kernel[:, : self.num_taps], kernel[:, self.num_taps : past])
         self.bias = self._weight(prior.conv_in, "bias")
         if labels is not None:
@@ -183,7 +180,7 @@ class PlainCache(PixelCNNCache):
 
 
 class GatedCache(PixelCNNCache):
-    """Of the gated architecture; its first layer is the input of the horizontal stack."""
+    """Cache of the gated architecture; its first layer is the input of the horizontal stack."""
 
     def __init__(self, prior: nn.Module, batch: int, labels: Tensor | None, device):
         super().__init__(prior, batch, labels, device)
@@ -205,13 +202,10 @@ class GatedCache(PixelCNNCache):
             self._block(number, block, labels) for number, block in enumerate(prior.blocks)
         ]
 
-    def _left_pad(self, config) -> int:
-        return config.gated_kernel_size // 2
-
     def _block(self, number: int, block: nn.Module, labels: Tensor | None) -> tuple:
-        width, channels, reach = self.width, self.channels, block.reach
+        width, channels, radius = self.width, self.channels, block.radius
         # This row and those above it, as the vertical stack's layer reads them.
-        rows = self._buffer(reach + 1, width + 2 * reach, channels)
+        rows = self._buffer(radius + 1, width + 2 * radius, channels)
         vertical = self._weight(block.vertical).permute(2, 3, 1, 0).reshape(-1, 2 * channels)
         vertical_bias = self._weight(block.vertical, "bias")
         link_bias, link = self._pointwise(block.link)
@@ -227,10 +221,10 @@ class GatedCache(PixelCNNCache):
         following = None if residual is None else self.rows[number + 1]
         steps = [
             (
-                here[:, column : column + reach + 1].flatten(1),
+                here[:, column : column + radius + 1].flatten(1),
                 linked[:, column],
-                here[:, column + reach],
-                None if following is None else following[:, column + reach],
+                here[:, column + radius],
+                None if following is None else following[:, column + radius],
             )
             for column in range(width)
         ]
@@ -246,10 +240,10 @@ class GatedCache(PixelCNNCache):
         hidden = self._sum_above() + self.bias
         torch.add(hidden @ self.link[1], self.link_bias, out=self.first_row)
         for (rows, kernel, bias, link, link_bias, linked), *_ in self.blocks:
-            reach = rows.shape[1] - 1
-            rows[:, -1, reach : reach + self.width] = hidden
+            radius = rows.shape[1] - 1
+            rows[:, -1, radius : radius + self.width] = hidden
             # (B, r + 1, w, C, k) -> (B, w, r + 1, k, C)
-            seen = rows.unfold(2, 2 * reach + 1, 1).permute(0, 2, 1, 4, 3)
+            seen = rows.unfold(2, 2 * radius + 1, 1).permute(0, 2, 1, 4, 3)
             above = seen.reshape(self.batch, self.width, -1) @ kernel + bias
             values, gates = above.chunk(2, 2)
             above = values.tanh() * gates.sigmoid()
@@ -275,6 +269,6 @@ class GatedCache(PixelCNNCache):
 def make_cache(
     prior: nn.Module, batch: int, labels: Tensor | None, device: torch.device
 ) -> PixelCNNCache:
-    """The cache for the prior's architecture."""
+    """Make the cache for the prior's architecture."""
     kind = PlainCache if prior.config.architecture == "plain" else GatedCache
     return kind(prior, batch, labels, device)

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""Layers of the PixelCNN priors, none of which computes what a mask would throw away.
+"""Layers of the PixelCNN priors. None of them computes values that a mask would discard.
 
-Shapes: B batch, K codes, h x w grid, C channels, k side of a kernel, r = k // 2 its reach.
+Shapes: B batch, K codes, h x w grid, C channels, k side of a kernel, r = k // 2 its radius.
 """
 
 import torch
@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 class CodeLookup(nn.Embedding):
     """Convolution over the one-hot planes of codes at the causal taps of a kernel, computed without the planes.
 
-    A one-hot plane holds a single 1, so the sum over K planes and the taps is a sum of one table row per tap. `weight`
+    Each position of the one-hot planes has a single 1, so the sum over K planes is one table row per tap. `weight`
     (taps * K, C) is that table: row t * K + k is what code k adds at tap t.
 
     Args:
@@ -33,27 +33,27 @@ class CodeLookup(nn.Embedding):
         rows_above: bool = True,
         left: bool = True,
     ):
-        reach = kernel_size // 2
-        above = range(reach * kernel_size if rows_above else 0)
+        radius = kernel_size // 2
+        above = range(radius * kernel_size if rows_above else 0)
         # Taps in reading order, as the rows of a kernel: those above, then those left of the centre.
         self.taps = [divmod(tap, kernel_size) for tap in above]
-        self.taps += [(reach, tap) for tap in range(reach if left else 0)]
+        self.taps += [(radius, tap) for tap in range(radius if left else 0)]
         super().__init__(len(self.taps) * num_embeddings, out_channels)
         self.num_codes, self.kernel_size = num_embeddings, kernel_size
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def table(self) -> Tensor:
-        """(taps * K, C): what each code adds at each tap."""
+        """Return the table (taps * K, C) of what each code adds at each tap."""
         return self.weight
 
     def forward(self, codes: Tensor) -> Tensor:  # (B, h, w) -> (B, C, h, w)
         batch, height, width = codes.shape
-        reach = self.kernel_size // 2
+        radius = self.kernel_size // 2
         table = self.table()
-        # The last row, of zeros, is the world outside of the grid.
+        # The last row, of zeros, stands for positions outside the grid.
         outside = len(table)
         table = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        padded = nn.functional.pad(codes.long(), (reach, reach, reach, 0), value=-1)
+        padded = nn.functional.pad(codes.long(), (radius, radius, radius, 0), value=-1)
         neighbours = torch.stack(
             [padded[:, y : y + height, x : x + width] for y, x in self.taps], dim=-1
         )
@@ -63,7 +63,7 @@ class CodeLookup(nn.Embedding):
             rows.reshape(-1, len(self.taps)), table, mode="sum", padding_idx=outside
         )
         hidden = (summed + self.bias).view(batch, height, width, len(self.bias)).permute(0, 3, 1, 2)
-        # As a convolution under autocast: what follows stays in low precision too.
+        # Return the autocast dtype, as a convolution does.
         device = hidden.device.type
         low = torch.is_autocast_enabled(device)
         return hidden.to(torch.get_autocast_dtype(device)) if low else hidden
@@ -88,20 +88,20 @@ class CodeConv2d(CodeLookup):
 class MaskedConv2d(nn.Conv2d):
     """Convolution of mask B: sees rows above, and the same row up to and including the centre.
 
-    There is no mask to store or to reload: taps after the centre are never read (they stay parameters, as in a masked
-    convolution, and get no gradient), and rows below are not computed.
+    No mask is stored: taps after the centre are never read (they stay parameters, as in a masked convolution, and get
+    no gradient), and rows below are not computed.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, h, w)
-        reach = self.kernel_size[0] // 2
+        radius = self.kernel_size[0] // 2
         centre_row = nn.functional.pad(
-            self.weight[:, :, reach : reach + 1, : reach + 1], (0, reach)
+            self.weight[:, :, radius : radius + 1, : radius + 1], (0, radius)
         )
-        causal = torch.cat([self.weight[:, :, :reach], centre_row], dim=2)
-        hidden = nn.functional.pad(hidden, (reach, reach, reach, 0))
+        causal = torch.cat([self.weight[:, :, :radius], centre_row], dim=2)
+        hidden = nn.functional.pad(hidden, (radius, radius, radius, 0))
         return nn.functional.conv2d(hidden, causal, self.bias)
 
 
@@ -122,7 +122,7 @@ class PixelCNNResidualBlock(GradientCheckpointingLayer):
 
 
 def gate(hidden: Tensor, dim: int = 1) -> Tensor:
-    """tanh of the first half times sigmoid of the second (Conditional PixelCNN, equation 2)."""
+    """Multiply tanh of the first half by sigmoid of the second (Conditional PixelCNN, equation 2)."""
     values, gates = hidden.chunk(2, dim)
     return values.tanh() * gates.sigmoid()
 
@@ -131,7 +131,7 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
     """Both stacks of one layer (van den Oord et al. 2016, arXiv 1606.05328, figure 2).
 
     The vertical stack sees all rows up to its own, the horizontal one its row up to the centre, and what the vertical
-    stack knows of the rows above. Together they see every code in reach that comes before, without a blind spot. The
+    stack knows of the rows above. Together they see every earlier code within the radius, without a blind spot. The
     vertical stack's input is one row behind (its first layer sees only rows above), so neither sees the centre's code.
 
     Kernels hold the causal taps alone: `vertical` (2C, C, r + 1, k), `horizontal` (2C, C, 1, r + 1).
@@ -140,8 +140,8 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         channels: C.
         kernel_size: k, odd.
         num_classes: labels that bias the gates (equation 4), and one more for no label; None for none.
-        dropout: share of the gated horizontal features dropped in training.
-        is_last: whether nothing but the skip connection reads what comes out.
+        dropout: dropout probability of the gated horizontal features.
+        is_last: whether only the skip connection reads the output.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         is_last: bool = False,
     ):
         super().__init__()
-        self.reach, self.dropout = kernel_size // 2, dropout
-        self.vertical = nn.Conv2d(channels, 2 * channels, (self.reach + 1, kernel_size))
-        self.horizontal = nn.Conv2d(channels, 2 * channels, (1, self.reach + 1), bias=False)
+        self.radius, self.dropout = kernel_size // 2, dropout
+        self.vertical = nn.Conv2d(channels, 2 * channels, (self.radius + 1, kernel_size))
+        self.horizontal = nn.Conv2d(channels, 2 * channels, (1, self.radius + 1), bias=False)
         self.link = nn.Conv2d(channels, 2 * channels, kernel_size=1)
-        # A parameter without a use would stop training on several processes.
+        # DistributedDataParallel fails on parameters without a gradient.
         self.residual = None if is_last else nn.Conv2d(channels, channels, 1, bias=False)
         if num_classes is not None:
             self.class_embedding = nn.Embedding(num_classes + 1, 4 * channels)
@@ -166,12 +166,12 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
     def forward(
         self, horizontal: Tensor, vertical: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Both stacks, (B, C, h, w) each, and the gated features (B, C, h, w) for the skip connection."""
-        reach = self.reach
-        above = self.vertical(nn.functional.pad(vertical, (reach, reach, reach, 0)))
+        """Return both stacks and the gated features for the skip connection, (B, C, h, w) each."""
+        radius = self.radius
+        above = self.vertical(nn.functional.pad(vertical, (radius, radius, radius, 0)))
         vertical_bias, horizontal_bias = self.class_biases(labels, above.dtype)
         above = gate(above + vertical_bias)
-        before = self.horizontal(nn.functional.pad(horizontal, (reach, 0, 0, 0)))
+        before = self.horizontal(nn.functional.pad(horizontal, (radius, 0, 0, 0)))
         gated = gate(before + self.link(above) + horizontal_bias)
         if self.training:
             gated = dropout(gated, self.dropout)
@@ -180,7 +180,7 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         return horizontal, vertical + above, gated
 
     def class_biases(self, labels: Tensor | None, dtype: torch.dtype) -> tuple:
-        """What the labels add before the gates of the two stacks, (B, 2C, 1, 1) each."""
+        """Return the labels' biases before the gates of the two stacks, (B, 2C, 1, 1) each."""
         if labels is None:
             return 0, 0
         return self.class_embedding(labels)[:, :, None, None].to(dtype).chunk(2, 1)

@@ -18,10 +18,10 @@ KMEANS_ITERATIONS = 10
 
 @dataclass
 class QuantizerOutput:
-    """What [`VectorQuantizer`] makes of latents (B, D, h, w).
+    """Output of [`VectorQuantizer`] for latents (B, D, h, w).
 
     Attributes:
-        quantized: (B, D, h, w), the nearest codes; its gradient goes straight through to the latents.
+        quantized: (B, D, h, w), the nearest codebook vectors; the gradient is copied to the latents (straight-through).
         codes: (B, h, w) int64 in [0, K).
         codebook_loss: `mean((codebook[codes] - sg(latents))**2)`, or None where the codebook learns by moving average.
         commitment_loss: `mean((latents - sg(codebook[codes]))**2)`, not yet times `commitment_cost`.
@@ -34,7 +34,7 @@ class QuantizerOutput:
 
 
 class VectorQuantizer(nn.Module):
-    """Replaces every latent by the nearest of K codes.
+    """Replace every latent by the nearest of K codebook vectors.
 
     In training the codebook follows the latents: by the gradient of the codebook loss (eq. 3), or by exponential
     moving averages of the number and the sum of each code's latents (appendix A.1), over all processes. In eval it
@@ -90,11 +90,11 @@ class VectorQuantizer(nn.Module):
         return self.embedding(torch.arange(self.embedding.num_embeddings, device=device)).float()
 
     def encode(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) of latents (B, D, h, w); changes nothing, in training neither.
+        """Return the codes (B, h, w) of latents (B, D, h, w); the codebook is not updated, even in training mode.
 
         Raises:
-            TypeError: if the latents are no dense floating-point tensor.
-            ValueError: if their shape is another.
+            TypeError: if the latents are not a floating-point tensor.
+            ValueError: if their shape does not fit.
         """
         self._check_latents(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
@@ -102,14 +102,14 @@ class VectorQuantizer(nn.Module):
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights; errors as of `check_codes`."""
+        """Return the codebook vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights."""
         if not isinstance(codes, Tensor) or codes.dim() != 3:
             raise ValueError("`codes` must be a tensor of shape (batch, rows, columns).")
         check_codes(codes, self.embedding.num_embeddings, tuple(codes.shape[1:]))
         return self.embedding(codes.long()).permute(0, 3, 1, 2)
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantizes latents (B, D, h, w); in training it also updates the codebook. Errors as of `encode`."""
+        """Quantize latents (B, D, h, w); in training mode also update the codebook. Raises the errors of `encode`."""
         self._check_latents(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             rows = _rows(latents).float()
@@ -124,11 +124,11 @@ class VectorQuantizer(nn.Module):
             if not self.learns_by_ema:
                 codebook_loss = nn.functional.mse_loss(quantized, rows.detach())
                 if starts:
-                    # Every code is the mean of its latents: the gradient is rounding, of which Adam makes whole steps.
+                    # Every vector is the mean of its latents: the gradient is rounding error, which Adam would scale up.
                     codebook_loss = codebook_loss.detach() + 0 * quantized.sum()
             if self.training:
                 self._update_(rows.detach(), codes)
-            # The codes to the last digit (the bracket is 0), with the gradient of the latents.
+            # The value is exactly `quantized` (the bracket is 0); the gradient is that of the latents.
             straight_through = quantized.detach() + (rows - rows.detach())
         batch, dim, *grid = latents.shape
         return QuantizerOutput(
@@ -152,7 +152,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update_(self, rows: Tensor, codes: Tensor) -> None:
-        """Moves codes towards the mean of their latents (appendix A.1, eq. 6-8) and replaces the dead ones.
+        """Move codebook vectors towards the mean of their latents (appendix A.1, eq. 6-8), and replace the dead ones.
 
         Number and sum start at zero and carry the same bias `1 - decay**steps`, so that their ratio is unbiased from
         the first step on.
@@ -167,7 +167,7 @@ class VectorQuantizer(nn.Module):
         if self.learns_by_ema:
             sums = torch.zeros_like(self.ema_embed_sum).index_add_(0, codes, rows)
             self.ema_embed_sum.lerp_(_sum_over_processes(sums), 1 - self.decay)
-            # A code that nobody chose for long keeps its place: its average is 0 / 0.
+            # A codebook vector that was not chosen for long stays unchanged: its average is 0 / 0.
             chosen = self.ema_cluster_size > 1e-5
             means = self.ema_embed_sum / self.ema_cluster_size.clamp(min=1e-5).unsqueeze(1)
             weight = self.embedding.weight
@@ -176,13 +176,13 @@ class VectorQuantizer(nn.Module):
             self._replace_dead_(rows)
 
     def _replace_dead_(self, rows: Tensor) -> None:
-        """Puts codes chosen too seldom onto random latents of the batch, with fresh averages."""
+        """Replace codebook vectors that are chosen too seldom by random latents of the batch, with new averages."""
         bias = 1 - self.decay**self.ema_steps
         dead = self.ema_cluster_size < self.dead_code_threshold * bias
         fresh = _draw_rows(rows, len(dead))
         weight = self.embedding.weight
         weight.copy_(torch.where(dead.unsqueeze(1), fresh, weight.float()))
-        # As if chosen as often as the average code: time enough to win latents before it is judged again.
+        # Counted as chosen as often as the average, which leaves time to be chosen before the next check.
         share = self.ema_cluster_size.mean()
         self.ema_cluster_size.copy_(torch.where(dead, share, self.ema_cluster_size))
         if self.learns_by_ema:
@@ -192,7 +192,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _initialize_once_(self, rows: Tensor) -> None:
-        """Sets the codebook by k-means on the first training batch."""
+        """Initialize the codebook by k-means on the first training batch."""
         if not self.initialized:
             self.embedding.weight.copy_(kmeans(rows, self.embedding.num_embeddings))
             self.initialized.fill_(1)
@@ -200,7 +200,7 @@ class VectorQuantizer(nn.Module):
 
 
 def nearest_rows(rows: Tensor, centres: Tensor) -> Tensor:
-    """Indices (N,) of the nearest of centres (K, D) to rows (N, D).
+    """Return the indices (N,) of the centres (K, D) nearest to rows (N, D).
 
     `|r - c|^2 = |r|^2 - 2 (r . c - |c|^2 / 2)`: one (N, K) matrix product, nothing of N x K x D.
     """
@@ -209,9 +209,9 @@ def nearest_rows(rows: Tensor, centres: Tensor) -> Tensor:
 
 @torch.no_grad()
 def kmeans(rows: Tensor, clusters: int, iterations: int = KMEANS_ITERATIONS) -> Tensor:
-    """Centres (K, D) of rows (N, D) of all processes by Lloyd's algorithm from random rows; the same on every process.
+    """Compute centres (K, D) of the rows (N, D) of all processes by Lloyd's algorithm; the same on every process.
 
-    A centre that no row is nearest to stays where it is.
+    The algorithm starts from random rows. A centre that is nearest to no row stays unchanged.
     """
     centres = _draw_rows(rows, clusters)
     for _ in range(iterations):
@@ -236,9 +236,9 @@ def _sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def _draw_rows(rows: Tensor, count: int) -> Tensor:
-    """`count` rows (count, D) drawn from those of all processes; the same on every process.
+    """Draw rows (count, D) from those of all processes; the same on every process.
 
-    The first process draws, from its CPU generator, as a single process would. No row twice while there are enough.
+    The first process draws, from its CPU generator, as a single process would. No row repeats while there are enough.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return rows[_draw_numbers(len(rows), count).to(rows.device)]
@@ -249,12 +249,12 @@ def _draw_rows(rows: Tensor, count: int) -> Tensor:
     drawn = _draw_numbers(total, count).to(rows.device)
     dist.broadcast(drawn, src=0)
     local = drawn - sizes[:rank].sum()
-    mine = (local >= 0) & (local < len(rows))
-    # Every process puts in the rows it owns and zeros for the others; the sum is whole.
-    fresh = torch.where(mine.unsqueeze(1), rows[local.clamp(0, len(rows) - 1)], 0)
+    is_local = (local >= 0) & (local < len(rows))
+    # Every process contributes its own rows, and zeros for the others.
+    fresh = torch.where(is_local.unsqueeze(1), rows[local.clamp(0, len(rows) - 1)], 0)
     return _sum_over_processes(fresh)
 
 
 def _draw_numbers(total: int, count: int) -> Tensor:
-    """`count` random numbers in [0, total), none a second time before all were drawn."""
+    """Draw `count` numbers in [0, total); none repeats before all were drawn."""
     return torch.cat([torch.randperm(total) for _ in range(-(-count // total))])[:count]

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .input_checks import is_integer
 from .pixelcnn_cache import PixelCNNCache, make_cache
 
-# Guided logits are to stay finite in float32.
+# Guided logits must stay finite in float32.
 _MAX_SCALE = 1e6
 
 
@@ -54,7 +54,7 @@ class DrawSettings:
             )
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Codes (B,) from logits (B, K), by inverting their cumulative distribution at `noise` (B, 1) in [0, 1)."""
+        """Draw codes (B,) from logits (B, K) by inverting the cumulative distribution at `noise` (B, 1) in [0, 1)."""
         logits = logits.float()
         if self.temperature == 0:
             return logits.argmax(1)
@@ -89,12 +89,12 @@ def sample_codes(
     mask: Tensor | None,
     batch_size: int,
 ) -> Tensor:
-    """Codes (N, h, w), drawn in batches with a progress bar where there are several.
+    """Draw codes (N, h, w) in batches, with a progress bar if there are several.
 
     Args:
         noise: (N, h, w) in [0, 1).
         labels: (N,) rows of the class embeddings; the last stands for no label. None for a prior without classes.
-        codes, mask: (N, h, w), what is known and where, or None.
+        codes, mask: (N, h, w), known codes and where they are known, or None.
         batch_size: grids that are drawn at a time.
     """
     device = noise.device
@@ -106,18 +106,20 @@ def sample_codes(
     with torch.inference_mode(), torch.autocast(device.type, enabled=False), bar:
         for start in starts:
             part = slice(start, start + batch_size)
-            own_labels = None if labels is None else labels[part]
+            batch_labels = None if labels is None else labels[part]
             known = None if mask is None else (codes[part], mask[part])
             if shape != noise[part].shape or labels is not None:
                 shape = noise[part].shape
-                row = _Row(prior, settings, len(noise[part]), own_labels, known is not None, device)
+                row = _Row(
+                    prior, settings, len(noise[part]), batch_labels, known is not None, device
+                )
             drawn.append(row.draw_grids(noise[part], known))
             bar.update(len(noise[part]))
     return torch.cat(drawn)
 
 
 class _Row:
-    """Draws a row of codes for a batch; on CUDA from a captured graph, so that launches do not dominate."""
+    """Draw a row of codes for a batch; on CUDA by replaying a graph, which avoids the cost of kernel launches."""
 
     def __init__(
         self,
@@ -143,14 +145,14 @@ class _Row:
         self.draw_row = self._capture() if device.type == "cuda" else self._draw_row
 
     def draw_grids(self, noise: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Codes (B, h, w) from noise (B, h, w) and what is known of them: codes and mask, (B, h, w) each."""
+        """Draw codes (B, h, w) from noise (B, h, w), given known codes and their mask, (B, h, w) each."""
         self.cache.reset_()
         rows = []
         for row in range(noise.shape[1]):
             self.noise.copy_(noise[:, row])
             if known is not None:
-                for here, there in zip(self.known, known, strict=True):
-                    here.copy_(there[:, row])
+                for buffer, values in zip(self.known, known, strict=True):
+                    buffer.copy_(values[:, row])
             self.draw_row()
             rows.append(self.codes.clone())
         return torch.stack(rows, dim=1)
@@ -173,11 +175,11 @@ class _Row:
         cache.end_row(self.codes.repeat(2, 1) if self.guided else self.codes)
 
     def _capture(self):
-        """The row as a CUDA graph: some hundred small kernels, launched at once."""
+        """Capture the row, some hundred small kernels, as a CUDA graph."""
         self.cache.reset_()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        # Once outside of the graph, so that libraries set up what they need.
+        # Run once outside the graph, so that libraries allocate their workspaces.
         with torch.cuda.stream(stream):
             self._draw_row()
         torch.cuda.current_stream().wait_stream(stream)
