@@ -244,6 +244,9 @@ def draw_noise(
         TypeError, ValueError: as `PixelCNNModel.sample`.
     """
     if seeds is None:
+        if not isinstance(generator, torch.Generator | None):
+            kind = type(generator).__name__
+            raise TypeError(f"`generator` must be a torch.Generator, got {kind}.")
         if generator is not None and generator.device.type != device.type:
             raise ValueError(
                 f"`generator` must be on the model's device {device}, got one on {generator.device}: "
