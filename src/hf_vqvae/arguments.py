@@ -71,10 +71,13 @@ class DataArguments:
         "Decode training images each time they are read, for datasets too large for memory. "
         "The evaluation split is still decoded into memory.",
     )
-    max_train_samples: int | None = flag(None, "Train on the first N rows only.")
-    max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.")
+    max_train_samples: int | None = flag(None, "Train on the first N rows only.", at_least=1)
+    max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.", at_least=1)
     cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
     dataloader_num_workers: int = flag(0, "Processes that decode a stream; 0: the main one.", "run")
+
+    def __post_init__(self):
+        check_bounds(self)
 
 
 @dataclass

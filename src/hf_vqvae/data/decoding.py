@@ -52,22 +52,15 @@ class RowDecoder:
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = self.label_names or []
-        for name in [names] if isinstance(names, str) else names:
+        for name in self.label_names or []:
             # Other types and invalid Unicode could not be saved at the end of training.
-            is_text = isinstance(names, list) and isinstance(name, str)
-            if not is_text or len(name) > MAX_NAME or re.search("[\ud800-\udfff]", name):
+            is_text = isinstance(name, str) and not re.search("[\ud800-\udfff]", name)
+            if not is_text or len(name) > MAX_NAME:
                 raise DataError(
                     f"Column {self.label_column!r} has the class name {shown(name)}: names must be "
                     f"texts of at most {MAX_NAME} characters. Rename the classes, or cast the column "
                     "to whole numbers."
                 )
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(
-                f"Column {self.label_column!r} has two classes named {shown(twice)}, and names must "
-                "be different. Rename one, or cast the column to whole numbers."
-            )
 
     def decode(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, int]:
         """Decode a row to pixels uint8 (C, H, W) and a label; errors name the row by `number`."""

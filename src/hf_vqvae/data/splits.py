@@ -127,10 +127,6 @@ def load_split(
 
 
 def _open(arguments: DataArguments, splits: dict[str, str]) -> Source:
-    for name in ("max_train_samples", "max_eval_samples"):
-        limit = getattr(arguments, name)
-        if limit is not None and limit < 1:
-            raise DataError(f"`--{name}` must be at least 1, got {limit}; leave it out for all.")
     source = open_source(arguments)
     for flag, split in splits.items():
         source.check_split(split, flag)
