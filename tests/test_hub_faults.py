@@ -269,9 +269,11 @@ def test_a_new_repo_whose_creation_went_unanswered_is_not_left_empty(world):
 def test_a_repo_that_somebody_else_has_just_created_is_not_deleted(world):
     world.fail("create", 409)
     world.hub.fail("POST", "/preupload/", status=403)
-    world.hub.fail("GET", "/api/models/me/tiny$", status=404, X_Error_Code="RepoNotFound")
+    # After the check of the right to write.
+    world.hub.fail("GET", "/api/models/me/tiny$", status=404, after=1, X_Error_Code="RepoNotFound")
     world.hub.add_repo(NAME)
     command = world.check_failed(world.push(), LASTING[403])
+    assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
     assert world.commits() == ["initial commit"]
     world.repair()
     world.commits_before = []
