@@ -6,12 +6,15 @@ and how good its samples are.
         --eval_split test --output_file metrics.json
 """
 
+__registers_after_parsing__ = True  # see hf_vqvae/__init__.py
+
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hf_vqvae
 from hf_vqvae.arguments import DataArguments, SampleQualityArguments, flag
 from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.files import output_file_errors, write_json
@@ -41,6 +44,7 @@ def main() -> None:
     evaluation, sampling, data = parse_arguments()
 
     # Imported after the flags are parsed: this takes seconds.
+    hf_vqvae.register()
     from hf_vqvae.distributed import init_distributed, named_distributed_errors
 
     try:

@@ -7,12 +7,15 @@ those. Decoding smooths images and so brings them nearer to all others, so sampl
 decoded, are to be compared with the reconstructions of unseen images.
 """
 
+__registers_after_parsing__ = True  # see hf_vqvae/__init__.py
+
 import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hf_vqvae
 from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.files import output_file_errors
@@ -50,6 +53,7 @@ def main() -> None:
     check(arguments, output)
 
     # Imported after the flags are checked: these take seconds.
+    hf_vqvae.register()
     from accelerate import PartialState
 
     from hf_vqvae.data.splits import load_split

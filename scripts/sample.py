@@ -6,12 +6,15 @@ python scripts/sample.py outputs/mnist --class_labels 3 7 --guidance_scale 2
 python scripts/sample.py outputs/mnist --image digit.png --keep upper --output_file completions.png
 """
 
+__registers_after_parsing__ = True  # see hf_vqvae/__init__.py
+
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hf_vqvae
 from hf_vqvae.arguments import DrawArguments, check_guidance, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser
 
@@ -58,6 +61,7 @@ def main() -> None:
     check(arguments, output)
 
     # Imported after the flags are checked: these take seconds.
+    hf_vqvae.register()
     from accelerate import PartialState
 
     from hf_vqvae.data.masks import open_image
