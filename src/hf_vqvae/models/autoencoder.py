@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
 
 
 class VQVAEEncoderLevel(GradientCheckpointingLayer):
-    """Halves the size: 3x3 convolution of stride 2, ReLU, residual blocks."""
+    """Halve the size: 3x3 convolution of stride 2, ReLU, residual blocks."""
 
     def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
         super().__init__()
@@ -43,13 +43,13 @@ class VQVAEEncoderLevel(GradientCheckpointingLayer):
 
 
 class _Upsample(torch.autograd.Function):
-    """What [`UpsamplingConv2d`] learns by on a CPU: in half the time of `conv_transpose2d` and its gradient there."""
+    """[`UpsamplingConv2d`] in training on a CPU, in half the time of `conv_transpose2d` and its gradient."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        # A zero row above and a zero column to the left, which the padding crops: one row and column more are computed,
-        # instead of the 16 products that a 4x4 kernel makes out of 9.
+        # The padding crops an added zero row above and zero column to the left: one more row and column are computed,
+        # instead of the 16 products of a 4x4 kernel where 9 suffice.
         padded = nn.functional.pad(hidden, (1, 0, 1, 0))
         return nn.functional.conv_transpose2d(
             padded, weight, bias, stride=2, padding=2, output_padding=1
@@ -79,7 +79,7 @@ class UpsamplingConv2d(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size=3, stride=2)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
-        # Without a gradient the result of an image is to be the same, to the last digit, in any batch.
+        # Without a gradient, the result for an image must not depend on the batch, to the last digit.
         if _is_eager_on_cpu(hidden) and torch.is_grad_enabled():
             return _Upsample.apply(*_autocast(hidden, self.weight, self.bias))
         kernel = nn.functional.pad(self.weight, (1, 0, 1, 0))
@@ -87,10 +87,11 @@ class UpsamplingConv2d(nn.ConvTranspose2d):
 
 
 class _SumShifted(torch.autograd.Function):
-    """What [`ToPixelsConv2d`] computes on a CPU, in half the time of `conv_transpose2d`.
+    """[`ToPixelsConv2d`] on a CPU, in half the time of `conv_transpose2d`.
 
-    That computes 16 output channels, of which an image needs 1 or 3. One matrix product gives what every position adds
-    to its neighbours, a plane for each of the 9 places of the kernel; the planes are shifted and summed.
+    `conv_transpose2d` computes 16 output channels, of which an image needs 1 or 3. Here one matrix product gives the
+    contribution of every position to its neighbours, a plane for each of the kernel's 9 taps; the planes are shifted
+    and summed.
     """
 
     @staticmethod
@@ -131,19 +132,19 @@ class ToPixelsConv2d(nn.ConvTranspose2d):
 
 
 def _is_eager_on_cpu(hidden: Tensor) -> bool:
-    """Whether the functions here are to be used: a compiler makes its own, and took over four minutes with these."""
+    """Return whether to use the functions above; compiling them took over four minutes."""
     return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as autocast would hand them to a convolution on a CPU: it does not know functions of our own."""
+    """Cast tensors as autocast does for a convolution on a CPU; it does not cast for custom functions."""
     if torch.is_autocast_enabled("cpu"):
         return tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
     return tensors
 
 
 class VQVAEDecoderLevel(GradientCheckpointingLayer):
-    """Doubles the size: residual blocks, transposed 3x3 convolution of stride 2, ReLU."""
+    """Double the size: residual blocks, transposed 3x3 convolution of stride 2, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
         super().__init__()
@@ -157,7 +158,7 @@ class VQVAEDecoderLevel(GradientCheckpointingLayer):
 
 
 class VQVAEEncoder(nn.Module):
-    """Images (B, C, H, W) to latents (B, D, h, w)."""
+    """Encode images (B, C, H, W) to latents (B, D, h, w)."""
 
     def __init__(self, config: VQVAEConfig):
         super().__init__()
@@ -179,7 +180,7 @@ class VQVAEEncoder(nn.Module):
 
 
 class VQVAEDecoder(nn.Module):
-    """Quantized latents (B, D, h, w) to images (B, C, H, W)."""
+    """Decode quantized latents (B, D, h, w) to images (B, C, H, W)."""
 
     def __init__(self, config: VQVAEConfig):
         super().__init__()

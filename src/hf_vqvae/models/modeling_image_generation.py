@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""A frozen VQ-VAE with a prior over its codes: images from nothing (van den Oord et al. 2017, section 3.3)."""
+"""Generate images with a frozen VQ-VAE and a prior over its codes (van den Oord et al. 2017, section 3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,10 +51,10 @@ class VQVAESampleOutput(ModelOutput):
 
 
 def _fill_unknown(images: Tensor, known: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the mean of the nearest known pixels in place of those not `known` (N, 1, H, W).
+    """Replace the pixels of images (N, C, H, W) that are not `known` (N, 1, H, W) by the mean of the nearest known ones.
 
-    The encoder sees a few pixels beyond each cell; what stands there must come from the known part alone. Where nothing
-    is known, it is 0.
+    The encoder sees a few pixels beyond each cell of the grid, and these must depend on the known part alone. Where
+    nothing is known, the pixels are 0.
     """
     # Spreads from known pixels to their neighbours, ring by ring.
     number = max(len(images), len(known))  # either may be one for all
@@ -233,7 +233,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
     def _known_part(
         self, pixel_values: Tensor | None, pixel_mask: Tensor | None, number: int
     ) -> tuple[Tensor, Tensor]:
-        """Codes (h, w) or (N, h, w) of images known in part, and where they can be relied on."""
+        """Return the codes (N, h, w) of partly known images, and a mask of the cells that are known entirely."""
         if pixel_values is None or pixel_mask is None:
             raise ValueError(
                 "`pixel_values` and `pixel_mask` go together: the image, and True where a pixel is known."
@@ -264,4 +264,4 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The parts initialise their own weights."""
+        """Do nothing: the parts initialise their own weights."""

@@ -48,7 +48,7 @@ class VQVAEOutput(ModelOutput):
         commitment_loss: scalar, not yet times `commitment_cost`.
         codes: (B, h, w) int64.
         latents: (B, D, h, w), before quantization.
-        quantized: (B, D, h, w), the codes' vectors.
+        quantized: (B, D, h, w), the codebook vectors of the codes.
         hidden_states: with `output_hidden_states=True`, the output of every encoder level, and the latents.
     """
 
@@ -115,7 +115,7 @@ class VQVAEModel(VQVAEPreTrainedModel):
         self.post_init()
 
     def encode(self, pixel_values: Tensor) -> VQVAEEncoderOutput:
-        """Codes (B, h, w) and latents (B, D, h, w) of images (B, C, H, W) in [-0.5, 0.5]; learns nothing.
+        """Encode images (B, C, H, W) in [-0.5, 0.5] to codes (B, h, w) and latents (B, D, h, w), without learning.
 
         Raises:
             ValueError: if shape or dtype do not fit the config.
@@ -124,10 +124,10 @@ class VQVAEModel(VQVAEPreTrainedModel):
         return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images (B, C, H, W), about in [-0.5, 0.5], of codes (B, h, w) of any integer dtype but uint64.
+        """Decode codes (B, h, w), of any integer dtype but uint64, to images (B, C, H, W) of about [-0.5, 0.5].
 
         Raises:
-            TypeError: if the codes are no integers.
+            TypeError: if the codes are not integers.
             ValueError: if their shape is not that of the grid, or one is outside [0, K).
         """
         check_codes(codes, self.config.num_embeddings, self.config.grid_size)
