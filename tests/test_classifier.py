@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
@@ -54,11 +53,6 @@ def make_vit(folder, *, num_labels=5, num_channels=3, image_size=16):
     )
     ViTForImageClassification(config).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 # The small one

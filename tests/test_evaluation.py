@@ -1,11 +1,7 @@
 """Evaluation over a split: against numbers computed at once, on two processes, from the script."""
 
 import ast
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,49 +11,25 @@ from accelerate import Accelerator
 from transformers import ViTConfig
 
 from hf_vqvae import (
-    PixelCNNConfig,
-    VQVAEConfig,
     VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data.splits import DecodedImages, load_split
+from hf_vqvae.data.splits import DecodedImages
 from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.small_classifier import DESCRIPTION
 from hf_vqvae.hub.download import load_model
 from hf_vqvae.training.stages import mean_over_split
+from support.models import make_digit_model, make_images
+from support.scripts import ROOT, load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+SCRIPT = "scripts/evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
 PRIOR_KEYS = {"nll", "bits_per_code", "bits_per_image", "code_accuracy"}
 
 
-def make_model(image_size=28):
-    """A small model with random weights that uses many of its 16 codes."""
-    torch.manual_seed(0)
-    vqvae = VQVAEConfig(
-        image_size=image_size, hidden_sizes=(4, 8), embedding_dim=4, num_embeddings=16
-    )
-    prior = PixelCNNConfig(num_embeddings=16, grid_size=vqvae.grid_size, hidden_size=16)
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config=vqvae.to_dict(), prior_config=prior.to_dict()
-    )
-    model = VQVAEForImageGeneration(config).eval()
-    with torch.no_grad():
-        model.vqvae.quantizer.embedding.weight.normal_(0, 0.3)
-    return model
-
-
-def make_images(count, image_size=28, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (count, 1, image_size, image_size)
-    return DecodedImages(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
-
-
 @pytest.fixture(scope="module")
 def model():
-    return make_model()
+    return make_digit_model()
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +39,6 @@ def model_folder(model, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
-
-
 def measured_of(*arguments, **settings):
     """The metrics alone, without the counts of the codes."""
     return evaluate_model(*arguments, **settings)[0]
@@ -79,45 +46,6 @@ def measured_of(*arguments, **settings):
 
 def values(metrics):
     return {key: entry["value"] for key, entry in metrics.items()}
-
-
-def load_script(monkeypatch):
-    """scripts/evaluate.py as a module."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "evaluate_script", script)
-    spec.loader.exec_module(script)
-    return script
-
-
-def run_script(*arguments, monkeypatch):
-    """scripts/evaluate.py's `main` in this process, with these arguments."""
-    script = load_script(monkeypatch)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-    script.main()
-
-
-def run_on_two_processes(*command, tmp_path):
-    """What `accelerate launch` does for two processes, on the CPU with gloo; returns the output.
-
-    Its own `--cpu` starts a single process where there is no MPI.
-    """
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    environment = {
-        "ACCELERATE_USE_CPU": "true",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    finished = subprocess.run(
-        [*launcher, "--nproc_per_node", "2", *map(str, command)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
 
 
 # One process
@@ -171,7 +99,7 @@ def test_a_model_without_a_prior_has_the_same_numbers_and_none_of_a_prior(model,
 
 
 def test_images_below_the_ssim_window_are_measured_and_the_protocol_says_so(accelerator):
-    metrics = measured_of(make_model(8).vqvae, make_images(5, 8), accelerator)
+    metrics = measured_of(make_digit_model(8).vqvae, make_images(5, 8), accelerator)
     assert "7x7 Gaussian window, sigma 0.955" in metrics["ssim"]["protocol"]
 
 
@@ -193,7 +121,7 @@ def test_the_codebook_counts_are_those_of_the_split(model, accelerator):
 
 
 def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerator):
-    model = make_model()
+    model = make_digit_model()
     model.train()
     model.prior.blocks[0].eval()
     modes = [module.training for module in model.modules()]
@@ -207,7 +135,7 @@ def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerato
 
 
 def test_a_vqvae_in_training_mode_is_measured_in_eval_mode_and_does_not_learn(model, accelerator):
-    vqvae = make_model().vqvae.train()
+    vqvae = make_digit_model().vqvae.train()
     images = make_images(9)
     measured = measured_of(vqvae, images, accelerator, batch_size=4)
     assert vqvae.training
@@ -215,7 +143,7 @@ def test_a_vqvae_in_training_mode_is_measured_in_eval_mode_and_does_not_learn(mo
 
 
 def test_the_mode_comes_back_after_an_error(accelerator):
-    vqvae = make_model().vqvae.train()
+    vqvae = make_digit_model().vqvae.train()
     with torch.no_grad():
         vqvae.decoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="`predictions` must be finite, got nan"):
@@ -235,14 +163,8 @@ def test_no_images_or_no_batch_are_errors(model, accelerator):
 
 def make_conditional(label_dropout=0.1):
     """A gated prior of three classes, whose label embeddings say something."""
-    vqvae = make_model().config.vqvae_config
     prior = {"architecture": "gated", "num_classes": 3, "label_dropout": label_dropout}
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config=vqvae, prior_config=prior | {"hidden_size": 8, "num_gated_layers": 1}
-    )
-    torch.manual_seed(0)
-    model = VQVAEForImageGeneration(config).eval()
-    model.vqvae.load_state_dict(make_model().vqvae.state_dict())
+    model = make_digit_model(prior | {"hidden_size": 8, "num_gated_layers": 1})
     for module in model.prior.modules():
         if isinstance(module, torch.nn.Embedding):
             torch.nn.init.normal_(module.weight)
@@ -342,32 +264,23 @@ def everything_measured(model, count, accelerator):
     return [*evaluate_model(model, images, accelerator, batch_size=8), means]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def measure_together(folder, output):
+    accelerator = Accelerator(cpu=True)
+    model = accelerator.prepare(load_model(folder))
+    results = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]
+    Path(output, f"{accelerator.process_index}.json").write_text(json.dumps(results))
+    # Where DDP holds the group's last reference, torch 2.13 may wait for its threads with the GIL they need.
+    accelerator.free_memory()
+    del model
+    accelerator.end_training()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_measure_what_one_does_to_the_bit(
     model, model_folder, accelerator, scripts, tmp_path, processes
 ):
     """203 and 37 images in batches of 8, the last ones uneven; and 1 image: one process has it."""
-    worker = tmp_path / "worker.py"
-    worker.write_text(
-        "import json, sys, torch\n"
-        "from accelerate import Accelerator\n"
-        "from hf_vqvae.hub.download import load_model\n"
-        "sys.path.insert(0, sys.argv[2])\n"
-        "from test_evaluation import everything_measured\n"
-        "accelerator = Accelerator()\n"
-        "assert accelerator.num_processes == int(sys.argv[4])\n"
-        "model = accelerator.prepare(load_model(sys.argv[1]))\n"
-        "results = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]\n"
-        "path = f'{sys.argv[3]}/{accelerator.process_index}.json'\n"
-        "json.dump(results, open(path, 'w'))\n"
-        # Where DDP holds the group's last reference, torch 2.13 may wait for its threads with the GIL they need.
-        "accelerator.free_memory()\n"
-        "del model\n"
-        "accelerator.end_training()\n"
-    )
-    words = (worker, model_folder, Path(__file__).parent, tmp_path, processes)
-    for done in scripts.run_together(*words, processes=processes):
-        assert done.returncode == 0, done.stderr
+    scripts.call_together(measure_together, model_folder, tmp_path, processes=processes)
     expected = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]
     for rank in range(processes):
         measured = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -377,28 +290,7 @@ def test_several_processes_measure_what_one_does_to_the_bit(
 # The script
 
 
-def test_the_script_on_two_processes_writes_the_numbers_of_one(
-    model, model_folder, accelerator, tmp_path
-):
-    """Also that the metrics find the library `evaluate` from a script of that very name."""
-    output = tmp_path / "new" / "metrics.json"
-    printed = run_on_two_processes(
-        *(SCRIPT, model_folder, "--dataset_name", "digits", "--max_eval_samples", 37),
-        *("--batch_size", 8, "--output_file", output, "--num_samples", 0),
-        tmp_path=tmp_path,
-    )
-    assert printed.count("on test of digits, 37 images, number of processes: 2") == 1
-    assert printed.count("Reconstruction MSE") == 1
-    data = DataArguments(dataset_name="digits", max_eval_samples=37)
-    images, _ = load_split(data, model.vqvae.config, "test")
-    expected = measured_of(model, images, accelerator, batch_size=8)
-    written = json.loads(output.read_text())
-    assert values(written) == values(expected)
-    assert {entry["count"] for entry in written.values()} == {37}
-    assert [path.name for path in output.parent.iterdir()] == ["metrics.json"]
-
-
-def test_the_table_has_what_protocols_share_once_and_below_it(monkeypatch):
+def test_the_table_has_what_protocols_share_once_and_below_it():
     clause = f"96 features, the input of the last layer of {DESCRIPTION}"
     protocols = {
         "near": f"samples, temperature 1; 8-bit images; {clause}",
@@ -411,7 +303,7 @@ def test_the_table_has_what_protocols_share_once_and_below_it(monkeypatch):
         name: {"name": name, "value": 0.5, "scale": "share", "protocol": protocol}
         for name, protocol in protocols.items()
     }
-    lines = load_script(monkeypatch).format_table(metrics).splitlines()
+    lines = load_script(SCRIPT).format_table(metrics).splitlines()
     assert lines[2] == "near     0.5  share  samples, temperature 1; 8-bit images; (1)"
     assert lines[5] == "read     0.5  share  images that are read as their label; (2)"
     assert lines[6].endswith(protocols["alone"])
@@ -420,17 +312,15 @@ def test_the_table_has_what_protocols_share_once_and_below_it(monkeypatch):
 
 @pytest.mark.parametrize("name", ["evaluate", "neighbours", "sweep", "train"])
 def test_the_help_of_a_script_keeps_the_lines_of_its_text(scripts, name):
-    script = SCRIPT.with_name(f"{name}.py")
+    script = ROOT / f"scripts/{name}.py"
     text = ast.get_docstring(ast.parse(script.read_text()), clean=False)
     assert f"\n\n{text.strip()}\n\n" in scripts.run(f"scripts/{name}.py", "--help").stdout
 
 
-def test_the_script_prints_a_table_of_name_value_unit_and_protocol(
-    model_folder, monkeypatch, capsys
-):
+def test_the_script_prints_a_table_of_name_value_unit_and_protocol(model_folder, run_main, capsys):
     flags = ("--dataset_name", "digits", "--max_eval_samples", "4", "--eval_split", "train")
     flags += ("--num_samples", "0")
-    run_script(*flags, "--model_name_or_path", model_folder, monkeypatch=monkeypatch)
+    run_main(SCRIPT, *flags, "--model_name_or_path", model_folder)
     printed = capsys.readouterr().out
     assert "on train of digits, 4 images" in printed
     header, _, *rows = printed.strip().splitlines()[-11:]
@@ -450,13 +340,13 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(
     ],
 )
 def test_the_script_names_what_is_wrong_without_a_traceback(
-    model_folder, monkeypatch, change, message
+    model_folder, run_main, change, message
 ):
     change = [part.format(model=model_folder) for part in change]
     flags = [] if "--dataset_name" in change else ["--dataset_name", "digits"]
     flags += ["--num_samples", "0"]
     with pytest.raises(SystemExit) as exit_info:
-        run_script(*change, *flags, monkeypatch=monkeypatch)
+        run_main(SCRIPT, *change, *flags)
     assert exit_info.value.code.startswith("Error: ")  # a string goes to stderr, with status 1
     assert message in exit_info.value.code
 
@@ -471,20 +361,20 @@ def test_the_script_names_what_is_wrong_without_a_traceback(
     ],
 )
 def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(
-    monkeypatch, capsys, arguments, message
+    run_main, capsys, arguments, message
 ):
     with pytest.raises(SystemExit) as exit_info:
-        run_script(*arguments, monkeypatch=monkeypatch)
+        run_main(SCRIPT, *arguments)
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
 
-def test_an_output_file_that_cannot_be_written_is_an_error(model_folder, tmp_path, monkeypatch):
+def test_an_output_file_that_cannot_be_written_is_an_error(model_folder, tmp_path, run_main):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="cannot write `--output_file`"):
-        run_script(
+        run_main(
+            SCRIPT,
             *(model_folder, "--dataset_name", "digits", "--max_eval_samples", "2"),
             *("--output_file", tmp_path / "file" / "metrics.json", "--num_samples", "0"),
-            monkeypatch=monkeypatch,
         )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,30 +201,26 @@ def test_wrong_readings_are_named(predictions, references, message):
 # Several processes
 
 
+def sum_together(folder):
+    accelerator = Accelerator(cpu=True)
+    features = np.load(f"{folder}/features.npz")
+    rank = accelerator.process_index
+    distance, classified = FrechetDistance(4), ClassifiedImages(4)
+    distance.add_batch(predictions=features["predictions"][rank::2])
+    if rank:
+        distance.add_batch(references=features["references"])
+        classified.add_batch(predictions=np.eye(4), references=[0, 1, 0, -1])
+    distance.sum_over_processes_(accelerator)
+    classified.sum_over_processes_(accelerator)
+    results = [len(distance), distance.compute(), classified.compute()]
+    Path(folder, f"{rank}.json").write_text(json.dumps(results))
+    accelerator.end_training()
+
+
 def test_two_processes_compute_what_one_does_also_where_one_has_no_row(scripts, tmp_path):
     predictions, references = random_features(11, 4), random_features(7, 4, seed=1)
     np.savez(tmp_path / "features.npz", predictions=predictions, references=references)
-    worker = tmp_path / "worker.py"
-    worker.write_text(
-        "import json, sys, numpy\n"
-        "from accelerate import Accelerator\n"
-        "from hf_vqvae.metrics import ClassifiedImages, FrechetDistance\n"
-        "accelerator = Accelerator()\n"
-        "features = numpy.load(sys.argv[1] + '/features.npz')\n"
-        "rank = accelerator.process_index\n"
-        "distance, classified = FrechetDistance(4), ClassifiedImages(4)\n"
-        "distance.add_batch(predictions=features['predictions'][rank::2])\n"
-        "if rank:\n"
-        "    distance.add_batch(references=features['references'])\n"
-        "    classified.add_batch(predictions=numpy.eye(4), references=[0, 1, 0, -1])\n"
-        "distance.sum_over_processes_(accelerator)\n"
-        "classified.sum_over_processes_(accelerator)\n"
-        "results = [len(distance), distance.compute(), classified.compute()]\n"
-        "json.dump(results, open(f'{sys.argv[1]}/{rank}.json', 'w'))\n"
-        "accelerator.end_training()\n"
-    )
-    for done in scripts.run_together(worker, tmp_path):
-        assert done.returncode == 0, done.stderr
+    scripts.call_together(sum_together, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     rows, distance, classified = first

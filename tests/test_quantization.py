@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from pathlib import Path
+import os
 
 import pytest
 import torch
@@ -293,32 +293,19 @@ def train_quantizer(rank, world, settings):
     return quantizer.state_dict()
 
 
-def train_everything(rank, world, folder):
-    torch.set_num_threads(1)
-    if world > 1:
-        meeting = f"file://{folder}/meeting"
-        dist.init_process_group("gloo", meeting, rank=rank, world_size=world)
-    states = {}
-    for name, settings in CASES.items():
-        states[name] = train_quantizer(rank, world, settings)
+def train_quantizers(folder):
+    if is_one_of_two := "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    rank, world = (dist.get_rank(), 2) if is_one_of_two else (0, 1)
+    states = {name: train_quantizer(rank, world, settings) for name, settings in CASES.items()}
     torch.save(states, f"{folder}/{world}_{rank}.pt")
-    if world > 1:
+    if is_one_of_two:
         dist.destroy_process_group()
 
 
-WORKER = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from test_quantization import train_everything
-train_everything(int(os.environ["RANK"]), 2, sys.argv[2])
-"""
-
-
 def test_two_processes_equal_one(scripts, tmp_path):
-    train_everything(0, 1, tmp_path)
-    (tmp_path / "worker.py").write_text(WORKER)
-    for done in scripts.run_together(tmp_path / "worker.py", Path(__file__).parent, tmp_path):
-        assert done.returncode == 0, done.stderr
+    train_quantizers(tmp_path)
+    scripts.call_together(train_quantizers, tmp_path)
     one, first, second = (
         torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
     )

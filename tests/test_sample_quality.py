@@ -2,13 +2,15 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import datasets
 import pytest
 import torch
-from accelerate import Accelerator
 
-from hf_vqvae import VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEImageProcessorPil
+from hf_vqvae import VQVAEImageProcessorPil
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data.splits import DecodedImages, load_split
 from hf_vqvae.evaluation.classifier import (
@@ -23,7 +25,10 @@ from hf_vqvae.evaluation.sample_quality import (
     measure_samples,
 )
 from hf_vqvae.metrics import FrechetDistance
-from test_evaluation import SCRIPT, make_images, make_model, run_script
+from support.models import make_digit_model, make_images
+from support.scripts import ROOT
+
+SCRIPT = "scripts/evaluate.py"
 
 UNCONDITIONAL = {
     "frechet_distance",
@@ -63,31 +68,19 @@ def labelled(count, seed):
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model()
+    return make_digit_model()
 
 
 @pytest.fixture(scope="module")
 def conditional_model():
     """A prior that draws code 5 under label 1 and code 9 under label 2, nearly always."""
-    unconditional = make_model()
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config=unconditional.config.vqvae_config,
-        prior_config={"hidden_size": 16, "num_classes": 3, "id2label": dict(enumerate(NAMES))},
-    )
-    torch.manual_seed(0)
-    model = VQVAEForImageGeneration(config).eval()
-    model.vqvae.load_state_dict(unconditional.vqvae.state_dict())
+    model = make_digit_model({"num_classes": 3, "id2label": dict(enumerate(NAMES))})
     return model
 
 
 @pytest.fixture(scope="module")
 def classifier():
     return make_classifier()
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +218,7 @@ def test_images_without_labels_are_measured_by_a_classifier_that_is_given(
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(splits, classifier, accelerator):
-    model = make_model().train()
+    model = make_digit_model().train()
     modes = [module.training for module in model.modules()]
     measure(model, splits, classifier, accelerator)
     assert [module.training for module in model.modules()] == modes
@@ -322,19 +315,19 @@ def model_folder(model, tmp_path_factory):
 
 
 def test_the_script_trains_a_classifier_once_and_writes_the_numbers(
-    model, model_folder, accelerator, tmp_path, monkeypatch, capsys
+    model, model_folder, accelerator, tmp_path, run_main, capsys
 ):
     kept, output = tmp_path / "kept", tmp_path / "metrics.json"
     flags = ("--dataset_name", "digits", "--max_eval_samples", 30, "--max_train_samples", 120)
     flags += ("--num_samples", 10, "--classifier_dir", kept, "--output_file", output)
-    run_script(model_folder, *flags, monkeypatch=monkeypatch)
+    run_main(SCRIPT, model_folder, *flags)
     first = capsys.readouterr()
     assert "Fréchet distance (floor)" in first.out
     (folder,) = kept.iterdir()
     written = (folder / "model.safetensors").stat().st_mtime_ns
     measured = json.loads(output.read_text())
     assert set(measured) > UNCONDITIONAL
-    run_script(model_folder, *flags, monkeypatch=monkeypatch)
+    run_main(SCRIPT, model_folder, *flags)
     assert capsys.readouterr().out == first.out
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     data = DataArguments(dataset_name="digits", max_eval_samples=120)
@@ -356,16 +349,14 @@ def test_the_script_trains_a_classifier_once_and_writes_the_numbers(
         assert measured[key]["value"] == pytest.approx(record["value"], rel=1e-5), key
 
 
-def test_the_script_takes_a_classifier_that_is_named(
-    model_folder, classifier, tmp_path, monkeypatch
-):
+def test_the_script_takes_a_classifier_that_is_named(model_folder, classifier, tmp_path, run_main):
     make_classifier(num_classes=10).model.save_pretrained(tmp_path / "reader")
     output = tmp_path / "metrics.json"
-    run_script(
+    run_main(
+        SCRIPT,
         *(model_folder, "--dataset_name", "digits", "--max_eval_samples", 20),
         *("--max_train_samples", 20, "--num_samples", 5, "--output_file", output),
         *("--classifier", tmp_path / "reader"),
-        monkeypatch=monkeypatch,
     )
     measured = json.loads(output.read_text())
     assert (
@@ -386,12 +377,12 @@ def write_images_without_labels(folder):
 
 
 def test_the_script_says_what_it_leaves_out_without_labels(
-    model_folder, tmp_path, monkeypatch, capsys
+    model_folder, tmp_path, run_main, capsys
 ):
     data = write_images_without_labels(tmp_path / "data")
     output = tmp_path / "metrics.json"
     flags = ("--dataset_name", data, "--output_file", output, "--num_samples", 4)
-    run_script(model_folder, *flags, monkeypatch=monkeypatch)
+    run_main(SCRIPT, model_folder, *flags)
     printed = capsys.readouterr()
     assert (
         "The Fréchet distance is left out: the training images have no labels" in printed.err
@@ -409,32 +400,42 @@ def test_the_script_says_what_it_leaves_out_without_labels(
     ],
 )
 def test_the_script_names_what_is_wrong_without_a_traceback(
-    model_folder, monkeypatch, change, message
+    model_folder, run_main, change, message
 ):
     flags = ["--dataset_name", "digits", "--max_eval_samples", "5", "--max_train_samples", "5"]
     with pytest.raises(SystemExit) as exit_info:
-        run_script(model_folder, *flags, *change, monkeypatch=monkeypatch)
+        run_main(SCRIPT, model_folder, *flags, *change)
     assert exit_info.value.code.startswith("Error: ")
     assert message in exit_info.value.code
 
 
-def test_wrong_values_are_found_before_a_model_is_looked_for(monkeypatch, capsys):
+def test_wrong_values_are_found_before_a_model_is_looked_for(run_main, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        run_script("no/such/model", "--top_p", "2", monkeypatch=monkeypatch)
+        run_main(SCRIPT, "no/such/model", "--top_p", "2")
     assert exit_info.value.code == 2
     assert "--top_p must be above 0 and at most 1, got 2.0" in capsys.readouterr().err
 
 
-def test_the_script_on_two_processes_writes_the_numbers_of_one(
-    model_folder, scripts, tmp_path, monkeypatch
-):
-    outputs = [tmp_path / "one.json", tmp_path / "two.json"]
-    flags = ("--dataset_name", "digits", "--max_eval_samples", 20, "--max_train_samples", 50)
-    flags += ("--num_samples", 130, "--classifier_dir", tmp_path / "kept")  # drawn in two parts
-    flags += ("--batch_size", 8)
-    for done in scripts.run_together(SCRIPT, model_folder, *flags, "--output_file", outputs[1]):
-        assert done.returncode == 0, done.stderr
-    run_script(model_folder, *flags, "--output_file", outputs[0], monkeypatch=monkeypatch)
+def test_the_script_on_two_processes_writes_the_numbers_of_one(model_folder, tmp_path, run_main):
+    """Also that the metrics find the library `evaluate` from a script of that very name, as a launcher starts it."""
+    outputs = [tmp_path / "one.json", tmp_path / "new" / "two.json"]
+    flags = ["--dataset_name", "digits", "--max_eval_samples", 20, "--max_train_samples", 50]
+    flags += ["--num_samples", 130, "--classifier_dir", tmp_path / "kept"]  # drawn in two parts
+    flags += ["--batch_size", 8, "--output_file"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    command = [*launcher, ROOT / SCRIPT, model_folder, *flags, outputs[1]]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on test of digits, 20 images, number of processes: 2") == 1
+    assert done.stdout.count("Reconstruction MSE") == 1
+    assert [path.name for path in outputs[1].parent.iterdir()] == ["two.json"]
+    run_main(SCRIPT, model_folder, *flags, outputs[0])
     one, two = (json.loads(output.read_text()) for output in outputs)
     assert set(one) == set(two) > UNCONDITIONAL
     for key, record in one.items():
