@@ -99,7 +99,7 @@ def test_a_model_without_a_prior_has_the_same_numbers_and_none_of_a_prior(model,
 
 
 def test_images_below_the_ssim_window_are_measured_and_the_protocol_says_so(accelerator):
-    metrics = measured_of(make_digit_model(8).vqvae, make_images(5, 8), accelerator)
+    metrics = measured_of(make_digit_model(image_size=8).vqvae, make_images(5, 8), accelerator)
     assert "7x7 Gaussian window, sigma 0.955" in metrics["ssim"]["protocol"]
 
 

@@ -127,17 +127,6 @@ def test_every_weight_and_buffer_is_initialised_where_the_file_has_none(config):
         assert not buffer.any()
 
 
-def test_initialising_again_overwrites_garbage(model):
-    for value in model.state_dict().values():
-        value.fill_(float("nan"))
-    for module in model.modules():
-        if hasattr(module, "_init_weights"):
-            for part in module.modules():
-                module._init_weights(part)
-    for name, value in model.state_dict().items():
-        assert value.isfinite().all(), name
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_of_low_precision_saves_loads_and_takes_float32(model, dtype, tmp_path):
     model.save_pretrained(tmp_path / "full")
@@ -243,14 +232,6 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_statistics(model, r
     calls = count_calls(saved)
     step(saved)
     assert set(calls.values()) == {1}
-
-
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_.*deprecated:FutureWarning")
-def test_the_old_name_of_gradient_checkpointing_works(model):
-    model.gradient_checkpointing_enable()
-    assert model.is_activation_checkpointing
-    model.gradient_checkpointing_disable()
-    assert not model.is_activation_checkpointing
 
 
 def count_calls(model):
@@ -369,12 +350,6 @@ def test_offloaded_weights_are_found(model, where, tmp_path):
             one.sample(2, generator=torch.Generator().manual_seed(0)) for one in (loaded, model)
         ]
         assert torch.equal(*drawn)
-
-
-def test_no_weights_are_tied(model):
-    addresses = [value.data_ptr() for value in model.state_dict().values()]
-    assert len(set(addresses)) == len(addresses)
-    assert not model.all_tied_weights_keys
 
 
 def test_the_first_argument_is_the_main_input(model):

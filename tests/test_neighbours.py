@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae import PixelCNNConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
 from hf_vqvae.evaluation import nearest_neighbors as neighbours_module
 from hf_vqvae.evaluation.nearest_neighbors import nearest_images
+from support.models import make_model
 
 NEIGHBOURS = "scripts/neighbours.py"
 
@@ -67,15 +67,9 @@ def test_what_has_no_neighbours_is_an_error(queries, images, number, said):
 
 @pytest.fixture(scope="module", params=[0.1, 0], ids=["labels may be dropped", "labels needed"])
 def model(request, tmp_path_factory):
-    torch.manual_seed(0)
-    prior = PixelCNNConfig(
-        num_embeddings=8, hidden_size=8, num_classes=10, label_dropout=request.param
-    )
-    config = VQVAEForImageGenerationConfig(
-        vqvae_config={"hidden_sizes": (4, 8), "num_embeddings": 8}, prior_config=prior
-    )
+    prior = {"num_classes": 10, "label_dropout": request.param}
     folder = tmp_path_factory.mktemp("model")
-    VQVAEForImageGeneration(config).save_pretrained(folder)
+    make_model(prior, image_size=28).save_pretrained(folder)
     return folder
 
 
@@ -106,11 +100,8 @@ def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, t
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--num_images", "0"], "--num_images must be at least 1, got 0"),
         (["--num_images", "101"], "--num_images must be at most 100, got 101"),
         (["--num_measured", "-3"], "--num_measured must be at least 1, got -3"),
-        (["--temperature", "nan"], "--temperature must be at least 0 and finite, got nan"),
-        (["--top_p", "0"], "--top_p must be above 0 and at most 1"),
         (["--guidance_scale", "2"], "--guidance_scale 2 needs --class_labels"),
         (["--output_file", "a.jpg"], "--output_file must be a file that ends in .png, got a.jpg"),
         (

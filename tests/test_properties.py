@@ -1,14 +1,12 @@
-"""What holds for every input, tried on many: configs, codes, masks, images, metrics."""
+"""What holds for every input, tried on many: configs, codes, masks, images."""
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from hf_vqvae import (
     PixelCNNConfig,
@@ -16,13 +14,6 @@ from hf_vqvae import (
     VQVAEForImageGenerationConfig,
     VQVAEImageProcessorPil,
     VQVAEModel,
-)
-from hf_vqvae.metrics import (
-    ClassifiedImages,
-    CodebookUsage,
-    CodeLikelihood,
-    FrechetDistance,
-    ReconstructionQuality,
 )
 from hf_vqvae.models.configuration_utils import own_fields
 from hf_vqvae.models.input_checks import check_codes
@@ -198,65 +189,3 @@ def test_the_image_processor_gives_every_8_bit_image_back(height, width, channel
     noise = (torch.rand(pixels.shape) - 0.5) * 0.99 / 255
     (back,) = processor.postprocess(pixels + noise)
     np.testing.assert_array_equal(np.asarray(back).reshape(image.shape), image)
-
-
-@bounded
-@given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(0, 255),
-)
-def test_resizing_keeps_the_value_of_an_even_image(height, width, to_height, to_width, value):
-    processor = VQVAEImageProcessorPil(size={"height": to_height, "width": to_width})
-    pixels = processor(Image.new("L", (width, height), value), return_tensors="pt").pixel_values
-    assert pixels.shape == (1, 1, to_height, to_width)
-    assert (pixels - (value / 255 - 0.5)).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def filled(name, rows, seed):
-    """A metric and rows for it."""
-    generator = np.random.default_rng(seed)
-    codes = generator.integers(0, 7, (2, rows, 3, 2))
-    floats = generator.random((2, rows, 3))
-    pictures = generator.random((2, rows, 1, 6, 5), dtype=np.float32)
-    return {
-        "quality": (
-            ReconstructionQuality(),
-            {"predictions": pictures[0], "references": pictures[1]},
-        ),
-        "usage": (CodebookUsage(7), {"predictions": codes[0]}),
-        "likelihood": (
-            CodeLikelihood(7),
-            {
-                "predictions": codes[0],
-                "references": codes[1],
-                "negative_log_likelihoods": generator.random((rows, 3, 2)) * 5,
-            },
-        ),
-        "frechet": (FrechetDistance(3), {"predictions": floats[0], "references": floats[1]}),
-        "classified": (
-            ClassifiedImages(3),
-            {
-                "predictions": floats[0] / floats[0].sum(1, keepdims=True),
-                "references": generator.integers(-1, 3, rows),
-            },
-        ),
-    }[name]
-
-
-@pytest.mark.parametrize("name", ["quality", "usage", "likelihood", "frechet", "classified"])
-@settings(bounded, max_examples=12)
-@given(st.integers(2, 12), st.lists(st.integers(0, 12), max_size=5), seeds)
-def test_every_cut_into_batches_gives_the_same_numbers(name, rows, cuts, seed):
-    metric, inputs = filled(name, rows, seed)
-    expected = metric.compute(**inputs)
-    edges = sorted({0, rows, *(min(cut, rows) for cut in cuts)})
-    for start, stop in pairwise(edges):
-        metric.add_batch(**{key: value[start:stop] for key, value in inputs.items()})
-    assert len(metric) in (rows, 2 * rows)
-    result = metric.compute()
-    assert result.keys() == expected.keys()
-    for key, value in expected.items():
-        assert result[key] == pytest.approx(value, rel=1e-6, abs=1e-9, nan_ok=True), key

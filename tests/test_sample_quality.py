@@ -460,7 +460,7 @@ def test_a_run_measures_its_samples_and_shows_them_on_the_card(scripts, tmp_path
     card = (tmp_path / "run" / "README.md").read_text()
     for key in CONDITIONAL:
         assert f"| {metrics[key]['name']}" in card
-    assert "Classes that it reads in 12 samples with labels: `0` " in card
+    assert "Classes that the classifier reads in 12 samples with labels: `0` " in card
 
 
 def test_a_run_without_labels_says_that_it_leaves_the_samples_out(scripts, tmp_path):
