@@ -1,102 +1,269 @@
-"""Train a grid of codebooks for a few epochs each: reconstruction error against bits an image, in a table and a figure.
+"""Train a grid of codebooks for a few epochs each: reconstruction error against bits per image, in a table and figure.
 
 python scripts/sweep.py --num_embeddings 32 64 128 256 --embedding_dim 4 16 --output_dir outputs/sweep
 
-The same command goes on where it was stopped; longer lists add points to those that are finished.
+Each point of the grid is a run of `train.py --train_prior no` in a folder of its own. The same command resumes a sweep
+that was stopped; longer lists add points to those that are finished.
 """
 
+__registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
+
+import math
+import re
 import sys
 import time
-from typing import Any
+from dataclasses import dataclass, fields, make_dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-
-from hf_vqvae.arguments import DataArguments
+import hf_vqvae
+from hf_vqvae.arguments import (
+    DataArguments,
+    RunArguments,
+    TrainingArguments,
+    VQVAEArguments,
+    config_arguments,
+    flag,
+)
 from hf_vqvae.command_line import format_table, parse_arguments
-from hf_vqvae.data.splits import load_images
-from hf_vqvae.distributed import check_same_images, make_accelerator, run_on_main_process
-from hf_vqvae.training.locking import locked_together
-from hf_vqvae.training.signals import exit_on_signals, same_command
-from hf_vqvae.training.stages import start_config
-from hf_vqvae.training.trainer import TrainingFailed
-from sweeping import (
-    Point,
-    SweepArguments,
-    SweepFolder,
-    SweptVQVAEArguments,
-    find_finished,
-    make_points,
-    train_point,
-    write_results,
+from hf_vqvae.files import atomic_remove, read_json, write_json
+from hf_vqvae.models import VQVAEConfig
+
+if TYPE_CHECKING:
+    from hf_vqvae.data.splits import ImageSplits
+    from hf_vqvae.training.run_directory import Run
+
+NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
+# Flags of `train.py` that apply to every point.
+SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
+SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
+SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes")
+# Names in the folder of a sweep: points, and files about all of them.
+OWN_NAMES = re.compile(r"\.?\d+x\d+(\..+)?|results\.(json|md)|sweep\.(json|png)")
+
+SweptVQVAEArguments = config_arguments(
+    VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
+)
+_SharedArguments = make_dataclass(
+    "_SharedArguments",
+    [
+        (one.name, one.type, flag(one.default, **one.metadata))
+        for one in fields(TrainingArguments)
+        if one.name in SHARED
+    ],
 )
 
 
-def main() -> None:
-    flags = parse_arguments(DataArguments, SweptVQVAEArguments, SweepArguments, description=__doc__)
-    data, vqvae, sweep = flags
-    points = make_points(sweep, vqvae)
-    folder = SweepFolder(sweep, (data, vqvae))
-    accelerator = make_accelerator(points[0].training, points[0].folder.partial)
-    resume_command = same_command(
-        *(["--overwrite_output_dir", "False"] if sweep.overwrite_output_dir else [])
+@dataclass
+class SweepArguments(_SharedArguments):
+    """Codebooks to train, number of epochs and output folder; the other flags are those of `train.py`."""
+
+    num_embeddings: list[int] = flag([32, 64, 128, 256], "Codebook sizes K to try.")
+    embedding_dim: list[int] = flag(
+        [4, 16], "Dimensions D of the codebook vectors to try, each with every K."
     )
-    with locked_together(accelerator, folder.path), exit_on_signals(folder.path, resume_command):
-        run_on_main_process(accelerator, folder.check)
-        train_points(points, folder, data, accelerator)
+    output_dir: str = flag(
+        "outputs/sweep",
+        "Folder of the table, the figure and a folder for each point, called KxD. Finished points "
+        "are kept, unfinished ones are resumed.",
+    )
+    overwrite_output_dir: bool = flag(False, "Discard all points in output_dir and start again.")
+    num_train_epochs: int = flag(3, "Epochs of each point.")
+
+
+def main() -> None:
+    data, vqvae, sweep = parse_arguments(
+        DataArguments, SweptVQVAEArguments, SweepArguments, description=__doc__
+    )
+    points = make_points(data, vqvae, sweep)
+    run_sweep(points, Path(sweep.output_dir), overwrite=sweep.overwrite_output_dir)
+
+
+def make_points(data: DataArguments, vqvae: Any, sweep: SweepArguments) -> list[RunArguments]:
+    """Make the flags of each point's run, for the first codebook size with every dimension first."""
+    shared = {name: getattr(sweep, name) for name in (*SHARED, "num_train_epochs")}
+    shared |= {"train_prior": False, "resume_from_checkpoint": "latest"}
+    points = []
+    for size, dimension in dict.fromkeys(product(sweep.num_embeddings, sweep.embedding_dim)):
+        codebook = {"num_embeddings": size, "embedding_dim": dimension}
+        folder = Path(sweep.output_dir, f"{size}x{dimension}")
+        points.append(
+            RunArguments(
+                data=data,
+                vqvae=VQVAEArguments(**vars(vqvae), **codebook),
+                training=TrainingArguments(**shared, output_dir=str(folder)),
+            )
+        )
+    return points
+
+
+def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> None:
+    """Train the points that are not finished, then write table and figure of all points."""
+    hf_vqvae.register()
+    from hf_vqvae.data.splits import load_images
+    from hf_vqvae.distributed import make_accelerator, run_on_main_process
+    from hf_vqvae.training.locking import locked_together
+    from hf_vqvae.training.run import train
+    from hf_vqvae.training.run_directory import Run, RunDirectory
+    from hf_vqvae.training.signals import exit_on_signals, same_command
+    from hf_vqvae.training.stages import start_config
+
+    # Every point is checked; image size and channels, which the data need, are the same for all.
+    config, *_ = [start_config(point.vqvae) for point in points]
+    accelerator = make_accelerator(points[0].training, folder)
+    runs = [
+        Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points
+    ]
+    more = ["--overwrite_output_dir", "False"] if overwrite else []
+    with locked_together(accelerator, folder), exit_on_signals(folder, same_command(*more)):
+        run_on_main_process(accelerator, lambda: check_folder(folder))
+        with accelerator.main_process_first():  # one process fills the cache, the others read it
+            images = load_images(points[0].data, config)
+        if overwrite:
+            run_on_main_process(accelerator, lambda: discard_points(folder))
+        finished = run_on_main_process(
+            accelerator, lambda: [is_finished(run, images.info) for run in runs]
+        )
+        for number, (run, done) in enumerate(zip(runs, finished, strict=True), start=1):
+            vqvae, directory = run.arguments.vqvae, run.directory
+            name = f"Point {number} of {len(runs)} (num_embeddings {vqvae.num_embeddings}, "
+            name += f"embedding_dim {vqvae.embedding_dim})"
+            if done:
+                accelerator.print(f"{name} is finished: kept.")
+                continue
+            accelerator.print(f"{name}:")
+            started = time.monotonic()
+            with locked_together(accelerator, directory.output_dir):
+                train(run, images)
+                if accelerator.is_main_process:
+                    directory.finish()
+                accelerator.wait_for_everyone()
+            accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
+        if accelerator.is_main_process:
+            write_results(runs, images, folder)
     accelerator.end_training()
 
 
-def train_points(
-    points: list[Point], folder: SweepFolder, data: DataArguments, accelerator: Accelerator
-) -> None:
-    """Trains the points that are not finished, and writes what all of them make together."""
-    with accelerator.main_process_first():  # one process fills the cache, the others read it
-        # Once for all points, which share size and channels.
-        images = load_images(data, start_config(points[0].vqvae, None))
-    check_same_images(accelerator, images.info)
-    run_on_main_process(accelerator, lambda: folder.start(images.info))
-    finished = run_on_main_process(accelerator, lambda: find_finished(points))
-    for number, (point, done) in enumerate(zip(points, finished, strict=True), start=1):
-        name = f"Point {number} of {len(points)} ({point})"
-        if done:
-            accelerator.print(f"{name} is finished: kept.")
-            continue
-        accelerator.print(f"{name}:")
-        started = time.monotonic()
-        with locked_together(accelerator, point.folder.output_dir):
-            train_point(point, images, data, accelerator)
-        accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
-    if accelerator.is_main_process:
-        rows = write_results(points, images, folder.path, accelerator.device)
-        table = describe_results(rows, images.info)
-        page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
-        (folder.path / "results.md").write_text(page, encoding="utf-8")
-        print(f"\n{table}\n\nDone. Look at:")
-        for file in ("sweep.png", "results.md", "results.json"):
-            print(f"  {folder.path / file}")
+def check_folder(folder: Path) -> None:
+    """Raise ValueError if `folder` holds anything that is not part of a sweep."""
+    others = [path.name for path in folder.glob("*") if not OWN_NAMES.fullmatch(path.name)]
+    if others:
+        raise ValueError(
+            f"{folder} holds {others[0]!r}, which is not part of a sweep: choose another --output_dir."
+        )
+
+
+def discard_points(folder: Path) -> None:
+    """Delete all points, each atomically."""
+    for path in folder.glob("[0-9]*x*"):
+        atomic_remove(path, path.with_name(f".{path.name}.discarded"))
+
+
+def is_finished(run: "Run", dataset: dict[str, Any]) -> bool:
+    """Return whether a point is finished.
+
+    Raises:
+        ValueError: if it was begun with other flags or data, or something else is in its place.
+    """
+    directory, flags = run.directory, run.arguments.values
+    if not directory.is_finished:
+        started = directory.partial.exists()
+        directory.check(resume=started, overwrite=False)
+        if started:
+            with_changes = run.arguments.training.resume_with_changes
+            for change in directory.check_same_run("latest", flags, with_changes=with_changes):
+                print(f"From here on: {change}.")
+        return False
+    directory.has_finished(flags, overwrite=False)
+    directory.tidy()
+    trained_on = read_json(directory.output_dir / "run.json")["dataset"]
+    if trained_on["fingerprint"] != dataset["fingerprint"]:
+        raise ValueError(
+            f"{directory.output_dir} was trained on other data (fingerprint {trained_on['fingerprint']}, now "
+            f"{dataset['fingerprint']}): use the same data, choose another --output_dir, or discard all points with "
+            "--overwrite_output_dir."
+        )
+    return True
+
+
+def write_results(runs: "list[Run]", images: "ImageSplits", folder: Path) -> None:
+    """Write results.json, results.md and sweep.png of finished points into `folder`, and print the table."""
+    import numpy as np
+    import torch
+
+    from hf_vqvae.data.decoding import to_8_bits
+    from hf_vqvae.figures.sweep import plot_sweep
+    from hf_vqvae.hub.download import load_model
+    from hf_vqvae.model_card.run_figures import choose_images
+
+    rows = [describe_point(run) for run in runs]
+    device = runs[0].accelerator.device
+    chosen = choose_images(images.eval.labels, len(images.eval))[:NUM_IMAGES]
+    pixel_values = images.eval.__getitems__(chosen)["pixel_values"].to(device)
+    strips = []
+    for run in runs:
+        model = load_model(str(run.directory.output_dir)).to(device)
+        with torch.inference_mode():
+            strips.append(to_8_bits(model.decode(model.encode(pixel_values).codes)))
+    originals = images.eval.images[chosen].permute(0, 2, 3, 1).numpy()
+    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png")
+    write_json(folder / "results.json", {"dataset": images.info, "points": rows})
+    table = describe_results(rows, images.info)
+    page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
+    (folder / "results.md").write_text(page, encoding="utf-8")
+    print(f"\n{table}\n\nDone. Look at:")
+    for file in ("sweep.png", "results.md", "results.json"):
+        print(f"  {folder / file}")
+
+
+def describe_point(run: "Run") -> dict[str, Any]:
+    """Read the numbers of a finished point.
+
+    Beside its metrics (under their keys) these are `codes_per_image` and two rates: `bits_per_image_at_most`, with
+    codes of equal length (cells x log2 K), and `bits_per_image_entropy`, the average with an ideal entropy code (cells
+    x log2 perplexity); plus `seconds` of training.
+    """
+    folder, vqvae = run.directory.output_dir, run.arguments.vqvae
+    metrics = {key: one["value"] for key, one in read_json(folder / "metrics.json").items()}
+    codes = math.prod(VQVAEConfig.from_pretrained(folder).grid_size)
+    return {
+        "num_embeddings": vqvae.num_embeddings,
+        "embedding_dim": vqvae.embedding_dim,
+        "folder": folder.name,
+        **metrics,
+        "codes_per_image": codes,
+        "bits_per_image_at_most": codes * math.log2(vqvae.num_embeddings),
+        "bits_per_image_entropy": codes * math.log2(metrics["codebook_perplexity"]),
+        "seconds": read_json(folder / "run.json")["seconds"]["vqvae"],
+    }
 
 
 def describe_results(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str:
-    """The points as a Markdown table, with the protocol below it."""
-    header = ("K", "D", "MSE", "PSNR", "SSIM", "perplexity", "codes used")
-    header = (*header, "bits at most", "bits by entropy", "seconds")
-    lines = []
-    for row in rows:
-        quality = (f"{row['reconstruction_mse']:.5f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
-        usage = (f"{row['codebook_perplexity']:.1f}", str(row["codes_used"]))
-        rates = (f"{row['bits_per_image_at_most']:.0f}", f"{row['bits_per_image_entropy']:.0f}")
-        size = (str(row["num_embeddings"]), str(row["embedding_dim"]))
-        lines.append((*size, *quality, *usage, *rates, f"{row['seconds']:.0f}"))
-    table = format_table(header, lines, ">" * len(header))
+    """Format the points as a Markdown table, with the protocol below it."""
+    columns = {
+        "K": ("num_embeddings", "d"),
+        "D": ("embedding_dim", "d"),
+        "MSE": ("reconstruction_mse", ".5f"),
+        "PSNR": ("psnr", ".2f"),
+        "SSIM": ("ssim", ".4f"),
+        "perplexity": ("codebook_perplexity", ".1f"),
+        "codes used": ("codes_used", ""),
+        "bits at most": ("bits_per_image_at_most", ".0f"),
+        "bits by entropy": ("bits_per_image_entropy", ".0f"),
+        "seconds": ("seconds", ".0f"),
+    }
+    cells = [[format(row[key], form) for key, form in columns.values()] for row in rows]
+    table = format_table(list(columns), cells, ">" * len(columns))
     return (
-        f"{table}\n\nK codes of dimension D, {rows[0]['codes_per_image']} of them an image; measured on all "
-        f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits an image: "
-        "at most log2 K a code, by entropy log2 of the perplexity a code."
+        f"{table}\n\nK codebook vectors of dimension D, {rows[0]['codes_per_image']} codes per image; measured on all "
+        f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits per image: "
+        "at most log2 K per code, by entropy log2 of the perplexity per code."
     )
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, TrainingFailed) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")

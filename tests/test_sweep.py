@@ -20,7 +20,7 @@ from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.files import read_json
 from hf_vqvae.models import VQVAEModel
 from hf_vqvae.training.locking import locked
-from sweeping import SHARED, SweepArguments, SweepFolder
+from sweep import SHARED, SweepArguments
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SWEEP = str(SCRIPTS / "sweep.py")
@@ -58,7 +58,6 @@ def test_a_sweep_leaves_a_run_for_each_point_and_one_table_and_figure(sweep):
         "8x2",
         "results.json",
         "results.md",
-        "sweep.json",
         "sweep.png",
     }
     for size in (4, 8):
@@ -196,12 +195,6 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--num_embeddings", "8", "1"], "--num_embeddings must be .* at least 2, got 8 1"),
-        (["--embedding_dim", "0"], "--embedding_dim must be .* at least 1, got 0"),
-        (["--num_embeddings", "8", "4", "8"], "--num_embeddings names 8 more than once"),
-        (["--embedding_dim", "2", "2", "3", "3"], "--embedding_dim names 2, 3 more than once"),
-        (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1, got 0"),
-        (["--learning_rate", "-1"], "--learning_rate must be above 0 and finite, got -1"),
         (["--num_embedings", "8"], r"--num_embedings \(did you mean --num_embeddings\?\)"),
         (["--train_prior", "no"], "unknown argument --train_prior"),
         (["--num_embeddings", "many"], "argument --num_embeddings.*invalid int value: 'many'"),
@@ -215,23 +208,29 @@ def test_a_wrong_flag_is_refused(flags, message, tmp_path, run_main, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_setting_that_no_point_can_have_is_refused(tmp_path, run_main):
-    flags = ("--image_size", 30, "--output_dir", tmp_path / "sweep")
-    with pytest.raises(ValueError, match="`image_size` must be a multiple of 4"):
-        run_main("scripts/sweep.py", *TINY, *GRID, *flags)
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--image_size", 30], "`image_size` must be a multiple of 4"),
+        (["--num_embeddings", 8, 1], "`num_embeddings` must be at least 2, got 1"),
+        (["--num_train_epochs", 0], "--num_train_epochs must be at least 1, got 0"),
+    ],
+)
+def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run_main):
+    with pytest.raises(ValueError, match=message):
+        run_main("scripts/sweep.py", *TINY, *GRID, *flags, "--output_dir", tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--seed", 1], "other settings .seed 0 there, 1 here.: go on with the same settings"),
-        (["--num_train_epochs", 5], "num_train_epochs 2 there, 5 here"),
-        (["--max_eval_samples", 8], "max_eval_samples 16 there, 8 here"),
-        (["--codebook_update", "gradient"], "codebook_update ema there, gradient here"),
+        (["--seed", 1], "4x2 holds a finished run with other flags: --seed was 0, not 1. Choose"),
+        (["--num_embeddings", 5, 8, "--max_eval_samples", 8], "8x2 .* --max_eval_samples was 16"),
+        (["--codebook_update", "gradient"], "--codebook_update was ema, not gradient"),
     ],
 )
-def test_a_sweep_with_other_settings_is_refused(flags, message, sweep, run_main):
+def test_a_sweep_with_other_flags_is_refused_before_any_training(flags, message, sweep, run_main):
     folder, _ = sweep
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
     with pytest.raises(ValueError, match=message):
@@ -257,7 +256,7 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
     flags += ["--num_embeddings", 4, "--embedding_dim", 2]
     run_main("scripts/sweep.py", *flags)
     add_images("train", 8, 9)
-    with pytest.raises(ValueError, match=r"other data .*train_count 8 there, 9 here.*same data"):
+    with pytest.raises(ValueError, match=r"4x2 was trained on other data .*: use the same data"):
         run_main("scripts/sweep.py", *flags)
     run_main("scripts/sweep.py", *flags, "--overwrite_output_dir")
     assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
@@ -267,7 +266,7 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
 def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, run_main):
     (tmp_path / "thesis.txt").write_text("years of work")
     flags = [*TINY, *GRID, "--output_dir", tmp_path, *overwrite]
-    with pytest.raises(ValueError, match=r"holds no sweep .*choose another --output_dir"):
+    with pytest.raises(ValueError, match=r"'thesis.txt', which is not part of a sweep: choose"):
         run_main("scripts/sweep.py", *flags)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -282,16 +281,17 @@ def test_overwriting_discards_the_points_of_before(sweep, tmp_path, run_main, ca
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
 
 
-def test_a_sweep_goes_on_when_its_data_are_the_same_by_another_revision(sweep, tmp_path):
+def test_points_are_kept_when_only_the_revision_of_their_data_differs(
+    sweep, tmp_path, run_main, capsys
+):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
-    record = read_json(folder / "sweep.json")
-    there, common = record["dataset"], record["settings"]
-    assert "dataset_revision" not in common and "resume_with_changes" not in common
-    opened = SweepFolder(SweepArguments(output_dir=str(folder)), ())
-    opened.start(there | {"revision": "another"})
-    with pytest.raises(ValueError, match=f"fingerprint {there['fingerprint']} there, other here"):
-        opened.start(there | {"fingerprint": "other"})
+    for point in ("4x2", "8x2"):
+        record = read_json(folder / point / "run.json")
+        record["dataset"]["revision"] = "another"
+        (folder / point / "run.json").write_text(json.dumps(record))
+    run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder)
+    assert capsys.readouterr().out.count("is finished: kept") == 2
 
 
 def test_a_point_that_another_run_writes_is_refused(sweep, tmp_path, scripts):
@@ -315,16 +315,15 @@ def test_the_printed_line_of_a_sweep_that_overwrites_discards_nothing(tmp_path, 
     assert "vqvae-4" in again.stderr
 
 
-def test_a_sweep_is_discarded_whole_or_not_at_all(sweep, tmp_path, scripts):
+def test_a_sweep_killed_while_it_is_discarded_can_be_discarded_again(sweep, tmp_path, scripts):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
-    flags = [*FEW, *GRID, "--output_dir", folder]
-    new = ["--seed", "1", "--overwrite_output_dir"]
-    killed = scripts.run("scripts/sweep.py", *flags, *new, dies_at=(folder, 9))
+    flags = [*FEW, *GRID, "--output_dir", folder, "--seed", "1", "--overwrite_output_dir"]
+    killed = scripts.run("scripts/sweep.py", *flags, dies_at=(folder, 9))
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / ".sweep.discarded").exists() and not folder.exists()
-    done = scripts.run("scripts/sweep.py", *flags, *new)
-    assert done.returncode == 0, done.stderr
+    done = scripts.run("scripts/sweep.py", *flags)
+    assert done.returncode == 0 and "kept" not in done.stdout, done.stderr
+    assert {path.name for path in folder.iterdir()} == {path.name for path in sweep[0].iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
@@ -341,12 +340,12 @@ def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scrip
     assert not left & {"run_id.json", "checkpoints", "vqvae", "seconds.json"}
 
 
-def test_a_link_is_not_overwritten_in_place_of_the_folder_it_leads_to(sweep, tmp_path, run_main):
-    (tmp_path / "sweep").symlink_to(sweep[0])
-    flags = [*FEW, *GRID, "--overwrite_output_dir", "--output_dir", tmp_path / "sweep"]
-    with pytest.raises(ValueError, match=f"not that folder's own name: give {sweep[0]}"):
-        run_main("scripts/sweep.py", *flags)
-    assert (tmp_path / "sweep").is_symlink() and (sweep[0] / "sweep.json").exists()
+def test_a_folder_in_the_place_of_a_point_is_kept(tmp_path, run_main):
+    (tmp_path / "sweep" / "4x2").mkdir(parents=True)
+    (tmp_path / "sweep" / "4x2" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="4x2 exists and is not empty: choose another"):
+        run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", tmp_path / "sweep")
+    assert (tmp_path / "sweep" / "4x2" / "thesis.txt").exists()
 
 
 # The figure

@@ -144,9 +144,8 @@ class RunDirectory:
         other = _other_flags(record, flags) if record.exists() else {}
         if other and not overwrite:
             raise ValueError(
-                f"{self.output_dir} holds a finished run with other flags, which has nothing to resume: "
-                f"{', '.join(other.values())}. Leave out --resume_from_checkpoint and choose another --output_dir, or "
-                "replace that run with --overwrite_output_dir."
+                f"{self.output_dir} holds a finished run with other flags: {', '.join(other.values())}. Choose another "
+                "--output_dir, or replace that run with --overwrite_output_dir."
             )
         return not other
 
