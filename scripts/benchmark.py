@@ -8,6 +8,8 @@ Calls that are compared are timed in turn (A, B, A, B), so that other load on th
 numbers hold for the machine that is named below each table.
 """
 
+__registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
+
 import multiprocessing
 import os
 import platform
@@ -125,7 +127,7 @@ Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note bel
 
 def sample(arguments: SampleArguments) -> Table:
     """Compare cached sampling with uncached loops and forward passes."""
-    from benchmark_networks import make_samplers  # flags are checked first: this takes seconds
+    from benchmark_networks import make_samplers  # after parsing: it takes seconds
 
     rows = []
     cases = [parse_case(case) for case in arguments.cases]
