@@ -1,7 +1,7 @@
 """The figure of a sweep: error against rate and perplexity, and reconstructions at every point."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from .page import (
     write_text,
 )
 
-HOLLOW = {"linestyle": "", "markerfacecolor": "white"}
 COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
-HEAD, PANEL, FOOT = 104, 470, 150  # dots above, of and below the axes of a panel
-KEY, KEY_COLUMNS = 50, 4  # dots of a line of the legend, and what stands in one
+HEAD, PANEL, FOOT = 90, 500, 150  # dots above, of and below the axes of a panel
+KEY = 50  # dots of a line of the legend
+
+Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the codebook, and style
 
 
 def plot_sweep(
@@ -62,108 +63,85 @@ def plot_sweep(
         for point in points
     ]
     table = Table(np.stack([originals, *reconstructions]), row_names=names)
-    curves = list(_curves(points))
-    # Below the first title: a line for the marks, lines for the dimensions, and the codebooks' sizes.
-    key = KEY * (1 + math.ceil(len(curves) / KEY_COLUMNS)) + 60
-    panel = HEAD + PANEL + FOOT
-    below = key + 2 * panel + 56
+    curves = _curves(points)
+    second = HEAD + KEY * math.ceil(len(curves) / 2 + 1) + PANEL + FOOT
+    below = second + HEAD + PANEL + FOOT + 56
     with page(path, below + len(table.canvas)) as figure:
-        axes = _panel(figure, 0, key, "Error against bits per image", "bits per image")
+        axes = _panel(figure, 0, second, "Error against bits per image", "bits per image")
         _draw_rates(axes, curves)
-        _draw_key(figure, curves)
-        axes = _panel(figure, key + panel, 0, "Error against perplexity", "codebook perplexity")
+        axes = _panel(figure, second, below - 56, "Error against perplexity", "codebook perplexity")
         _draw_perplexities(axes, curves)
         write_text(figure, MARGIN, below - 8, "Reconstructions", weight="bold", size=13)
         table.draw(figure)
 
 
-def _panel(figure: Figure, top: int, key: int, title: str, label: str) -> Axes:
-    """Add axes to the page from `top` on, below their title and `key` dots for the legend."""
+def _panel(figure: Figure, top: int, bottom: int, title: str, label: str) -> Axes:
+    """Add the axes of a panel from `top` to `bottom`, with its title."""
     left, right, dots = 190, 56, int(figure.bbox.height)
-    bottom = dots - top - HEAD - key - PANEL
-    box = (left / WIDTH, bottom / dots, (WIDTH - left - right) / WIDTH, PANEL / dots)
+    box = (left, dots - bottom + FOOT, WIDTH - left - right, PANEL)
     write_text(figure, MARGIN, top + 56, title, weight="bold", size=13)
-    return figure.add_axes(box, yscale="log", xlabel=label, ylabel="reconstruction MSE")
+    fractions = [side / whole for side, whole in zip(box, (WIDTH, dots) * 2, strict=True)]
+    return figure.add_axes(fractions, yscale="log", xlabel=label, ylabel="reconstruction MSE")
 
 
-def _curves(points: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[dict], dict[str, Any]]]:
-    """Yield each dimension, its points by size of the codebook, and the style of its curve."""
+def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Return the curve of each dimension."""
+    curves = []
     for index, dimension in enumerate(sorted({point["embedding_dim"] for point in points})):
-        own = [point for point in points if point["embedding_dim"] == dimension]
+        line = [point for point in points if point["embedding_dim"] == dimension]
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-        style = {"color": color, "marker": marker, "markersize": 8}
-        yield dimension, sorted(own, key=lambda point: point["num_embeddings"]), style
+        style = {"color": color, "marker": marker, "markersize": 8, "label": f"D = {dimension:,}"}
+        curves.append((sorted(line, key=lambda point: point["num_embeddings"]), style))
+    return curves
 
 
-def _values(points: list[dict[str, Any]], key: str) -> list[float]:
-    return [point[key] for point in points]
+def _draw_curves(axes: Axes, curves: list[Curve], key: str) -> None:
+    """Draw errors against `points[key]`, with the codebook's sizes at the first and last curve."""
+    for index, (points, style) in enumerate(curves):
+        x, y = ([point[name] for point in points] for name in (key, "reconstruction_mse"))
+        axes.plot(x, y, **style)
+        # Curves fall: there is room above the first, and below the last.
+        place = {"xytext": (6, 4), "ha": "left", "va": "bottom"}
+        if index:
+            place = {"xytext": (-6, -4), "ha": "right", "va": "top"}
+        if index in (0, len(curves) - 1):
+            for point, *end in zip(points, x, y, strict=True):
+                options = {"textcoords": "offset points", "color": style["color"], "size": 10}
+                axes.annotate(f"K {point['num_embeddings']:,}", end, **place, **options)
 
 
-def _draw_rates(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
-    for _, own, style in curves:
-        errors = _values(own, "reconstruction_mse")
-        entropies, most = (_values(own, f"bits_per_image_{key}") for key in ("entropy", "at_most"))
+def _make_room(axes: Axes, curves: list[Curve]) -> None:
+    """Widen both axes, for the text beside the outermost points."""
+    axes.margins(x=0.12)
+    errors = [point["reconstruction_mse"] for points, _ in curves for point in points]
+    room = 1.1 * (max(errors) / min(errors)) ** 0.08
+    axes.set_ylim(min(errors) / room, max(errors) * room)
+    plain_log_axis(axes)
+
+
+def _draw_rates(axes: Axes, curves: list[Curve]) -> None:
+    _make_room(axes, curves)
+    _draw_curves(axes, curves, "bits_per_image_at_most")
+    for points, style in curves:
+        keys = ("bits_per_image_entropy", "bits_per_image_at_most", "reconstruction_mse")
+        entropies, most, errors = ([point[key] for point in points] for key in keys)
         # From the full to the hollow mark: the bits that entropy coding would save.
         axes.hlines(errors, entropies, most, color=style["color"], linewidth=1.2, linestyle=":")
-        axes.plot(most, errors, **style)
-        axes.plot(entropies, errors, **style | HOLLOW)
-    plain_log_axis(axes)
-    axes.margins(x=0.08)
-    _label_sizes(axes, [point for _, own, _ in curves for point in own])
-
-
-def _draw_key(figure: Figure, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
+        hollow = {"linestyle": "", "markerfacecolor": "white", "label": None}
+        axes.plot(entropies, errors, **style | hollow)
     mark = {"color": INK, "marker": "o", "markersize": 8, "linestyle": ""}
     marks = [
         Line2D([], [], **mark, label="at most: log2 K per code"),
-        Line2D([], [], **mark | HOLLOW, label="by entropy: log2 perplexity"),
+        Line2D([], [], **mark, markerfacecolor="white", label="by entropy: log2 perplexity"),
     ]
-    lines = [Line2D([], [], **style, label=f"D = {size:,}") for size, _, style in curves]
-    for top, handles in ((HEAD - 8, marks), (HEAD - 8 + KEY, lines)):
-        place = (MARGIN / WIDTH, 1 - top / figure.bbox.height)
-        options = {"ncols": KEY_COLUMNS, "fontsize": 11, "borderpad": 0, "borderaxespad": 0}
-        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, **options)
+    handles = axes.get_legend_handles_labels()[0] + marks
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=11)
 
 
-def _label_sizes(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
-    """Write the sizes of the codebook above their rates, as far as there is room."""
-    sizes = {point["num_embeddings"]: point["bits_per_image_at_most"] for point in points}
-    low, high = axes.get_xlim()
-    last = -float("inf")
-    for size, bits in sorted(sizes.items()):
-        place = (bits - low) / (high - low)
-        if place - last > 0.03 * (1 + len(f"K {size:,}")) / 2:
-            last = place
-            axes.axvline(bits, color="#b0b0b0", linewidth=0.8, zorder=0)
-            axes.text(
-                place,
-                1.02,
-                f"K {size:,}",
-                transform=axes.transAxes,
-                ha="center",
-                va="bottom",
-                size=10,
-            )
-
-
-def _draw_perplexities(axes: Axes, curves: list[tuple[int, list[dict], dict[str, Any]]]) -> None:
-    for index, (_, own, style) in enumerate(curves):
-        errors = _values(own, "reconstruction_mse")
-        perplexities = _values(own, "codebook_perplexity")
-        axes.plot(perplexities, errors, **style)
-        # Curves fall: there is room above the first, and below the last.
-        first, last = index == 0, index == len(curves) - 1
-        if not first and not last:
-            continue
-        place = {"xytext": (6, 4), "ha": "left", "va": "bottom"}
-        if not first:
-            place = {"xytext": (-6, -4), "ha": "right", "va": "top"}
-        for point, x, y in zip(own, perplexities, errors, strict=True):
-            options = {"textcoords": "offset points", "color": style["color"], "size": 10}
-            axes.annotate(f"K {point['num_embeddings']:,}", (x, y), **place, **options)
+def _draw_perplexities(axes: Axes, curves: list[Curve]) -> None:
+    _make_room(axes, curves)
+    _draw_curves(axes, curves, "codebook_perplexity")
     axes.set_xscale("log", base=2)
-    plain_log_axis(axes)
-    axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1,) if high > 8 * low else (1, 1.5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
