@@ -5,20 +5,15 @@
 The token is that of HF_TOKEN or `hf auth login`.
 """
 
+__registers_after_parsing__ = True  # see hf_vqvae/__init__.py
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hf_vqvae
 from hf_vqvae.arguments import HubTargetArguments
 from hf_vqvae.command_line import ScriptArgumentParser
-from hf_vqvae.publishing.push import (
-    PushError,
-    check_can_push,
-    check_finished,
-    push_command,
-    push_folder,
-    push_stopped_by_signals,
-)
 
 
 @dataclass
@@ -42,6 +37,18 @@ def main() -> None:
     hub, rest = parser.parse()
     if not hub.hub_model_id:
         parser.error("--hub_model_id says where to push: name or owner/name.")
+
+    # Imported after the flags are parsed: this takes seconds.
+    hf_vqvae.register()
+    from hf_vqvae.publishing.push import (
+        PushError,
+        check_can_push,
+        check_finished,
+        push_command,
+        push_folder,
+        push_stopped_by_signals,
+    )
+
     target = {
         "private": hub.hub_private,
         "revision": hub.hub_revision,

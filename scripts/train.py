@@ -4,7 +4,7 @@ python scripts/train.py --dataset_name ylecun/mnist --output_dir outputs/mnist
 accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_id me/vqvae-mnist
 """
 
-__registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
+__registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
 import sys
 from dataclasses import replace
