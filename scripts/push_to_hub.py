@@ -40,38 +40,27 @@ def main() -> None:
 
     # Imported after the flags are parsed: this takes seconds.
     hf_vqvae.register()
+    from hf_vqvae.hub.errors import PushError
+    from hf_vqvae.hub.preflight import check_can_push
     from hf_vqvae.publishing.push import (
-        PushError,
-        check_can_push,
         check_finished,
+        options_of,
         push_command,
         push_folder,
         push_stopped_by_signals,
+        target_of,
     )
 
-    target = {
-        "private": hub.hub_private,
-        "revision": hub.hub_revision,
-        "create_pr": hub.hub_create_pr,
-    }
-    options = {
-        "commit_message": hub.hub_commit_message,
-        "license": hub.hub_license,
-    }
-    flags = {f"hub_{name}": value for name, value in (target | options).items()}
-    command = push_command(
-        rest.folder, hub.hub_model_id, **flags, overwrite_card=rest.overwrite_card
-    )
+    options = options_of(hub) | {"overwrite_card": rest.overwrite_card}
+    command = push_command(rest.folder, hub.hub_model_id, **options)
     try:
         check_finished(Path(rest.folder))
         with push_stopped_by_signals(command):
             try:
-                repo_id = check_can_push(hub.hub_model_id, **target)
+                repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
             except PushError as error:
                 sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
-            url = push_folder(
-                rest.folder, repo_id, **target, **options, overwrite_card=rest.overwrite_card
-            )
+            url = push_folder(rest.folder, repo_id, **options)
     except (PushError, ValueError) as error:
         sys.exit(f"{error}")
     print(f"Pushed to {url}")

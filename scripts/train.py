@@ -58,13 +58,15 @@ def main() -> None:
 
 def check(run: "Run") -> tuple[bool | None, list[str]]:
     """Checks what there is to do, and that the result can be pushed; see [`check_run`]."""
-    from hf_vqvae.publishing.push import check_can_push
+    from hf_vqvae.hub.preflight import check_can_push
+    from hf_vqvae.publishing.push import options_of, push_command, target_of
     from hf_vqvae.training.run import check_run
 
     hub = run.arguments.hub
     resume, changes = check_run(run)
     if hub.push_to_hub and resume is None:
-        print(f"This pushes it:\n  {command_that_pushes(run.directory.output_dir, hub)}")
+        command = push_command(run.directory.output_dir, hub.hub_model_id, **options_of(hub))
+        print(f"This pushes it:\n  {command}")
     elif hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
     return resume, changes
@@ -78,28 +80,17 @@ def print_what_to_look_at(folder: Path) -> None:
 
 
 def push(folder: Path, hub: HubArguments) -> None:
-    from hf_vqvae.publishing.push import push_folder, push_stopped_by_signals
+    from hf_vqvae.publishing.push import (
+        options_of,
+        push_command,
+        push_folder,
+        push_stopped_by_signals,
+    )
 
-    options = {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
-    with push_stopped_by_signals(command_that_pushes(folder, hub)):
-        url = push_folder(folder, hub.hub_model_id, **target_of(hub), **options)
+    options = options_of(hub)
+    with push_stopped_by_signals(push_command(folder, hub.hub_model_id, **options)):
+        url = push_folder(folder, hub.hub_model_id, **options)
     print(f"Pushed: {url}")
-
-
-def command_that_pushes(folder: Path, hub: HubArguments) -> str:
-    from hf_vqvae.publishing.push import push_command
-
-    flags = {f"hub_{name}": value for name, value in target_of(hub).items()}
-    flags |= {"hub_commit_message": hub.hub_commit_message, "hub_license": hub.hub_license}
-    return push_command(folder, hub.hub_model_id, **flags)
-
-
-def target_of(hub: HubArguments) -> dict:
-    return {
-        "private": hub.hub_private,
-        "revision": hub.hub_revision,
-        "create_pr": hub.hub_create_pr,
-    }
 
 
 if __name__ == "__main__":

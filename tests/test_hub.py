@@ -14,13 +14,9 @@ from hf_vqvae import (
     VQVAEForImageGeneration,
 )
 from hf_vqvae.hub.card_signature import is_as_signed, sign_card
-from hf_vqvae.publishing.push import (
-    PushError,
-    check_can_push,
-    check_repo_id,
-    push_command,
-    push_folder,
-)
+from hf_vqvae.hub.errors import PushError
+from hf_vqvae.hub.preflight import check_can_push, check_repo_id
+from hf_vqvae.publishing.push import push_command, push_folder
 from support.hub import HubServer, read_card_metadata
 from support.pushes import TOKEN, digest, make_run, model_of_run
 from support.scripts import ROOT
@@ -349,7 +345,8 @@ def outcomes(server, run_folder, tmp_path_factory):
         tmp_path_factory.mktemp("home"),
         f"""
         import json, time
-        from hf_vqvae.publishing.push import check_can_push, push_folder
+        from hf_vqvae.hub.preflight import check_can_push
+        from hf_vqvae.publishing.push import push_folder
         time.sleep = lambda seconds: None  # the client's own retries, without their pauses
         folder = {str(run_folder)!r}
 
@@ -531,7 +528,7 @@ def test_a_damaged_card_of_a_run_is_named(tmp_path, card):
 
 
 def test_the_command_repeats_the_options_and_survives_a_shell():
-    command = push_command("my runs/a", "me/a", hub_create_pr=True, hub_commit_message="Don't ask")
+    command = push_command("my runs/a", "me/a", create_pr=True, commit_message="Don't ask")
     assert shlex.split(command)[2:] == [
         "my runs/a",
         "--hub_model_id",
@@ -543,7 +540,7 @@ def test_the_command_repeats_the_options_and_survives_a_shell():
 
 
 def test_what_begins_with_a_dash_is_no_flag_of_the_command():
-    command = push_command("-tiny", "me/a", hub_revision="", hub_commit_message="-x")
+    command = push_command("-tiny", "me/a", revision="", commit_message="-x")
     words = ["./-tiny", "--hub_model_id", "me/a", "--hub_revision", "", "--hub_commit_message=-x"]
     assert shlex.split(command)[2:] == words
 

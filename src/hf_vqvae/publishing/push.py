@@ -16,21 +16,12 @@ from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from .. import models
+from ..arguments import HubTargetArguments
 from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
-from ..hub.preflight import check_can_push, check_repo_id
+from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
 from .staging import add_code, copy_files, copy_run_files, update_card
-
-__all__ = [
-    "PushError",
-    "check_can_push",
-    "check_finished",
-    "check_repo_id",
-    "push_command",
-    "push_folder",
-    "push_stopped_by_signals",
-]
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
 REQUIRED_FILES = ("config.json", "README.md", *RECORDS)
@@ -95,11 +86,11 @@ def push_folder(
         command = push_command(
             folder,
             repo_id,
-            hub_private=private,
-            hub_revision=revision,
-            hub_create_pr=create_pr,
-            hub_commit_message=commit_message,
-            hub_license=license,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            license=license,
             overwrite_card=overwrite_card or isinstance(error, EditedCardError),
         )
         raise PushError(
@@ -109,8 +100,26 @@ def push_folder(
     return commit.pr_url or commit.commit_url
 
 
-def push_command(folder: str | Path, repo_id: str, **flags: str | bool | None) -> str:
-    """Return the command line that pushes `folder`; flags that are None or False are left out."""
+def target_of(hub: HubTargetArguments) -> dict:
+    """Return the options of `check_can_push` from a script's flags."""
+    return {
+        "private": hub.hub_private,
+        "revision": hub.hub_revision,
+        "create_pr": hub.hub_create_pr,
+    }
+
+
+def options_of(hub: HubTargetArguments) -> dict:
+    """Return the options of `push_folder` from a script's flags."""
+    return target_of(hub) | {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
+
+
+def push_command(
+    folder: str | Path, repo_id: str, *, overwrite_card: bool = False, **options: str | bool | None
+) -> str:
+    """Return the command line of a `push_folder`; options that are None or False are left out."""
+    flags = {f"hub_{name}": value for name, value in options.items()}
+    flags["overwrite_card"] = overwrite_card
     folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
     words = ["python", "scripts/push_to_hub.py", folder, "--hub_model_id", repo_id]
     for name, value in flags.items():
