@@ -1,6 +1,7 @@
 """Train the two stages: the VQ-VAE on images, the prior on their codes."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -169,8 +170,7 @@ def train_vqvae(
         data=images.info["fingerprint"],
     )
     steps = count_steps(images.info["train_count"], arguments)
-    num_workers = run.arguments.data.dataloader_num_workers
-    trainer = StageTrainer(model, stage, images.train, steps, run, num_workers)
+    trainer = StageTrainer(model, stage, images.train, steps, run)
     return _train_and_save(trainer, model, done, run)
 
 
@@ -247,7 +247,8 @@ def _train_and_save(trainer: StageTrainer, model: Model, done: Path, run: Run) -
     if run.arguments.training.resume_from_checkpoint:
         wanted = run.arguments.training.resume_from_checkpoint
         saved = directory.checkpoints_to_resume(wanted, stage)
-    records = {"history": trainer.train(saved), "seconds": round(trainer.seconds, 1)}
+    records = {"history": trainer.train(saved)}
+    records["seconds"] = round(time.monotonic() - trainer.started, 1)
     # Removes the autocast of mixed precision from the model's forward.
     accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
     # Channels last only speeds up training.

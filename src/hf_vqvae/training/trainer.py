@@ -28,30 +28,22 @@ from .run_directory import Run
 from .signals import Interrupted, catch_signals
 
 
-class TrainingFailed(FloatingPointError):
-    """The loss is NaN or infinite; the message says where, and what to do."""
-
-
 @dataclass
 class Stage:
-    """Describes a stage to the training loop.
+    """Settings of a stage for the training loop.
 
     Args:
-        name: "vqvae" or "prior".
-        num_epochs, learning_rate: of the optimizer.
-        inputs: of each argument of the model, the key in the batch; those that the batch lacks are left out.
-        measure: maps the model's output and the batch to scalars to be averaged over an epoch.
-        evaluate: called after each epoch, on all processes; its numbers join the history.
-        num_codes: K where codes are counted (perplexity and codes in use), else None.
-        log_images: called with the step on the main process after each epoch, if there are trackers.
+        inputs: for each argument of the model, its key in the batch; keys that the batch lacks are left out.
+        measure: maps the model's output and the batch to scalars, which are averaged over an epoch.
+        evaluate: called after each epoch on all processes; its numbers join the history.
+        num_codes: K, to compute perplexity and codes in use, else None.
+        log_images: called with the step after each epoch where there are trackers, on the main process.
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
         betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
-        average_decay: of the moving average of the weights, which is what is evaluated and kept; None for none.
-        max_grad_norm: to clip the gradient to; None for never.
-        data: fingerprint of the dataset.
+        average_decay: of the moving average of the weights, which is evaluated and saved; None for none.
     """
 
-    name: str
+    name: str  # "vqvae" or "prior"
     num_epochs: int
     learning_rate: float
     inputs: dict[str, str]
@@ -64,37 +56,30 @@ class Stage:
     weight_decay: float = 0.0
     average_decay: float | None = None
     max_grad_norm: float | None = None
-    data: str = ""
+    data: str = ""  # fingerprint of the dataset
 
 
 class StageTrainer:
     """Trains one model on one dataset, with checkpoints, and resumes to the very step.
 
     Args:
-        model: whose forward returns `loss` with `return_loss=True`.
+        model: its forward returns `loss` with `return_loss=True`.
         dataset: see [`make_loader`].
-        steps_per_epoch: optimizer steps.
-        num_workers: processes that decode a stream.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        stage: Stage,
-        dataset: Any,
-        steps_per_epoch: int,
-        run: Run,
-        num_workers: int = 0,
+        self, model: PreTrainedModel, stage: Stage, dataset: Any, steps_per_epoch: int, run: Run
     ):
-        self.stage, self.arguments = stage, run.arguments.training
-        self.accelerator, self.directory = run.accelerator, run.directory
-        accelerator, arguments = self.accelerator, self.arguments
+        self.stage, self.folder = stage, run.directory.checkpoints
         self.steps_per_epoch = steps_per_epoch
+        accelerator, arguments = run.accelerator, run.arguments.training
+        self.accelerator, self.arguments = accelerator, arguments
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
         settings = self._settings()
         self.identity = model.config.to_dict() | settings | {"run": run.directory.run_id}
         self.changeable = {*settings, "data_variance"}
+        num_workers = run.arguments.data.dataloader_num_workers
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -103,36 +88,32 @@ class StageTrainer:
         warmup = min(arguments.warmup_steps, self.total_steps // 10)
         scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, self.total_steps)
         # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
-        model = model.to(memory_format=torch.channels_last)
         self.model, self.optimizer, self.scheduler, self.loader = accelerator.prepare(
-            model, optimizer, scheduler, loader
+            model.to(memory_format=torch.channels_last), optimizer, scheduler, loader
         )
         # Accelerate drops the generator of a stream's loader, which would then draw from the global one.
         self.loader.base_dataloader.generator = torch.Generator()
         self.weight_average = None
         if stage.average_decay is not None:
             # A copy of the prepared model, on its device, without the wrappers of DDP and torch.compile.
-            self.weight_average = AveragedModel(
-                self._unwrapped_model(), multi_avg_fn=partial(_average, stage)
-            )
+            update = partial(_average, stage.average_decay)
+            self.weight_average = AveragedModel(self._unwrapped_model(), multi_avg_fn=update)
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         # Checkpoints loaded and saved by this process, and their steps: an earlier one may have counted otherwise.
         self.checkpoints: dict[Path, int] = {}
         self.first_bad = torch.tensor(float("inf"), device=accelerator.device)
-        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.started = time.monotonic()  # moved back by the time of earlier sessions
 
     def _settings(self) -> dict[str, Any]:
         """Returns what the result of training depends on, besides the model's config."""
         accelerator, arguments, stage = self.accelerator, self.arguments, self.stage
-        on_cpu = accelerator.device.type == "cpu"
         settings = {
             "num_processes": accelerator.num_processes,
             "device": accelerator.device.type,
             # Sums of floating-point numbers depend on these two.
-            "threads": torch.get_num_threads() if on_cpu else None,
+            "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
             "torch": torch.__version__,
-            # As the launcher may have said.
             "mixed_precision": accelerator.mixed_precision,
             "dynamo_backend": accelerator.state.dynamo_plugin.backend.value,
             "steps_per_epoch": self.steps_per_epoch,
@@ -146,44 +127,31 @@ class StageTrainer:
     def _unwrapped_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
-    @property
-    def seconds(self) -> float:
-        """Time spent on this stage, by earlier sessions of the run too."""
-        return self.seconds_before + time.monotonic() - self.started
-
     def train(self, saved: Sequence[Path] = ()) -> list[dict[str, float]]:
-        """Trains to the end and leaves the model with its averaged weights; returns the history, one row an epoch.
-
-        Args:
-            saved: checkpoints, of which the last undamaged one is resumed from.
+        """Trains to the end, from the last undamaged of the `saved` checkpoints; returns the history, one row an epoch.
 
         Raises:
             Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
-            TrainingFailed: if the loss is NaN or infinite.
+            FloatingPointError: if the loss is NaN or infinite.
             ValueError: if the checkpoints are of another run, or a stream ends too early.
             OSError: if a checkpoint cannot be written.
         """
         with catch_signals() as caught:
             with_changes = self.arguments.resume_with_changes
             chosen = choose_checkpoint(
-                self.accelerator,
-                list(saved),
-                self.identity,
-                self.changeable,
-                with_changes=with_changes,
+                self.accelerator, saved, self.identity, self.changeable, with_changes=with_changes
             )
             if chosen is not None:
                 self._load(chosen)
             batch_size = self.arguments.train_batch_size
-            bar = tqdm(
+            with tqdm(
                 total=self.total_steps * batch_size,
                 initial=self.step * batch_size,
                 desc=self.stage.name,
                 unit=" images",
                 dynamic_ncols=True,
                 disable=not self.accelerator.is_main_process,
-            )
-            with bar:
+            ) as bar:
                 self._stop_if_signalled(caught)
                 while self.epoch < self.stage.num_epochs:
                     self._train_epoch(bar, caught)
@@ -205,51 +173,57 @@ class StageTrainer:
     def _load(self, checkpoint: Path) -> None:
         state = load_checkpoint(self.accelerator, checkpoint, self.weight_average)
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
-        self.seconds_before = state["seconds"]
+        self.started -= state["seconds"]
         self.averages.restore(state["averages"], self.accelerator)
         if self.arguments.resume_with_changes:
-            self._apply_changes(state["identity"]["steps_per_epoch"])
+            # At the same fraction of the epoch, with the settings of the current flags.
+            self.step = self.step * self.steps_per_epoch // state["identity"]["steps_per_epoch"]
+            scheduler, group = self.scheduler.scheduler, self.optimizer.param_groups[0]
+            scheduler.base_lrs, scheduler.last_epoch = [self.stage.learning_rate], self.step
+            group["lr"] = self._learning_rate(self.step + 1)
+            group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
         if self.step > self.total_steps:
             raise ValueError(
                 f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
-                f"{self.total_steps} ({self.stage.num_epochs} epochs of {self.steps_per_epoch}): ask for more epochs, "
-                "or go on from an earlier checkpoint."
+                f"{self.total_steps}: ask for more epochs, or resume from an earlier checkpoint."
             )
         self.checkpoints[checkpoint] = self.step
-
-    def _apply_changes(self, steps_before: int) -> None:
-        """Replaces the checkpoint's settings by the current flags, at the same fraction of the epoch."""
-        if steps_before != self.steps_per_epoch:
-            done = self.step - self.epoch * steps_before
-            done = done * self.steps_per_epoch // steps_before
-            self.step = self.epoch * self.steps_per_epoch + done
-        scheduler = self.scheduler.scheduler
-        scheduler.base_lrs = [self.stage.learning_rate]
-        scheduler.last_epoch = self.step
-        group = self.optimizer.param_groups[0]
-        group["lr"] = self._learning_rate(self.step + 1)
-        group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
 
     def _learning_rate(self, step: int) -> float:
         """Returns the learning rate of a step, counted from 1."""
         return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
 
     def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
+        arguments, accelerator = self.arguments, self.accelerator
         self.model.train()
         done = self.step - self.epoch * self.steps_per_epoch
-        if done == self.steps_per_epoch:  # Accelerate's loader of a stream cannot give nothing
+        if done == self.steps_per_epoch:  # Accelerate fails on a stream's loader that gives nothing
             return
         self.order.start_at(self.epoch, done)
         for batch in self.loader:
-            if self._train_on(batch):
-                bar.update(self.arguments.train_batch_size)
-                self._after_step(bar, caught)
+            self._train_on(batch)
+            if not accelerator.sync_gradients:  # within an accumulation
+                continue
+            self.step += 1
+            bar.update(arguments.train_batch_size)
+            logs = self.step % arguments.logging_steps == 0
+            saves = arguments.checkpointing_steps and self.step % arguments.checkpointing_steps == 0
+            # Not at every step on a GPU, since the check synchronizes it.
+            if accelerator.device.type == "cpu" or logs or saves or self.step % 10 == 0:
+                self._check_loss()
+                self._stop_if_signalled(caught)
+            if logs:
+                figures = self.averages.compute(accelerator)
+                bar.set_postfix(_short(figures))
+                self._log({**figures, "learning_rate": self._learning_rate(self.step)})
+            if saves:
+                self._save()
         done = self.step - self.epoch * self.steps_per_epoch
         if done < self.steps_per_epoch:
             raise ended_early(done, self.steps_per_epoch)
 
-    def _train_on(self, batch: dict[str, Tensor]) -> bool:
-        """One forward and backward pass; True if the optimizer stepped (not within an accumulation)."""
+    def _train_on(self, batch: dict[str, Tensor]) -> None:
+        """One forward and backward pass; the optimizer steps at the end of an accumulation."""
         with self.accelerator.accumulate(self.model):
             inputs = {name: batch[key] for name, key in self.stage.inputs.items() if key in batch}
             output = self.model(**inputs, return_loss=True)
@@ -264,46 +238,26 @@ class StageTrainer:
         codes = output.codes if self.stage.num_codes is not None else None
         measures = {"loss": output.loss, **self.stage.measure(output, batch)}
         self.averages.add(measures, codes, self.stage.num_codes)
-        finite = output.loss.detach().isfinite()
         bad_now = self.first_bad.clamp(max=self.step + 1)
-        self.first_bad = torch.where(finite, self.first_bad, bad_now)
-        self.step += int(self.accelerator.sync_gradients)
-        return self.accelerator.sync_gradients
-
-    def _after_step(self, bar: tqdm, caught: list[int]) -> None:
-        """Checks for signals and bad losses, logs and saves; the same on all processes."""
-        arguments, accelerator = self.arguments, self.accelerator
-        logs = self.step % arguments.logging_steps == 0
-        saves = arguments.checkpointing_steps and self.step % arguments.checkpointing_steps == 0
-        # Not at every step on a GPU, since the check synchronizes it.
-        if accelerator.device.type == "cpu" or logs or saves or self.step % 10 == 0:
-            self._check_loss()
-            self._stop_if_signalled(caught)
-        if logs:
-            figures = self.averages.compute(accelerator)
-            bar.set_postfix(_short(figures))
-            self._log({**figures, "learning_rate": self._learning_rate(self.step)})
-        if saves:
-            self._save()
+        self.first_bad = torch.where(output.loss.detach().isfinite(), self.first_bad, bad_now)
 
     def _check_loss(self) -> None:
         first_bad = self.accelerator.gather(self.first_bad.reshape(1)).min().item()
         if first_bad <= self.step:
             raise self._failure(int(first_bad))
 
-    def _failure(self, step: int) -> TrainingFailed:
+    def _failure(self, step: int) -> FloatingPointError:
         """Makes the error for a loss that is not finite at `step`; discards checkpoints of those weights."""
         name, accelerator = self.stage.name, self.accelerator
         if accelerator.is_main_process:
             discard_checkpoints(path for path, at in self.checkpoints.items() if at >= step - 1)
         accelerator.wait_for_everyone()
-        saved = list_checkpoints(self.directory.checkpoints, name)
-        flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
+        saved = list_checkpoints(self.folder, name)
         kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
-        start = "--overwrite_output_dir to start anew"
-        if saved:
-            start = f"--resume_from_checkpoint latest --resume_with_changes to go on from there, or {start}"
-        return TrainingFailed(
+        resume = "--resume_from_checkpoint latest --resume_with_changes"
+        start = resume if saved else "--overwrite_output_dir"
+        flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
+        return FloatingPointError(
             f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
             f"{self._learning_rate(step):.3g}). {kept}. A lower {flag} (it was {self.stage.learning_rate:g}), "
             f"--max_grad_norm 1 or --mixed_precision no helps, with {start}."
@@ -324,12 +278,11 @@ class StageTrainer:
         row["learning_rate"] = self._learning_rate(self.step)
         self._swap_weights_()
         evaluated = self.stage.evaluate()
-        logs_images = self.accelerator.is_main_process and self.accelerator.trackers
-        if logs_images and self.stage.log_images is not None:
+        if self.accelerator.trackers and self.stage.log_images is not None:
             self.stage.log_images(self.stage.steps_before + self.step)
         self._swap_weights_()
         self.history.append({**row, **figures, **evaluated})
-        bar.set_postfix(_short({**figures, **evaluated}))
+        bar.set_postfix(_short(figures | evaluated))
         self._log(evaluated)
         if self.arguments.checkpointing_steps == 0:
             self._save()
@@ -345,32 +298,21 @@ class StageTrainer:
             raise self._failure(self.step + 1)
         state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch}
         state |= {"history": self.history, "identity": self.identity}
-        state |= {"seconds": self.seconds, "averages": self.averages.gather(self.accelerator)}
+        seconds = time.monotonic() - self.started
+        state |= {"seconds": seconds, "averages": self.averages.gather(self.accelerator)}
         limit = self.arguments.checkpoints_total_limit
-        folder = self.directory.checkpoints
-        saved = save_checkpoint(self.accelerator, folder, state, limit, self.weight_average)
+        saved = save_checkpoint(self.accelerator, self.folder, state, limit, self.weight_average)
         self.checkpoints[saved] = self.step
         return saved
 
 
 @torch.no_grad()
-def _average(
-    stage: Stage, averaged: list[Tensor], now: list[Tensor], updates: Tensor | int
-) -> None:
+def _average(decay: float, averaged: list[Tensor], now: list[Tensor], updates: Tensor) -> None:
     """Updates the moving average; the decay starts low, so that the first weights are soon forgotten."""
-    decay = min(stage.average_decay, (1 + int(updates)) / (10 + int(updates)))
-    torch._foreach_lerp_(averaged, now, 1 - decay)
+    torch._foreach_lerp_(averaged, now, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))
 
 
-def _short(figures: dict[str, float]) -> dict[str, str]:
-    """Shortens the metrics for the progress bar."""
-    names = {
-        "reconstruction_mse": "mse",
-        "eval_reconstruction_mse": "eval mse",
-        "perplexity": "perplexity",
-        "codes_used": "codes",
-        "loss": "loss",
-        "eval_loss": "eval loss",
-        "accuracy": "accuracy",
-    }
-    return {short: f"{figures[name]:.4g}" for name, short in names.items() if name in figures}
+def _short(figures: dict[str, float]) -> dict[str, float]:
+    # For the progress bar, which is to fit into a line.
+    names = (name for name in figures if name != "commitment_loss")
+    return {name.replace("reconstruction_", ""): figures[name] for name in names}
