@@ -52,24 +52,16 @@ class DataArguments:
     """Dataset, splits and columns."""
 
     dataset_name: str = flag(
-        "ylecun/mnist",
-        "Dataset on the Hub (owner/name), local folder of images or in the layout of a Hub "
-        "dataset, or `digits`, the digits that scikit-learn ships.",
+        "ylecun/mnist", "Dataset on the Hub (owner/name), local folder, or scikit-learn's `digits`."
     )
     dataset_config_name: str | None = flag(None, "Configuration of the dataset, if it has several.")
-    dataset_revision: str | None = flag(
-        None, "Branch, tag or commit of a dataset on the Hub (default: the newest).", "run"
-    )
+    dataset_revision: str | None = flag(None, "Branch, tag or commit on the Hub.", "run")
     train_split: str = flag("train", "Split to train on, or a slice such as 'train[1000:]'.")
     eval_split: str = flag("test", "Split to evaluate on, or a slice such as 'train[:1000]'.")
     image_column: str | None = flag(None, "Column of the images (default: the only one).")
-    label_column: str | None = flag(
-        None, "Column of the class labels (default: the only one, if any)."
-    )
+    label_column: str | None = flag(None, "Column of class labels (default: the only one).")
     streaming: bool = flag(
-        False,
-        "Decode training images each time they are read, for datasets too large for memory. "
-        "The evaluation split is still decoded into memory.",
+        False, "Decode training images each time they are read, if they do not fit into memory."
     )
     max_train_samples: int | None = flag(None, "Train on the first N rows only.", at_least=1)
     max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.", at_least=1)
@@ -85,22 +77,14 @@ class TrainingArguments:
     """Training of the two stages; the defaults are the recipe of the README's results."""
 
     output_dir: str = flag(
-        "outputs/vqvae",
-        "Folder of the finished run. Until the run is complete, its files are in "
-        "`<output_dir>.partial`.",
-        "run",
+        "outputs/vqvae", "Folder of the finished run; before, it is `<output_dir>.partial`.", "run"
     )
-    overwrite_output_dir: bool = flag(
-        False, "Replace any run in output_dir, finished or not.", "run"
-    )
+    overwrite_output_dir: bool = flag(False, "Replace a finished or unfinished run.", "run")
     resume_from_checkpoint: str | None = flag(
         None, "Checkpoint to resume from: `latest`, or a checkpoint folder of this run.", "run"
     )
     resume_with_changes: bool = flag(
-        False,
-        "Resume even if flags, data, number of processes or device have changed; the result "
-        "then differs from that of an uninterrupted run.",
-        "run",
+        False, "Resume with other flags, data or devices; the result then differs.", "run"
     )
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id): train only the prior on its codes.", "model"
@@ -125,10 +109,7 @@ class TrainingArguments:
     gradient_checkpointing: bool = flag(False, "Recompute activations in backward to save memory.")
     learning_rate: float = flag(1.6e-2, "Learning rate of Adam for the VQ-VAE.", "vqvae", above=0)
     prior_learning_rate: float | None = flag(
-        None,
-        "Learning rate of AdamW for the prior (default: 6e-3 gated, 1e-3 plain).",
-        "prior",
-        above=0,
+        None, "Learning rate for the prior (default: 6e-3 gated, 1e-3 plain).", "prior", above=0
     )
     prior_weight_decay: float = flag(
         0.01, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
@@ -152,10 +133,7 @@ class TrainingArguments:
         200, "Steps of linear warm-up, at most a tenth of a stage's steps.", "stages", at_least=0
     )
     max_grad_norm: float | None = flag(
-        None,
-        "Clip the norm of the gradient to this value (default: never for the VQ-VAE, 1 for the prior).",
-        "stages",
-        above=0,
+        None, "Norm to clip the gradient to (default: none; 1 for the prior).", "stages", above=0
     )
     seed: int = flag(0, "Seed of weights, shuffling and samples.")
     mixed_precision: str = flag(
@@ -191,8 +169,8 @@ class TrainingArguments:
             )
         if self.vqvae_name_or_path is not None and not self.train_prior:
             raise ValueError(
-                f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: leave "
-                "one of them out, or measure the VQ-VAE with scripts/evaluate.py."
+                f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: "
+                "leave one out."
             )
 
 
@@ -240,9 +218,8 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
             kind = float
         if default is None:
             kind = kind | None
-        flags.append(
-            (config_field.name, kind, flag(default, config_field.metadata["help"], "model"))
-        )
+        one = flag(default, config_field.metadata["help"], "model")
+        flags.append((config_field.name, kind, one))
     return make_dataclass(name, flags)
 
 
@@ -287,29 +264,17 @@ class RunArguments:
 
 @dataclass
 class DrawArguments:
-    """How to sample codes from the prior.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
+    """How to sample codes from the prior."""
 
     temperature: float = flag(
-        1.0,
-        "Below 1 likelier and less varied, above 1 more varied; 0 takes the likeliest.",
-        at_least=0,
+        1.0, "Below 1 less varied, above 1 more varied; 0 takes the likeliest.", at_least=0
     )
     top_k: int | None = flag(None, "Sample from the K likeliest codes (default: all).", at_least=1)
     top_p: float | None = flag(
-        None,
-        "Sample each code from the likeliest that together have this probability (default: all).",
-        above=0,
-        at_most=1,
+        None, "Nucleus sampling: probability to keep (default: all).", above=0, at_most=1
     )
     guidance_scale: float = flag(
-        1.0,
-        "Classifier-free guidance of samples with labels; above 1 more typical of their class, 1 none.",
-        at_least=0,
-        at_most=1_000_000,
+        1.0, "Classifier-free guidance: 1 none, above more typical.", at_least=0, at_most=1_000_000
     )
 
     def __post_init__(self):
@@ -318,27 +283,22 @@ class DrawArguments:
     @property
     def controls(self) -> dict[str, Any]:
         """Arguments of `sample` except the guidance; filters only if they are set."""
-        given = {"top_k": self.top_k, "top_p": self.top_p}
-        given = {name: value for name, value in given.items() if value is not None}
-        return {"temperature": self.temperature, **given}
+        given = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass
 class SampleQualityArguments(DrawArguments):
     """Which samples are measured, and by which classifier."""
 
-    num_samples: int = flag(
-        1000, "Samples for the Fréchet distance; 0 skips it and its classifier.", at_least=0
-    )
+    num_samples: int = flag(1000, "Samples for the Fréchet distance; 0 skips it.", at_least=0)
     classifier: str | None = flag(
         None,
-        "Classifier whose features the Fréchet distance compares: an image classification model, "
-        "as a folder or owner/name on the Hub (default: a small one, trained once on the labels of "
-        "train_split and cached).",
+        "Image classification model whose features are compared, a folder or owner/name on the Hub "
+        "(default: a small one, trained once on the labels of train_split and cached).",
     )
     classifier_dir: str | None = flag(
-        None,
-        "Folder for trained classifiers (default: assets/hf_vqvae in the cache of the Hub clients).",
+        None, "Folder for trained classifiers (default: in the cache of the Hub clients)."
     )
     seed: int = flag(0, "Seed of the samples.", at_least=0, below=2**32)
 
@@ -351,9 +311,7 @@ class SampleQualityArguments(DrawArguments):
 def check_guidance(guidance_scale: float, class_labels: list[str] | None) -> None:
     """Raises ValueError if guidance is asked for without labels."""
     if guidance_scale != 1 and not class_labels:
-        raise ValueError(
-            f"--guidance_scale {guidance_scale:g} needs --class_labels: it moves images towards a label."
-        )
+        raise ValueError(f"--guidance_scale {guidance_scale:g} needs --class_labels.")
 
 
 def find_label(name: str, label2id: dict[str, int] | None) -> int | str:
