@@ -57,21 +57,13 @@ def test_an_unfinished_run_is_neither_overwritten_nor_missed(folder):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_links_and_files_in_the_place_of_a_folder_are_found_before_any_work(folder, overwrite):
+def test_a_link_in_the_place_of_the_folder_is_found_before_any_work(folder, overwrite):
     elsewhere = folder.output_dir.with_name("elsewhere")
     elsewhere.mkdir(parents=True)
     folder.output_dir.symlink_to(elsewhere)
     with pytest.raises(ValueError, match=f"is a link, .*{elsewhere}, or another"):
         folder.check(resume=False, overwrite=overwrite)
     folder.output_dir.unlink()
-    for make in (folder.partial.touch, lambda: folder.partial.symlink_to(elsewhere)):
-        make()
-        for resume in (False, True):
-            with pytest.raises(
-                ValueError, match=r"tiny\.partial, where .* is no folder: remove it"
-            ):
-                folder.check(resume=resume, overwrite=overwrite)
-        folder.partial.unlink()
     folder.check(resume=False, overwrite=overwrite)
 
 
@@ -241,7 +233,7 @@ def test_a_checkpoint_of_elsewhere_is_refused_with_those_there_are(unfinished, t
         check(unfinished, FLAGS, str(tmp_path))
     saved = unfinished.checkpoints / "vqvae-3"
     saved.mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"Use `latest`, or one of .*vqvae-3\."):
+    with pytest.raises(ValueError, match=r"Use `latest` or .*vqvae-3\."):
         check(unfinished, FLAGS, str(tmp_path))
     assert check(unfinished, FLAGS, str(saved)) == []
     assert check(unfinished, FLAGS, f"{saved}/../vqvae-3/") == []

@@ -40,9 +40,10 @@ def atomic_replace(writing: Path, place: Path) -> None:
         writing: a file or folder.
         place: an existing file is replaced; an existing folder is an error.
     """
-    sync(writing)
+    for path in (*writing.rglob("*"), writing):
+        _sync(path)
     os.replace(writing, place)
-    _sync_one(place.parent)
+    _sync(place.parent)
 
 
 def remove(path: Path) -> None:
@@ -62,15 +63,7 @@ def atomic_remove(path: Path, aside: Path) -> None:
     remove(aside)
 
 
-def sync(path: Path) -> None:
-    """Flushes a file, or a folder with its content, to disk."""
-    if path.is_dir():
-        for child in path.rglob("*"):
-            _sync_one(child)
-    _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
+def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,11 +2,9 @@
 
 import os
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -19,20 +17,11 @@ from ..model_card.card import write_card
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code, image_processor_for
-from .run_directory import Run
+from .run_directory import KEPT, Run
 
-PACKAGES = (
-    "hf_vqvae",
-    "torch",
-    "transformers",
-    "huggingface_hub",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "safetensors",
-)
+PACKAGES = ("hf_vqvae", "torch", "transformers", "huggingface_hub", "accelerate", "datasets")
+PACKAGES += ("evaluate", "safetensors")
 TRACKED_IMAGES = 16
-KEPT = "All that was trained is whole: make room, and go on with --resume_from_checkpoint latest."
 
 
 def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run: Run) -> None:
@@ -47,12 +36,10 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
         metrics |= _measure_samples(model, images, values, accelerator)
     if not accelerator.is_main_process:
         return
+    versions = {name: version(name) for name in PACKAGES}
     record = {
         "dataset": images.info,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "hardware": _hardware(accelerator),
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
@@ -84,21 +71,21 @@ def _measure_samples(
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics of samples; if they cannot be measured, prints why and returns none."""
     arguments = SampleQualityArguments(num_samples=values["num_eval_samples"], seed=values["seed"])
-    names, split = images.info["label_names"], images.info["eval_split"]
+    names, split, train = images.info["label_names"], images.info["eval_split"], images.train
     try:
-        if not isinstance(images.train, DecodedImages):
+        if not isinstance(train, DecodedImages):
             raise ValueError(
                 "the training images are a stream; scripts/evaluate.py, without --streaming, measures the finished run."
             )
-        if min(len(images.train), len(images.eval)) < 2:
+        if min(len(train), len(images.eval)) < 2:
             raise ValueError("it takes 2 images in the training split and in the evaluation split.")
-        classifier = choose_classifier(arguments, images.train, names, accelerator)
+        classifier = choose_classifier(arguments, train, names, accelerator)
     except ValueError as error:
         accelerator.print(f"The Fréchet distance is left out: {error}")
         return {}
     return measure_samples(
         model,
-        images.train,
+        train,
         images.eval,
         classifier,
         arguments,
@@ -108,60 +95,45 @@ def _measure_samples(
     )
 
 
-def make_image_logger(
-    images: DecodedImages, accelerator: Accelerator
-) -> Callable[[Any, int], None]:
-    """Makes a function `log_images(model, step)` for the trackers.
+@torch.inference_mode()
+def log_images(
+    images: DecodedImages,
+    accelerator: Accelerator,
+    model: VQVAEModel | VQVAEForImageGeneration,
+    step: int,
+) -> None:
+    """Logs reconstructions and codes of the first images to the trackers, or samples if the model has a prior."""
+    training = model.training
+    model.eval()
+    if isinstance(model, VQVAEForImageGeneration):
+        generator = torch.Generator(model.device).manual_seed(0)
+        classes = model.config.prior_config.num_classes
+        labels = None if classes is None else torch.arange(TRACKED_IMAGES) % classes
+        samples = model.sample(TRACKED_IMAGES, class_labels=labels, generator=generator)
+        grids = {"prior/samples": image_grid(to_8_bits(samples), columns=4)}
+    else:
+        rows = list(range(min(TRACKED_IMAGES, len(images))))
+        inputs = images.__getitems__(rows)["pixel_values"].to(model.device)
+        codes = model.encode(inputs).codes
+        pairs = torch.cat([inputs, model.decode(codes)])  # each image above its reconstruction
+        factor = model.config.downsampling_factor
+        colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
+        grids = {
+            "vqvae/reconstructions": image_grid(to_8_bits(pairs), columns=len(inputs)),
+            "vqvae/codes": image_grid(colors, columns=4),
+        }
+    model.train(training)
+    for tracker in accelerator.trackers:
+        if tracker.name == "trackio":  # Accelerate has no `log_images` for it
+            from trackio import Image
 
-    It logs reconstructions and codes of the first images, or samples if the model has a prior.
-    """
-    rows = list(range(min(TRACKED_IMAGES, len(images))))
-    pixel_values = images.__getitems__(rows)["pixel_values"]
-
-    @torch.inference_mode()
-    def log_images(model: VQVAEModel | VQVAEForImageGeneration, step: int) -> None:
-        training = model.training
-        model.eval()
-        has_prior = isinstance(model, VQVAEForImageGeneration)
-        grids = _sample_grid(model) if has_prior else _code_grids(model, pixel_values)
-        model.train(training)
-        for tracker in accelerator.trackers:
-            _log_to(tracker, grids, step)
-
-    return log_images
-
-
-def _sample_grid(model: VQVAEForImageGeneration) -> dict[str, np.ndarray]:
-    generator = torch.Generator(model.device).manual_seed(0)
-    classes = model.config.prior_config.num_classes
-    labels = None if classes is None else torch.arange(TRACKED_IMAGES) % classes
-    samples = model.sample(TRACKED_IMAGES, class_labels=labels, generator=generator)
-    return {"prior/samples": image_grid(to_8_bits(samples), columns=4)}
-
-
-def _code_grids(model: VQVAEModel, pixel_values: torch.Tensor) -> dict[str, np.ndarray]:
-    inputs = pixel_values.to(model.device)
-    codes = model.encode(inputs).codes
-    pairs = torch.cat([inputs, model.decode(codes)])  # each image above its reconstruction
-    factor = model.config.downsampling_factor
-    colors = color_codes(codes.cpu().numpy(), model.config.num_embeddings, factor)
-    return {
-        "vqvae/reconstructions": image_grid(to_8_bits(pairs), columns=len(inputs)),
-        "vqvae/codes": image_grid(colors, columns=4),
-    }
-
-
-def _log_to(tracker: Any, images: dict[str, np.ndarray], step: int) -> None:
-    """Logs images, uint8 (H, W, C) by name, to a tracker."""
-    if tracker.name == "trackio":  # Accelerate has no `log_images` for it
-        from trackio import Image
-
-        # It takes no grey pictures.
-        grids = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in images.items()}
-        tracker.log({name: Image(grid) for name, grid in grids.items()}, step=step)
-        return
-    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-    tracker.log_images({name: grid[None] for name, grid in images.items()}, step=step, **layout)
+            # It takes no grey pictures.
+            rgb = {n: g.repeat(3, -1) if g.shape[-1] == 1 else g for n, g in grids.items()}
+            tracker.log({name: Image(grid) for name, grid in rgb.items()}, step=step)
+        else:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            pictures = {name: grid[None] for name, grid in grids.items()}
+            tracker.log_images(pictures, step=step, **layout)
 
 
 def _hardware(accelerator: Accelerator) -> str:

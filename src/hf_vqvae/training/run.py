@@ -1,15 +1,15 @@
 """Check, train and document a run."""
 
 import shutil
+from functools import partial
 
 from ..data.loaders import count_steps
 from ..data.splits import ImageSplits, load_images
 from ..distributed import check_same_images, check_shared_folder
 from ..files import write_json
-from .report import make_image_logger, report
+from .report import log_images, report
 from .run_directory import Run
 from .stages import (
-    check_number_of_classes,
     import_vqvae,
     start_config,
     start_full_config,
@@ -64,7 +64,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
-        check_number_of_classes(len(images.info["label_names"] or ()))
+        start_full_config(config, vars(arguments.prior), images.info["label_names"])
     resume, changes = training.resume_from_checkpoint is not None, []
     if resume:
         with_changes = training.resume_with_changes
@@ -82,12 +82,12 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     check_shared_folder(accelerator, directory.partial, directory.output_dir)
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
-    log_images = make_image_logger(images.eval, accelerator)
+    image_logger = partial(log_images, images.eval, accelerator)
     if training.vqvae_name_or_path is not None:
         model = import_vqvae(run)
     else:
-        model = train_vqvae(config, images, run, log_images)
+        model = train_vqvae(config, images, run, image_logger)
     if training.train_prior:
-        model = train_prior(model, images, run, log_images)
+        model = train_prior(model, images, run, image_logger)
     report(model, images, run)
     accelerator.wait_for_everyone()

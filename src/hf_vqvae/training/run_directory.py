@@ -14,6 +14,8 @@ from ..files import atomic_remove, atomic_replace, read_json, remove, write_json
 from .checkpoints import list_checkpoints
 
 UNFINISHED = ".partial"
+# End of the message of an error about a full disk.
+KEPT = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
 # Files that only resuming needs.
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
 # Files that a killed process may have left.
@@ -70,11 +72,6 @@ class RunDirectory:
                 f"--output_dir {self.output_dir} is a link, whose place the finished run would take: name the folder "
                 f"itself, {self.output_dir.resolve()}, or another."
             )
-        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
-            raise ValueError(
-                f"{self.partial}, where the unfinished run is to be, is no folder: remove it, or "
-                "choose another --output_dir."
-            )
         if resume and not self.partial.is_dir():
             raise ValueError(
                 f"there is no unfinished run {self.partial} to resume: leave out --resume_from_checkpoint."
@@ -112,7 +109,7 @@ class RunDirectory:
         if wanted != "latest" and Path(wanted).resolve() not in [path.resolve() for path in saved]:
             raise ValueError(
                 f"--resume_from_checkpoint {wanted}: no checkpoint of the run {self.partial} is there. Use "
-                f"`latest`{f', or one of {_listed(saved)}' if saved else ''}."
+                f"{' or '.join(['`latest`', *map(str, saved)])}."
             )
         record = self.partial / "arguments.json"
         if not record.exists():  # the run was stopped before its first step
@@ -122,15 +119,11 @@ class RunDirectory:
         fixed += ["vqvae"] if (self.partial / "vqvae").exists() else []
         fixed += ["prior", "stages"] if (self.partial / "full").exists() else []
         wrong = [text for name, text in other.items() if name in RunArguments.names(*fixed)]
-        if wrong:
+        if wrong or (other and not with_changes):
+            way_out = "choose another --output_dir" if wrong else "add --resume_with_changes"
             raise ValueError(
-                f"{self.partial} is a run with other flags: {', '.join(wrong)}. Give the original values to "
-                "resume it, or choose another --output_dir."
-            )
-        if other and not with_changes:
-            raise ValueError(
-                f"{self.partial} is a run with other flags: {', '.join(other.values())}. Give the original values "
-                "for a bit-identical result, or resume with the new ones by --resume_with_changes."
+                f"{self.partial} is a run with other flags: {', '.join(wrong or other.values())}. Give the original "
+                f"values to resume it, or {way_out}."
             )
         return list(other.values())
 
@@ -161,20 +154,14 @@ class RunDirectory:
         record = self.partial / "data.json"
         if not record.exists():  # stopped before its first step
             return []
-        before = read_json(record)
         # The same pixels and labels may come from elsewhere, such as a cache without the Hub.
-        if before["fingerprint"] == info["fingerprint"]:
+        if read_json(record)["fingerprint"] == info["fingerprint"]:
             return []
-        other = [
-            f"{name} was {_spelled(before.get(name))}, is {_spelled(value)}"
-            for name, value in info.items()
-            if before.get(name) != value
-        ]
+        other = list(_differences(record, info, "{} was {}, is {}").values())
         if not with_changes:
             raise ValueError(
                 f"{self.partial} was trained on other data: {', '.join(other)}. Give it back the data it had "
-                "(--dataset_revision for a dataset on the Hub), go on with the new data by --resume_with_changes, or "
-                "choose another --output_dir."
+                "(--dataset_revision for a dataset on the Hub), or add --resume_with_changes."
             )
         return other
 
@@ -232,16 +219,18 @@ class Run:
 
 def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
     """Describes, by name, the flags that differ from those in the file `record` and that the result depends on."""
-    before, harmless = read_json(record), RunArguments.names("run", "evaluation")
+    harmless = RunArguments.names("run", "evaluation")
+    other = _differences(record, flags, "--{} was {}, not {}")
+    return {name: text for name, text in other.items() if name not in harmless}
+
+
+def _differences(record: Path, values: dict[str, Any], text: str) -> dict[str, str]:
+    before = read_json(record)
     return {
-        name: f"--{name} was {_spelled(before[name])}, not {_spelled(value)}"
-        for name, value in flags.items()
-        if name in before and name not in harmless and json.dumps(before[name]) != json.dumps(value)
+        name: text.format(name, _spelled(before[name]), _spelled(value))
+        for name, value in values.items()
+        if name in before and json.dumps(before[name]) != json.dumps(value)
     }
-
-
-def _listed(paths: list[Path]) -> str:
-    return ", ".join(map(str, paths))
 
 
 def _spelled(value: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import is_first_process, named_distributed_errors
+from .run_directory import KEPT
 
 NO_SIGNAL = 0
 
@@ -112,9 +113,7 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(
-            f"{error}. What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
-        ) from error
+        raise OSError(f"{error}. {KEPT}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -2,8 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +28,8 @@ from ..models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
-from .run_directory import Run
+from .run_directory import KEPT, Run
 from .trainer import Stage, StageTrainer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -94,24 +92,11 @@ def class_names(
     """Returns the names of the classes: the dataset's, or the numbers up to the largest label of either split.
 
     None if no training row has a label.
-
-    Raises:
-        ValueError: if there are more classes than a prior can have.
     """
     if train_largest is None or train_largest < 0:
         return None
     largest = max(train_largest, -1 if eval_largest is None else eval_largest)
-    check_number_of_classes(largest + 1 if label_names is None else len(label_names))
     return label_names or [str(number) for number in range(largest + 1)]
-
-
-def check_number_of_classes(number: int) -> None:
-    """Raises `ValueError` if a prior cannot have that many classes."""
-    if number > MAX_CLASSES:
-        raise ValueError(
-            f"The column of labels has {number:,} classes, and a prior can have at most {MAX_CLASSES:,}: name another "
-            "one with --label_column, or train without labels (--no_class_conditional)."
-        )
 
 
 def import_vqvae(run: Run) -> VQVAEModel:
@@ -197,8 +182,10 @@ def train_prior(
             images.info["label_names"], train_codes.largest_label, eval_codes.largest_label
         )
     config = start_full_config(vqvae.config, vars(run.arguments.prior), names)
-    with _quiet_loading():  # no warning that the prior is new
-        full = VQVAEForImageGeneration.from_pretrained(folder / "vqvae", config=config)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # no warning that the prior is new
+    full = VQVAEForImageGeneration.from_pretrained(folder / "vqvae", config=config)
+    logging.set_verbosity(verbosity)
     full.vqvae.to(accelerator.device)
     prior, batch_size = full.prior, arguments.eval_batch_size
     if arguments.gradient_checkpointing:
@@ -264,16 +251,6 @@ def _train_and_save(trainer: StageTrainer, model: Model, done: Path, run: Run) -
     return model
 
 
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def _load_model(model_class: type[Model], folder: Path, run: Run) -> Model:
     model = model_class.from_pretrained(folder)
     model.config.name_or_path = ""  # or the config of both models would hold a path of this machine
@@ -284,8 +261,7 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     """Saves a model atomically."""
     writing = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
-    way_out = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
-    with writing_errors(folder, way_out):
+    with writing_errors(folder, KEPT):
         model.save_pretrained(writing)
         atomic_replace(writing, folder)
 
