@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from hf_vqvae.data.decoding import DecodedImages
-    from hf_vqvae.evaluation.classifier import ImageClassifier
 
 LONG = 50  # characters of a clause that the table prints once if protocols share it
 
@@ -50,16 +49,19 @@ def main() -> None:
     try:
         accelerator = init_distributed()
         with named_distributed_errors():
-            images, info, metrics = measure(evaluation, sampling, data, accelerator)
+            info, metrics = measure(evaluation, sampling, data, accelerator)
+        if accelerator.is_main_process:
+            where = f"{data.eval_split} of {info['name']}, {info['count']:,} images"
+            processes = f"number of processes: {accelerator.num_processes}"
+            print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
+            print(format_table(metrics))
+            if evaluation.output_file:
+                path = Path(evaluation.output_file)
+                with output_file_errors(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(path, metrics)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
-    if accelerator.is_main_process:
-        where = f"{data.eval_split} of {info['name']}, {len(images):,} images"
-        processes = f"number of processes: {accelerator.num_processes}"
-        print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
-        print(format_table(metrics))
-        if evaluation.output_file:
-            write_metrics(metrics, Path(evaluation.output_file))
     accelerator.end_training()
 
 
@@ -68,20 +70,29 @@ def measure(
     sampling: SampleQualityArguments,
     data: DataArguments,
     accelerator: "Accelerator",
-) -> "tuple[DecodedImages, dict[str, Any], dict[str, Any]]":
-    """Measure the model; returns the evaluation images, facts about them, and the metrics."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure the model; returns the description of the evaluation images, and the metrics."""
     from hf_vqvae.data.splits import load_split
     from hf_vqvae.evaluation.model_metrics import evaluate_model
-    from hf_vqvae.evaluation.sample_quality import check_arguments, measure_samples
+    from hf_vqvae.evaluation.sample_quality import (
+        check_arguments,
+        choose_classifier,
+        measure_samples,
+    )
+    from hf_vqvae.evaluation.small_classifier import NoLabelsError
     from hf_vqvae.hub.download import load_model
 
     model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
     check_arguments(model, sampling)
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         images, info = load_split(data, model.base_model.config, data.eval_split)
-        train_images = load_train_images(sampling, data, model)
-    names = info["label_names"]
-    classifier = find_classifier(sampling, train_images, names, accelerator)
+        train_images = load_train_images(data, model) if sampling.num_samples else None
+    names, classifier = info["label_names"], None
+    if train_images is not None:
+        try:
+            classifier = choose_classifier(sampling, train_images, names, accelerator)
+        except NoLabelsError as error:
+            accelerator.print(f"The Fréchet distance is left out: {error}", file=sys.stderr)
     model.to(accelerator.device)
     settings = {"batch_size": evaluation.batch_size, "split": data.eval_split}
     metrics, _ = evaluate_model(model, images, accelerator, **settings)
@@ -91,17 +102,13 @@ def measure(
             label_names=names,
             **settings,
         )
-    return images, info, metrics
+    return info, metrics
 
 
-def load_train_images(
-    sampling: SampleQualityArguments, data: DataArguments, model: Any
-) -> "DecodedImages | None":
-    """Load the training split for the Fréchet distance; `None` if that is skipped."""
+def load_train_images(data: DataArguments, model: Any) -> "DecodedImages":
+    """Load the training split for the Fréchet distance."""
     from hf_vqvae.data.splits import load_split
 
-    if sampling.num_samples == 0:
-        return None
     # `load_split` limits any split by `max_eval_samples`.
     data = replace(data, max_eval_samples=data.max_train_samples)
     try:
@@ -111,25 +118,6 @@ def load_train_images(
             f"{error} (The Fréchet distance needs the training split, `--train_split`; "
             "`--num_samples 0` leaves it out.)"
         ) from error
-
-
-def find_classifier(
-    sampling: SampleQualityArguments,
-    train_images: "DecodedImages | None",
-    label_names: list[str] | None,
-    accelerator: "Accelerator",
-) -> "ImageClassifier | None":
-    """Load or train the classifier; prints why if there are no labels to train one on."""
-    from hf_vqvae.evaluation.sample_quality import choose_classifier
-    from hf_vqvae.evaluation.small_classifier import NoLabelsError
-
-    if train_images is None:
-        return None
-    try:
-        return choose_classifier(sampling, train_images, label_names, accelerator)
-    except NoLabelsError as error:
-        accelerator.print(f"The Fréchet distance is left out: {error}", file=sys.stderr)
-        return None
 
 
 def parse_arguments() -> tuple[EvaluationArguments, SampleQualityArguments, DataArguments]:
@@ -164,15 +152,6 @@ def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     ]
     lines += ["", *(f"{number} {clause}" for clause, number in notes.items())] if notes else []
     return "\n".join(lines)
-
-
-def write_metrics(metrics: dict[str, dict[str, Any]], path: Path) -> None:
-    try:
-        with output_file_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, metrics)
-    except OSError as error:
-        sys.exit(f"Error: {error}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ class NeighbourArguments(DrawArguments):
 
 
 def main() -> None:
-    arguments, data, name = parse_arguments()
+    parser = ScriptArgumentParser((NeighbourArguments, DataArguments), description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
+    arguments, data, rest = parser.parse_args_into_dataclasses()
     output = Path(arguments.output_file)
     check(arguments, output)
 
@@ -58,8 +60,9 @@ def main() -> None:
 
     from hf_vqvae.data.splits import load_split
     from hf_vqvae.hub.download import load_model_with_prior
+    from hf_vqvae.model_card.run_figures import draw_neighbours
 
-    model = load_model_with_prior(name, arguments.model_revision).to(PartialState().device)
+    model = load_model_with_prior(rest.model, arguments.model_revision).to(PartialState().device)
     samples = sample(model, arguments)
     # `load_split` limits any split by `max_eval_samples`.
     limited = replace(data, max_eval_samples=data.max_train_samples)
@@ -76,16 +79,12 @@ def main() -> None:
         f"{info['name']}), L2 over all pixels on [0, 1]:\n"
     )
     print_distances(sets, train_images, model.device)
-    write(samples[: arguments.num_images], train_images, model.device, output)
+    shown = samples[: arguments.num_images].permute(0, 2, 3, 1).numpy()
+    writing = output.with_name(f"{output.name}.writing")
+    with output_file_errors(output):
+        draw_neighbours(shown, train_images, model.device, writing)
+        os.replace(writing, output)
     print(f"{arguments.num_images} samples and their nearest: {output}")
-
-
-def parse_arguments() -> tuple[NeighbourArguments, DataArguments, str]:
-    """The flags, and MODEL."""
-    parser = ScriptArgumentParser((NeighbourArguments, DataArguments), description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
-    arguments, data, rest = parser.parse_args_into_dataclasses()
-    return arguments, data, rest.model
 
 
 def check(arguments: NeighbourArguments, output: Path) -> None:
@@ -101,6 +100,8 @@ def check(arguments: NeighbourArguments, output: Path) -> None:
 
 def sample(model: "VQVAEForImageGeneration", arguments: NeighbourArguments) -> "Tensor":
     """uint8 (N, C, H, W), as many as are shown or measured."""
+    from hf_vqvae.data.decoding import as_saved
+
     number = max(arguments.num_images, arguments.num_measured)
     config = model.config.prior_config
     labels = [find_label(name, config.label2id) for name in arguments.class_labels or []]
@@ -123,6 +124,8 @@ def unseen_images(
     """Evaluation images and their reconstructions, both uint8 (N, C, H, W)."""
     import torch
 
+    from hf_vqvae.data.decoding import as_saved
+
     # Evenly over the split, which may be ordered by class.
     number = min(arguments.num_measured, len(images))
     rows = torch.arange(number) * len(images) // number
@@ -132,15 +135,6 @@ def unseen_images(
             pixel_values = images.__getitems__(part.tolist())["pixel_values"].to(model.device)
             parts.append(as_saved(model.vqvae.decode(model.vqvae.encode(pixel_values).codes)))
     return images.images[rows], torch.cat(parts)
-
-
-def as_saved(images: "Tensor") -> "Tensor":
-    """Images of a model as 8-bit ones, uint8 (N, C, H, W)."""
-    import torch
-
-    from hf_vqvae.data.decoding import to_8_bits
-
-    return torch.from_numpy(to_8_bits(images)).permute(0, 3, 1, 2)
 
 
 def print_distances(
@@ -162,18 +156,6 @@ def print_distances(
         f"\n{share:.1%} of the samples are within {near:.2f}, as are 1% of the reconstructions: a much "
         "larger share would be copies."
     )
-
-
-def write(
-    samples: "Tensor", train_images: "DecodedImages", device: "torch.device", path: Path
-) -> None:
-    """Write the figure atomically."""
-    from hf_vqvae.model_card.run_figures import draw_neighbours
-
-    writing = path.with_name(f"{path.name}.writing")
-    with output_file_errors(path):
-        draw_neighbours(samples.permute(0, 2, 3, 1).numpy(), train_images, device, writing)
-        os.replace(writing, path)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ class SampleArguments(DrawArguments):
 
 
 def main() -> None:
-    arguments, name = parse_arguments()
+    parser = ScriptArgumentParser(SampleArguments, description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
+    arguments, rest = parser.parse_args_into_dataclasses()
     output = Path(arguments.output_file)
     check(arguments, output)
 
@@ -68,7 +70,7 @@ def main() -> None:
     from hf_vqvae.hub.download import load_model_with_prior
 
     picture = None if arguments.image is None else open_image(arguments.image)
-    model = load_model_with_prior(name, arguments.model_revision)
+    model = load_model_with_prior(rest.model, arguments.model_revision)
     kept = None
     if picture is not None:
         kept = read_kept_part(picture, arguments.keep, model.config.vqvae_config)
@@ -76,16 +78,11 @@ def main() -> None:
     if output.suffix.lower() == ".png":
         write_grid(images, kept, output)
     else:
-        write_files(images, output)
+        images_in_order = images.reshape(-1, *images.shape[2:])
+        digits = len(str(len(images_in_order) - 1))
+        for index, image in enumerate(images_in_order):
+            write(image, output / f"{index:0{digits}}.png")
     print(f"{describe(images, arguments)}: {output}")
-
-
-def parse_arguments() -> tuple[SampleArguments, str]:
-    """The flags, and MODEL."""
-    parser = ScriptArgumentParser(SampleArguments, description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
-    arguments, rest = parser.parse_args_into_dataclasses()
-    return arguments, rest.model
 
 
 def check(arguments: SampleArguments, output: Path) -> None:
@@ -98,10 +95,8 @@ def check(arguments: SampleArguments, output: Path) -> None:
     if (arguments.image is None) != (arguments.keep is None):
         raise ValueError("--image and --keep go together: the image, and which part to keep.")
     keep = arguments.keep or ["upper"]
-    if keep[0] in HALVES and len(keep) > 1:
-        raise ValueError(f"--keep takes one half, got {' '.join(keep)!r}.")
-    numbers = [word for word in keep if word.isascii() and word.isdigit()]
-    if keep[0] not in HALVES and not len(keep) == len(numbers) == 4:
+    is_box = len(keep) == 4 and all(word.isascii() and word.isdigit() for word in keep)
+    if not is_box and (len(keep) > 1 or keep[0] not in HALVES):
         raise ValueError(
             f"--keep must be {', '.join(HALVES)} or four whole numbers X0 Y0 X1 Y1, got "
             f"{' '.join(keep)!r}."
@@ -111,12 +106,10 @@ def check(arguments: SampleArguments, output: Path) -> None:
             raise ValueError(f"--output_file {output} is a folder: name a file.")
     elif output.suffix.lower() in Image.registered_extensions():
         raise ValueError(
-            f"--output_file {output}: images are written as PNG, name a file that ends in .png or a new folder."
+            f"--output_file {output}: images are written as PNG, name a .png file or a new folder."
         )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
-            f"--output_file {output} exists: name a new folder, or a file that ends in .png."
-        )
+        raise ValueError(f"--output_file {output} exists: name a new folder, or a .png file.")
 
 
 def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
@@ -173,14 +166,6 @@ def write_grid(images: "np.ndarray", kept: "tuple[Tensor, Tensor] | None", path:
         images = np.concatenate([pairs, images], axis=1)
     columns = images.shape[1] if len(images) > 1 else None
     write(image_grid(images.reshape(-1, *images.shape[2:]), columns=columns), path)
-
-
-def write_files(images: "np.ndarray", folder: Path) -> None:
-    """Write a numbered PNG for each image."""
-    images = images.reshape(-1, *images.shape[2:])
-    digits = len(str(len(images) - 1))
-    for index, image in enumerate(images):
-        write(image, folder / f"{index:0{digits}}.png")
 
 
 def write(image: "np.ndarray", path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
             ["--image", "a.png", "--keep", "0", "0", "4"],
             "four whole numbers X0 Y0 X1 Y1, got '0 0 4'",
         ),
-        (["--image", "a.png", "--keep", "upper", "left"], "--keep takes one half"),
+        (["--image", "a.png", "--keep", "upper", "left"], "--keep must be upper, lower"),
         (
             ["--output_file", "/proc/x.png"],
             "cannot write `--output_file` /proc/x.png: No such file",

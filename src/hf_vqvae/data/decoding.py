@@ -121,6 +121,11 @@ def to_8_bits(images: Tensor) -> np.ndarray:
     return (VQVAEImageProcessorPil().postprocess(images, "np") * 255).round().astype(np.uint8)
 
 
+def as_saved(images: Tensor) -> Tensor:
+    """As [`to_8_bits`], but a tensor, uint8 (N, C, H, W)."""
+    return torch.from_numpy(to_8_bits(images)).permute(0, 3, 1, 2)
+
+
 class DecodedImages(torch.utils.data.Dataset):
     """Images in memory, 8 bits per value.
 

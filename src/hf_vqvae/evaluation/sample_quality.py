@@ -11,7 +11,7 @@ from accelerate.utils import tqdm
 from torch import Tensor
 
 from ..arguments import SampleQualityArguments
-from ..data.decoding import to_8_bits
+from ..data.decoding import as_saved
 from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
 from ..models import VQVAEForImageGeneration, VQVAEModel
@@ -190,7 +190,7 @@ class SampleEvaluator:
         for local in self._local_batches(rows):
             pixel_values = images.__getitems__(local.tolist())["pixel_values"].to(vqvae.device)
             codes = vqvae.encode(pixel_values).codes
-            yield _as_saved(vqvae.decode(codes)), torch.full((len(local),), -1)
+            yield as_saved(vqvae.decode(codes)), torch.full((len(local),), -1)
 
     def sampled(
         self,
@@ -215,7 +215,7 @@ class SampleEvaluator:
                 batch_labels = labels[starts[part] :][:number]
                 controls["class_labels"] = batch_labels.to(model.device)
             images = model.sample(number, generator=generator, **controls)
-            yield _as_saved(images), _mapped(batch_labels, classes)
+            yield as_saved(images), _mapped(batch_labels, classes)
 
     def _local_batches(self, rows: Tensor) -> Iterator[Tensor]:
         batches = rows.split(self.batch_size)
@@ -224,11 +224,6 @@ class SampleEvaluator:
 
     def _bar(self, parts: Any, description: str) -> Iterable:
         return tqdm(parts, description, unit="batch", leave=False)
-
-
-def _as_saved(images: Tensor) -> Tensor:
-    """A model's images as 8-bit ones, uint8 (B, C, H, W)."""
-    return torch.from_numpy(to_8_bits(images)).permute(0, 3, 1, 2)
 
 
 def _mapped(labels: Tensor, classes: Tensor | None) -> Tensor:
