@@ -150,9 +150,7 @@ def test_decoded_images_give_batches_and_single_images():
 
 def test_a_data_loader_takes_whole_batches():
     decoded = DecodedImages(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1))
-    loader = torch.utils.data.DataLoader(
-        decoded, batch_size=4, shuffle=True, collate_fn=DecodedImages.collate
-    )
+    loader = torch.utils.data.DataLoader(decoded, 4, shuffle=True, collate_fn=lambda batch: batch)
     batches = [batch["pixel_values"] for batch in loader]
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert torch.equal(torch.cat(batches).flatten().sort().values, scale_pixels(torch.arange(10)))

@@ -24,9 +24,8 @@ from .sources import DataError, is_own_file
 UNKNOWN_LABEL = -1
 MAX_NAME = 1000  # characters of the name of a class
 ROWS_PER_BATCH = 1024
-ROWS_PER_TASK = (
-    64  # per thread: few enough to spread large images, many enough to hide the overhead
-)
+# Per thread: few enough to spread large images, many enough to hide the overhead.
+ROWS_PER_TASK = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,12 @@ class RowDecoder:
         if cell is None:
             raise DataError(f"There is no image in {where}: remove the row, or fill it in.")
         try:
-            if cell["bytes"] is None:
-                self._check_is_own(cell["path"])
+            if cell["bytes"] is None and not is_own_file(cell["path"], self.files):
+                # It may name any file of this machine or address of the network.
+                raise DataError(
+                    f"is only named in the row, as {cell['path']!r}, which is no file of the dataset: "
+                    "put the images themselves into the rows, or the files into the folder."
+                )
             pixels = decode_image(cell, self.config)
         except Exception as error:  # decoders raise errors of any type for a broken file
             file = f", file {PurePath(cell['path']).name}" if cell.get("path") else ""
@@ -87,14 +90,6 @@ class RowDecoder:
         pixels, label = self.decode(row, number)
         example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
         return example if self.label_column is None else example | {"labels": label}
-
-    def _check_is_own(self, path: str | None) -> None:
-        """Raise DataError if a row names a file of this machine or of the network that is not the dataset's."""
-        if not is_own_file(path, self.files):
-            raise DataError(
-                f"is only named in the row, as {path!r}, which is no file of the dataset: put the "
-                "images themselves into the rows, or the files into the folder of the dataset."
-            )
 
     def _label(self, row: dict[str, Any], where: str) -> int:
         label = None if self.label_column is None else row[self.label_column]
@@ -127,9 +122,7 @@ def as_saved(images: Tensor) -> Tensor:
 
 
 class DecodedImages(torch.utils.data.Dataset):
-    """Images in memory, 8 bits per value.
-
-    A `DataLoader` over it needs `collate_fn=DecodedImages.collate`, since `__getitems__` returns whole batches.
+    """Images in memory, 8 bits per value; `__getitems__` returns whole batches, so there is nothing to collate.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -140,12 +133,17 @@ class DecodedImages(torch.utils.data.Dataset):
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None):
-        for name, value in (("images", images), ("labels", labels)):
-            if value is not None and not isinstance(value, Tensor):
+        for name, value in {
+            "images": images,
+            "labels": images if labels is None else labels,
+        }.items():
+            if not isinstance(value, Tensor):
                 raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}.")
-        if images is None or images.dtype != torch.uint8 or images.dim() != 4:
-            found = "None" if images is None else f"{images.dtype} of shape {tuple(images.shape)}"
-            raise ValueError(f"`images` must be uint8 of shape (N, C, H, W), got {found}.")
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(
+                f"`images` must be uint8 of shape (N, C, H, W), got {images.dtype} of shape "
+                f"{tuple(images.shape)}."
+            )
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
             raise ValueError(
                 f"`labels` must be int64 of shape ({len(images)},), one for each image, got "
@@ -167,11 +165,6 @@ class DecodedImages(torch.utils.data.Dataset):
         batch = {"pixel_values": scale_pixels(self.images[rows])}
         return batch if self.labels is None else batch | {"labels": self.labels[rows]}
 
-    @staticmethod
-    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the batch unchanged."""
-        return batch
-
 
 def check_memory(count: int, decoder: RowDecoder, remedy: str) -> None:
     """Raise `DataError`, which suggests `remedy`, if `count` decoded images do not fit into memory."""
@@ -184,8 +177,7 @@ def check_memory(count: int, decoder: RowDecoder, remedy: str) -> None:
         raise DataError(
             f"The {count:,} images of split {decoder.split!r} take {needed / 2**30:,.1f} GiB "
             f"decoded to {config.num_channels}x{height}x{width}, more than the "
-            f"{limit / 2**30:,.1f} GiB that a process here may fill with images: {remedy}, or "
-            "make `--image_size` smaller."
+            f"{limit / 2**30:,.1f} GiB that a process may fill: {remedy}, or make `--image_size` smaller."
         )
 
 
@@ -223,9 +215,8 @@ def decode_rows(
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for batch in rows.iter(batch_size=ROWS_PER_BATCH):
             columns, table = list(batch), list(zip(*batch.values(), strict=True))
-            while done + len(table) > len(
-                images
-            ):  # a stream longer than declared, or of unknown length
+            # A stream may be longer than declared, or of unknown length.
+            while done + len(table) > len(images):
                 check_memory(2 * len(images), decoder, remedy)
                 images.resize((2 * len(images), *shape), refcheck=False)
                 labels.resize(len(images), refcheck=False)

@@ -118,8 +118,8 @@ class EpochStream(IterableDataset):
 def ended_early(batches: int, expected: int) -> ValueError:
     """Make the error for a stream with fewer batches than an epoch needs."""
     return ValueError(
-        f"the training rows ended after {batches} of {expected} batches: the dataset has fewer rows than it declares, "
-        "or than --max_train_samples; make that smaller."
+        f"the training rows ended after {batches} of {expected} batches: give the dataset's true number as "
+        "--max_train_samples."
     )
 
 
@@ -157,8 +157,7 @@ def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
     """
     if num_rows is None:
         raise ValueError(
-            "the dataset does not say how many rows its stream has: say it with --max_train_samples, or leave out "
-            "--streaming."
+            "the stream has an unknown number of rows: give it as --max_train_samples, or leave out --streaming."
         )
     if num_rows < arguments.train_batch_size:
         raise ValueError(

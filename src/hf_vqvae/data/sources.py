@@ -77,8 +77,8 @@ class Source:
         for path in (path for paths in named.values() for path in paths):
             if not is_own_file(path, self.files):
                 raise DataError(
-                    f"Dataset {self.name!r} says that {path!r} is one of its files, which is not within it: put "
-                    "the file there, and correct `data_files` in its README.md."
+                    f"Dataset {self.name!r} says that {path!r} is one of its files, which is not within it: "
+                    "correct `data_files` in its README.md."
                 )
 
     @property
@@ -97,9 +97,9 @@ class Source:
     @property
     def features(self) -> datasets.Features | None:
         """Columns, `None` where they are not known before a split is read."""
-        return (
-            next(iter(self.rows.values())).features if self._in_memory else self.rows.info.features
-        )
+        if self._in_memory:
+            return next(iter(self.rows.values())).features
+        return self.rows.info.features
 
     def check_split(self, split: str, flag: str) -> None:
         """Raise `DataError` if `split` is neither a split of this source nor a slice of one."""
@@ -167,8 +167,6 @@ def open_source(arguments: DataArguments) -> Source:
         DataError: if there is no such dataset, configuration or revision, or it cannot be accessed.
     """
     name = arguments.dataset_name
-    if not isinstance(name, str):
-        raise DataError(f"`--dataset_name` must be a text, got a {type(name).__name__}.")
     path = Path(name or "no name").expanduser()  # an empty path would be the current folder
     if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
         raise DataError(
@@ -211,9 +209,8 @@ def _open_hub(arguments: DataArguments) -> Source:
     revision = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
     if commit is None and arguments.dataset_revision not in (None, revision):
         raise DataError(
-            f"`--dataset_revision {arguments.dataset_revision}` cannot be looked up without the "
-            f"Hub, and the copy of {name!r} in the cache is commit {revision}: go online, or ask "
-            "for that commit, or leave the flag out to use the cached copy."
+            f"`--dataset_revision {arguments.dataset_revision}` cannot be looked up without the Hub, "
+            f"and the cache has {name!r} at commit {revision}: go online, or leave the flag out."
         )
     downloads = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
     files = (downloads, _cache(arguments), f"hf://datasets/{name}@")
@@ -277,8 +274,7 @@ def _find_builder(
             raise DataError(
                 f"`--dataset_name {name}`: there is no such folder, the Hub "
                 f"({datasets.config.HF_ENDPOINT}) cannot be reached, and the cache does not have it "
-                f"({error}). Check the network and HF_HUB_OFFLINE, name a local folder, or use the "
-                f"embedded `--dataset_name {DIGITS}`."
+                f"({error}). Check the network and HF_HUB_OFFLINE, or use `--dataset_name {DIGITS}`."
             ) from error
         # The message of `datasets` lists the configurations, also where none is named.
         if isinstance(error, ValueError) and re.match("BuilderConfig|Config name", str(error)):

@@ -95,10 +95,11 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
         train_images = decode_rows(train.rows, train.count, train.decoder)
         pixels = train_images.images.split(ROWS_PER_BATCH)
     digest = hashlib.sha256()
-    variance = _variance(_hashed(pixels, digest), train.decoder.split)
-    for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels):
-        _add(part, digest)
-    _add(torch.tensor(labels) if arguments.streaming else train_images.labels, digest)
+    variance = _variance(pixels, train.decoder.split, digest)
+    train_labels = torch.tensor(labels) if arguments.streaming else train_images.labels
+    for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels, train_labels):
+        if part is not None:
+            digest.update(part.contiguous().numpy())
     counts = {"train_count": train.count, "eval_count": len(eval_images)}
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
     info = _describe(source, arguments, train.decoder) | splits | counts
@@ -109,14 +110,10 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
 def load_split(
     arguments: DataArguments, config: VQVAEConfig, split: str
 ) -> tuple[DecodedImages, dict[str, Any]]:
-    """Load one split, as [`load_images`] loads the evaluation split.
+    """Load the first `max_eval_samples` images of `split`, as [`load_images`] loads the evaluation split.
 
     Returns:
-        The first `max_eval_samples` images of `split`, and the description of the dataset as in
-        `run.json`, with `split` and `count`.
-
-    Raises:
-        DataError: as [`load_images`].
+        The images, and the description of the dataset as in `run.json`, with `split` and `count`.
     """
     arguments = replace(arguments, eval_split=split)
     source = _open(arguments, {"--eval_split": split})
@@ -163,8 +160,7 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
     for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
         if column is not None and column not in features:
             raise DataError(
-                f"`{flag} {column}`: there is no such column, there are "
-                f"{', '.join(repr(name) for name in features)}."
+                f"`{flag} {column}`: there is no such column, there are {', '.join(map(repr, features))}."
             )
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     image_column = image_column or _only(images, "image", features)
@@ -185,8 +181,8 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
     whole = isinstance(kind, datasets.Value) and "int" in kind.dtype
     if not whole and not isinstance(kind, datasets.ClassLabel):
         raise DataError(
-            f"Column {label_column!r} has no class labels but {kind}: name a column of classes or "
-            "whole numbers with `--label_column`, or none."
+            f"Column {label_column!r} has no class labels but {kind}: name another with "
+            "`--label_column`, or none."
         )
     return image_column, label_column
 
@@ -196,8 +192,8 @@ def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:
         return candidates[0]
     if candidates:
         raise DataError(
-            f"Columns {', '.join(repr(name) for name in candidates)} all have {kind}s: say which "
-            f"with `--{kind}_column`."
+            f"Columns {', '.join(map(repr, candidates))} all have {kind}s: say which with "
+            f"`--{kind}_column`."
         )
     raise DataError(
         f"No column has {kind}s; there are {features}. A column of pixels as lists can be cast "
@@ -231,21 +227,11 @@ def _decode_first(images: StreamedImages, labels: list[int]) -> Iterator[Tensor]
         yield torch.from_numpy(pixels)
 
 
-def _hashed(parts: Iterable[Tensor], digest: Any) -> Iterator[Tensor]:
-    for part in parts:
-        _add(part, digest)
-        yield part
-
-
-def _add(part: Tensor | None, digest: Any) -> None:
-    if part is not None:
-        digest.update(part.contiguous().numpy())
-
-
-def _variance(pixels: Iterable[Tensor], split: str) -> float:
-    """Compute the population variance of uint8 `pixels` on the [0, 1] scale, from exact counts."""
+def _variance(pixels: Iterable[Tensor], split: str, digest: Any) -> float:
+    """Compute the population variance of uint8 `pixels` on the [0, 1] scale, from exact counts; hash them too."""
     counts = torch.zeros(256, dtype=torch.int64)
     for part in pixels:
+        digest.update(part.contiguous().numpy())
         counts += torch.bincount(part.flatten(), minlength=256)
     if not counts.any():
         raise DataError(f"Split {split!r} is empty: name another.")
