@@ -162,8 +162,7 @@ class ImageClassifier:
             found = f"gives {linear[-1].out_features} values" if linear else "does not exist"
             raise ValueError(
                 f"the last nn.Linear of the classifier {type(model).__name__} must give its "
-                f"{self.num_classes} classes, so that its input are the features, but it {found}: "
-                "take another classifier (ViT, ResNet, ConvNeXt, ... have such a layer)."
+                f"{self.num_classes} classes, but it {found}: take another classifier, such as a ViT."
             )
         self._last = linear[-1]
         self.num_features = self._last.in_features
@@ -227,18 +226,17 @@ def load_classifier(name_or_path: str, description: str | None = None) -> ImageC
     try:
         folder = fetch_model(name_or_path)
         weight_files(folder)
-        # Else transformers asks on the terminal whether to run code that comes along.
-        options = {"trust_remote_code": False}
+        # With `trust_remote_code=None` transformers asks on the terminal whether to run code that comes along.
         model, loading = AutoModelForImageClassification.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, **options
+            folder, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
         if loading["missing_keys"]:
             raise ValueError(
                 f"its weights lack {len(loading['missing_keys'])} tensors, for example "
-                f"{min(loading['missing_keys'])!r}, and it would read images at random"
+                f"{min(loading['missing_keys'])!r}"
             )
         check_finite(model)
-        processor = _load_processor(folder, model.config, **options)
+        processor = _load_processor(folder, model.config)
     except FAILURES as error:
         raise ValueError(
             f"cannot load the classifier {name_or_path!r}: {str(error).rstrip('.')}. Name a model "
@@ -249,9 +247,9 @@ def load_classifier(name_or_path: str, description: str | None = None) -> ImageC
     return ImageClassifier(model, processor, description or f"classifier {name}")
 
 
-def _load_processor(folder: str, config: Any, **options: Any) -> Any:
+def _load_processor(folder: str, config: Any) -> Any:
     if (Path(folder) / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(folder, **options)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     size = getattr(config, "image_size", None)
     if size is None:
         return VQVAEImageProcessorPil(do_resize=False)

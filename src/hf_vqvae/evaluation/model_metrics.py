@@ -20,6 +20,7 @@ from ..metrics import (
 )
 from ..metrics.catalogue import METRICS
 from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
+from ..models.configuration_vqvae import as_pair
 
 if TYPE_CHECKING:
     from ..data.splits import DecodedImages
@@ -36,12 +37,12 @@ def evaluate_model(
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
-    Called by every process of `accelerator`: each takes every n-th batch, and only the sums of the
-    metrics are exchanged. So no image is counted twice or dropped, and the numbers have the same
-    bits on one process. Runs in eval mode and restores the mode of every module.
+    Called by every process of `accelerator`: each takes every n-th batch, and the sums of the metrics
+    are exchanged, so the numbers have the same bits on one process. Runs in eval mode and restores
+    the mode of every module.
 
     Args:
-        model: on the device to use; also as returned by `accelerator.prepare`.
+        model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
         batch_size: images per process at a time; it changes at most the last digits.
         split: name of the split of `images`, for the records.
 
@@ -58,6 +59,10 @@ def evaluate_model(
         ValueError: if there are no images, `batch_size` is below 1, the labels are not the prior's
             classes, or the model makes NaN.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
     model = accelerator.unwrap_model(model)
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     num_embeddings = vqvae.config.num_embeddings
@@ -67,7 +72,7 @@ def evaluate_model(
     given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
     also_without = given_labels and prior.config.label_dropout > 0
     with eval_mode(model):
-        for batch in _own_batches(images, accelerator, batch_size, vqvae.device, split):
+        for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({split})"):
             codes = vqvae.encode(batch["pixel_values"]).codes
             # Decode from codes only, as a user of stored codes would.
             reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
@@ -104,13 +109,12 @@ def evaluate_model(
 
 def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -> bool:
     """Whether the prior is conditional and any image has a label; checks that labels are its classes."""
-    if config.num_classes is None or labels is None or len(labels) == 0 or labels.max() < 0:
+    if config.num_classes is None or labels is None or labels.max() < 0:
         return False
     if labels.max() >= config.num_classes:
         raise ValueError(
             f"the labels of the split {split!r} must be the prior's classes, 0 to "
-            f"{config.num_classes - 1}, got {labels.max().item()}: name the right column with "
-            "--label_column, or evaluate on the dataset that the prior was trained on."
+            f"{config.num_classes - 1}, got {labels.max().item()}: name their column with --label_column."
         )
     return True
 
@@ -127,38 +131,17 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _own_batches(
-    images: "DecodedImages",
-    accelerator: Accelerator,
-    batch_size: int,
-    device: torch.device,
-    description: str,
-) -> Iterator[dict[str, Tensor]]:
-    """Batches of this process, on `device`."""
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    if len(images) == 0:
-        raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
-    for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({description})"):
-        yield {key: value.to(device) for key, value in batch.items()}
-
-
 def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     """Inputs of `CodeLikelihood`: predictions of `prior` for each code given those before it and any labels."""
     logits = prior(codes, class_labels=labels).logits.float()  # (B, K, h, w)
     nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
-    return {
-        "predictions": logits.argmax(1),
-        "references": codes,
-        "negative_log_likelihoods": nats,
-    }
+    return {"predictions": logits.argmax(1), "references": codes, "negative_log_likelihoods": nats}
 
 
 def _facts(config: VQVAEConfig, given_labels: bool) -> dict[str, Any]:
     """Facts of a measurement, for the protocols of the metrics."""
     height, width = config.grid_size
-    size = config.image_size
-    window = ssim_window(*((size, size) if isinstance(size, int) else size))
+    window = ssim_window(*as_pair(config.image_size))
     return {
         "num_embeddings": config.num_embeddings,
         "height": height,

@@ -68,9 +68,9 @@ def measure_samples(
     - samples of the prior, without labels (unless it was trained with labels only) and, from a
       class-conditional one, with labels, which are those of as many random training images (all
       evenly where these have others);
-    - the floor, random training images; the mean of up to 10 draws, which vary by a twentieth on
-      MNIST. That a small classifier was trained on these very images does not matter there: trained
-      on half of them, it has a floor of 3.48 on that half and of 3.51 on the other;
+    - the floor, random training images; the mean of up to 10 draws. That a small classifier was
+      trained on these images does not matter on MNIST: trained on half of them, it has a floor of
+      3.48 on that half and of 3.51 on the other;
     - reconstructions of random images of `eval_images`.
 
     All images are rounded to 8 bits, as if they had been saved.
@@ -82,11 +82,9 @@ def measure_samples(
         split: name of the split that `eval_images` are, for the record.
 
     Returns:
-        On all processes the records of [`evaluate_model`], by the keys `frechet_distance` (without
-        labels), `frechet_distance_with_labels`, `frechet_distance_reconstructions`,
-        `frechet_distance_floor`; `sure_share` and `class_perplexity` (with `counts`, a list of how
-        often each class of the classifier was read, and `classes`, their names), both also
-        `..._with_labels`; `label_agreement`, and `classifier_accuracy`. Nothing for 0 samples.
+        On all processes records as those of [`evaluate_model`], by their keys in the catalogue;
+        those of the class perplexity also have `counts`, how often each class of the classifier was
+        read, and `classes`, their names. Nothing for 0 samples.
 
     Raises:
         ValueError: if the arguments do not fit the model, or there are fewer than 2 images.
@@ -206,7 +204,7 @@ class SampleEvaluator:
             classes = self.classifier.classes_of(names, num_classes)
         starts = range(0, arguments.num_samples, SAMPLES_PER_GENERATOR)
         local = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
-        for part in self._bar(local, "Draw samples"):
+        for part in tqdm(local, "Draw samples", unit="batch", leave=False):
             number = min(SAMPLES_PER_GENERATOR, arguments.num_samples - starts[part])
             generator = torch.Generator(model.device)
             generator.manual_seed(arguments.seed * 1_000_003 + part)
@@ -220,10 +218,7 @@ class SampleEvaluator:
     def _local_batches(self, rows: Tensor) -> Iterator[Tensor]:
         batches = rows.split(self.batch_size)
         local = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        yield from self._bar(local, "Classify")
-
-    def _bar(self, parts: Any, description: str) -> Iterable:
-        return tqdm(parts, description, unit="batch", leave=False)
+        yield from tqdm(local, "Classify", unit="batch", leave=False)
 
 
 def _mapped(labels: Tensor, classes: Tensor | None) -> Tensor:

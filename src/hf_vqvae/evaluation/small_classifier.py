@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -42,10 +41,9 @@ def kept_classifier(
     """Load the small classifier of the training set `images` from the cache, or train and cache it.
 
     The cache has one subfolder for each training set, named by a hash of its pixels, labels and
-    class names, and written atomically; a damaged one is trained again. Called by every process:
-    the main process loads or trains, and sends the files to the others, which may have caches of
-    their own. (Training on each machine would give classifiers that differ in their last bits, or on
-    GPUs by more, and features of several classifiers must not be summed.)
+    class names, and written atomically; a damaged one is trained again. Called by every process: the
+    main process loads or trains, and sends the files to the others. (Classifiers trained on several
+    machines would differ, and features of several classifiers must not be summed.)
 
     Args:
         label_names: names of the classes; by default the numbers in the labels.
@@ -60,8 +58,8 @@ def kept_classifier(
     if len(labels[labelled].unique()) < 2:
         found = "labels of fewer than two classes" if labelled.any() else "no labels"
         raise NoLabelsError(
-            f"the training images have {found}, on which no classifier can be trained: name one "
-            "with --classifier (of scripts/evaluate.py), or the column of the classes with --label_column."
+            f"the training images have {found} to train a classifier on: name one with --classifier (of "
+            "scripts/evaluate.py), or the column of the classes with --label_column."
         )
     if folder is None:
         folder = cached_assets_path("hf_vqvae", "classifiers", "small").parent
@@ -82,8 +80,8 @@ def kept_classifier(
             return {path.name: path.read_bytes() for path in kept.iterdir()}
         except OSError as error:
             raise ValueError(
-                f"cannot keep the classifier in {folder}: {error}. Name a folder that can be written "
-                "to with --classifier_dir (of scripts/evaluate.py), or set HF_HOME to one."
+                f"cannot keep the classifier in {folder}: {error}. Name another folder with "
+                "--classifier_dir (of scripts/evaluate.py), or set HF_HOME."
             ) from error
 
     files = run_on_main_process(accelerator, find_or_train)
@@ -143,7 +141,6 @@ def _train(
     )
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
-    start = time.monotonic()
     for _ in tqdm(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
         if len(order) < batch_size:
             order = torch.randperm(count, generator=generator)
@@ -156,8 +153,6 @@ def _train(
         loss.backward()
         optimizer.step()
         schedule.step()
-    seconds = time.monotonic() - start
-    logging.get_logger(__name__).info(f"the classifier was trained in {seconds:.0f} s")
     model.eval()
     some = torch.randperm(count, generator=generator)[:WHITENED_ON].split(BATCH_SIZE)
     model.whiten_(scale_pixels(images[rows]).to(device) for rows in some)
