@@ -122,37 +122,26 @@ def train_classifier(
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _train(SmallClassifier(config), images, labels, device, seed, num_steps)
-
-
-def _train(
-    model: SmallClassifier,
-    images: Tensor,
-    labels: Tensor,
-    device: torch.device,
-    seed: int,
-    num_steps: int,
-) -> SmallClassifier:
-    count, batch_size = len(images), min(BATCH_SIZE, len(images))
-    model.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.2
-    )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in tqdm(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
-        if len(order) < batch_size:
-            order = torch.randperm(count, generator=generator)
-        rows, order = order[:batch_size], order[batch_size:]
-        pixel_values = scale_pixels(_shifted(images[rows], generator)).to(device)
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device)):
-            loss = model(pixel_values, labels=labels[rows].to(device)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        model = SmallClassifier(config)
+        model.to(device, memory_format=torch.channels_last).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.2
+        )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.empty(0, dtype=torch.int64)
+        for _ in tqdm(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
+            if len(order) < batch_size:
+                order = torch.randperm(count, generator=generator)
+            rows, order = order[:batch_size], order[batch_size:]
+            pixel_values = scale_pixels(_shifted(images[rows], generator)).to(device)
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device)):
+                loss = model(pixel_values, labels=labels[rows].to(device)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
     model.eval()
     some = torch.randperm(count, generator=generator)[:WHITENED_ON].split(BATCH_SIZE)
     model.whiten_(scale_pixels(images[rows]).to(device) for rows in some)

@@ -45,7 +45,7 @@ class SummingMetric(evaluate.Metric):
     Takes the options of `evaluate.Metric`; those of its cache files have no effect.
 
     Raises:
-        ValueError: if `num_process` is not 1 (the library's exchange of rows through files).
+        ValueError: if `num_process` is not 1.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -53,8 +53,7 @@ class SummingMetric(evaluate.Metric):
         if self.num_process != 1:
             raise ValueError(
                 f"`num_process` must be 1, got {self.num_process}: {type(self).__name__} writes no "
-                "files for processes to exchange. Add each process's own rows there and call "
-                "`sum_over_processes_`."
+                "files for processes to exchange. Call `sum_over_processes_` instead."
             )
         self._reset()
 
@@ -106,9 +105,9 @@ class SummingMetric(evaluate.Metric):
         if any(value is not None for value in inputs.values()):
             self.add_batch(**inputs)
         if len(self) == 0:
+            name = type(self).__name__
             raise ValueError(
-                f"{type(self).__name__} needs at least 1 row, got 0. Call `add` or `add_batch` "
-                "before `compute`."
+                f"{name} needs at least 1 row, got 0. Call `add` or `add_batch` first."
             )
         totals = {name: total.cpu() for name, total in self._sums.totals().items()}
         result = self._compute(totals)
@@ -143,11 +142,9 @@ def as_tensor(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Tensor:
-    """Convert an input of a metric to int64, or to float32 (float64 stays).
+    """Convert an input of a metric, a tensor, array or nested lists, to int64 or float32 (float64 stays).
 
     Args:
-        name: of the input, for messages.
-        value: a tensor, array or nested lists.
         shape: None for any size of an axis; by default any shape of at least two axes.
         integers: whether it must be integers, else floating-point numbers, which must be finite.
         low, high: the range of the values, both inclusive.
@@ -175,8 +172,8 @@ def as_tensor(
     if bad.any():
         raise ValueError(
             f"`{name}` must be finite, got {tensor[bad][0].item()}, first in row "
-            f"{bad.nonzero()[0, 0].item()} of this batch ({bad.sum().item()} in all). The model "
-            "that made it overflows or has bad weights: try float32, or an earlier checkpoint."
+            f"{bad.nonzero()[0, 0].item()} of this batch ({bad.sum().item()} in all). The model that "
+            "made it overflows or has bad weights: try float32."
         )
     bad = (tensor < low) | (tensor > high)
     if bad.any():

@@ -73,14 +73,12 @@ class CodeLikelihood(SummingMetric):
         self._sums.add("rows", len(references))
 
     def _compute(self, totals: dict[str, Tensor]) -> dict[str, float]:
-        nats, correct, codes, rows = (
-            totals[name].item() for name in ("nats", "correct", "codes", "rows")
-        )
+        total = {name: value.item() for name, value in totals.items()}
         return {
-            "nll": nats / codes,
-            "bits_per_code": nats / codes / math.log(2),
-            "bits_per_image": nats / rows / math.log(2),
-            "code_accuracy": correct / codes,
+            "nll": total["nats"] / total["codes"],
+            "bits_per_code": total["nats"] / total["codes"] / math.log(2),
+            "bits_per_image": total["nats"] / total["rows"] / math.log(2),
+            "code_accuracy": total["correct"] / total["codes"],
         }
 
 

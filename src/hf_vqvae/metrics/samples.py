@@ -84,9 +84,7 @@ class FrechetDistance(SummingMetric):
         """Mean (D,) and unbiased covariance (D, D) of the rows of one side."""
         rows = int(totals.get(f"{side}_rows", 0))
         if rows < 2:
-            raise ValueError(
-                f"a covariance needs at least 2 rows of `{side}`, got {rows}: add more images."
-            )
+            raise ValueError(f"a covariance needs at least 2 rows of `{side}`, got {rows}.")
         mean = totals[f"{side}_sum"] / rows
         centred = totals[f"{side}_products"] - rows * torch.outer(mean, mean)
         return mean, centred / (rows - 1)
@@ -116,10 +114,7 @@ class ClassifiedImages(SummingMetric):
     def _update(self, predictions: Any, references: Any) -> None:
         probabilities = as_tensor("predictions", predictions, (None, self.num_classes))
         if ((probabilities.sum(1) - 1).abs() > 1e-2).any() or (probabilities < 0).any():
-            raise ValueError(
-                "`predictions` must be probabilities, and some rows do not sum to 1. Apply a softmax "
-                "to logits."
-            )
+            raise ValueError("`predictions` must be probabilities. Apply a softmax to logits.")
         shape, highest = (len(probabilities),), self.num_classes - 1
         references = as_tensor("references", references, shape, integers=True, low=-1, high=highest)
         confidences, classes = probabilities.max(1)
