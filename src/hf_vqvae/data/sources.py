@@ -167,7 +167,8 @@ def open_source(arguments: DataArguments) -> Source:
         DataError: if there is no such dataset, configuration or revision, or it cannot be accessed.
     """
     name = arguments.dataset_name
-    path = Path(name or "no name").expanduser()  # an empty path would be the current folder
+    # An empty path would be the current folder.
+    path = Path("no name" if name == "" else name).expanduser()
     if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
         raise DataError(
             f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, "

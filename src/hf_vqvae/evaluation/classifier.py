@@ -109,20 +109,11 @@ class SmallClassifier(PreTrainedModel):
         least = (1e-4 * variances.mean()).clamp(min=torch.finfo(torch.float32).tiny)
         deviations = variances.clamp(min=least).sqrt()
         to_white, back = (basis / deviations).T, basis * deviations
-        for layer, weight, bias in (
-            (
-                self.features,
-                to_white @ self.features.weight.double(),
-                to_white @ (self.features.bias.double() - mean),
-            ),
-            (
-                self.classifier,
-                self.classifier.weight.double() @ back,
-                self.classifier.bias.double() + self.classifier.weight.double() @ mean,
-            ),
-        ):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
+        first, last = self.features, self.classifier
+        first.weight.copy_(to_white @ first.weight.double())
+        first.bias.copy_(to_white @ (first.bias.double() - mean))
+        last.bias.copy_(last.bias.double() + last.weight.double() @ mean)
+        last.weight.copy_(last.weight.double() @ back)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep the initialization of torch's layers."""
