@@ -51,20 +51,6 @@ def test_nearly_equal_images_come_in_the_right_order():
     assert torch.allclose(distances[0] * 255, torch.arange(1.0, 5).sqrt(), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "queries, images, number, said",
-    [
-        (some_images(2), some_images(0), 1, "must be from 1 to the 0 images, got 1"),
-        (some_images(2), some_images(2, size=(1, 4, 5)), 1, r"got \(1, 5, 4\) and \(1, 4, 5\)"),
-        (some_images(2), some_images(3), 4, r"`number` must be from 1 to the 3 images, got 4"),
-        (some_images(2), some_images(3), 0, r"`number` must be from 1 to the 3 images, got 0"),
-    ],
-)
-def test_what_has_no_neighbours_is_an_error(queries, images, number, said):
-    with pytest.raises(ValueError, match=said):
-        nearest_images(queries, images, number)
-
-
 @pytest.fixture(scope="module", params=[0.1, 0], ids=["labels may be dropped", "labels needed"])
 def model(request, tmp_path_factory):
     prior = {"num_classes": 10, "label_dropout": request.param}

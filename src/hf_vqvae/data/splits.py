@@ -80,8 +80,9 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
         DataError: if a split or column is missing or empty, or the images do not fit `config` or
             memory; see also [`open_source`] and [`decode_image`].
     """
-    flags = {"--train_split": arguments.train_split, "--eval_split": arguments.eval_split}
-    source = _open(arguments, flags)
+    source = open_source(arguments)
+    source.check_split(arguments.train_split, "--train_split")
+    source.check_split(arguments.eval_split, "--eval_split")
     train = _open_split(source, arguments, config, "train")
     evaluation = _open_split(source, arguments, config, "eval")
     if not arguments.streaming:
@@ -116,18 +117,12 @@ def load_split(
         The images, and the description of the dataset as in `run.json`, with `split` and `count`.
     """
     arguments = replace(arguments, eval_split=split)
-    source = _open(arguments, {"--eval_split": split})
+    source = open_source(arguments)
+    source.check_split(split, "--eval_split")
     opened = _open_split(source, arguments, config, "eval")
     images = decode_rows(opened.rows, opened.count, opened.decoder)
     info = _describe(source, arguments, opened.decoder)
     return images, info | {"split": split, "count": len(images)}
-
-
-def _open(arguments: DataArguments, splits: dict[str, str]) -> Source:
-    source = open_source(arguments)
-    for flag, split in splits.items():
-        source.check_split(split, flag)
-    return source
 
 
 def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, role: str) -> _Split:

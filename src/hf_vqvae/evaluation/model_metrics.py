@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..data.decoding import DecodedImages
 from ..data.loaders import local_batches
 from ..hub.download import Model
 from ..metrics import (
@@ -22,14 +23,11 @@ from ..metrics.catalogue import METRICS
 from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
 from ..models.configuration_vqvae import as_pair
 
-if TYPE_CHECKING:
-    from ..data.splits import DecodedImages
-
 
 @torch.inference_mode()
 def evaluate_model(
     model: Model,
-    images: "DecodedImages",
+    images: DecodedImages,
     accelerator: Accelerator,
     *,
     batch_size: int = 256,

@@ -13,21 +13,11 @@ def nearest_images(queries: Tensor, images: Tensor, number: int = 1) -> tuple[Te
 
     Args:
         queries: uint8 (N, C, H, W), on the device to compute on.
-        images: uint8 (M, C, H, W), anywhere.
+        images: uint8 (M, C, H, W) on any device, at least `number`.
 
     Returns:
         Distances, float32 (N, number), nearest first, 0 for a copy; and rows of `images`, int64 (N, number).
-
-    Raises:
-        ValueError: if the sizes differ, or there are fewer than `number` images.
     """
-    if queries.shape[1:] != images.shape[1:]:
-        raise ValueError(
-            f"`queries` and `images` must be of one size, got {tuple(queries.shape[1:])} and "
-            f"{tuple(images.shape[1:])}."
-        )
-    if not 1 <= number <= len(images):
-        raise ValueError(f"`number` must be from 1 to the {len(images)} images, got {number}.")
     flat = queries.flatten(1).float() / 255
     best = torch.empty(len(flat), 0, device=flat.device)
     rows = torch.empty(len(flat), 0, dtype=torch.long, device=flat.device)

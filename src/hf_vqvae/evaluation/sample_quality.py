@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,16 +11,13 @@ from accelerate.utils import tqdm
 from torch import Tensor
 
 from ..arguments import SampleQualityArguments
-from ..data.decoding import as_saved
+from ..data.decoding import DecodedImages, as_saved
 from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from .classifier import ImageClassifier, load_classifier
 from .model_metrics import Model, eval_mode
 from .small_classifier import kept_classifier
-
-if TYPE_CHECKING:
-    from ..data.splits import DecodedImages
 
 # Samples per generator, so that neither the batch size nor the number of processes changes a sample.
 SAMPLES_PER_GENERATOR = 128
@@ -29,7 +26,7 @@ FLOOR_DRAWS = 10
 
 def choose_classifier(
     arguments: SampleQualityArguments,
-    train_images: "DecodedImages",
+    train_images: DecodedImages,
     label_names: list[str] | None,
     accelerator: Accelerator,
 ) -> ImageClassifier:
@@ -49,8 +46,8 @@ def choose_classifier(
 @torch.inference_mode()
 def measure_samples(
     model: Model,
-    train_images: "DecodedImages",
-    eval_images: "DecodedImages",
+    train_images: DecodedImages,
+    eval_images: DecodedImages,
     classifier: ImageClassifier,
     arguments: SampleQualityArguments,
     accelerator: Accelerator,
@@ -172,7 +169,7 @@ class SampleEvaluator:
         classified.sum_over_processes_(self.accelerator)
         return {"count": len(classified), **classified.compute()}
 
-    def stored(self, images: "DecodedImages", rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def stored(self, images: DecodedImages, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Images of a dataset, with the classes of their labels."""
         classes = None
         if images.labels is not None:
@@ -182,7 +179,7 @@ class SampleEvaluator:
             yield images.images[local], _mapped(labels, classes)
 
     def reconstructed(
-        self, vqvae: VQVAEModel, images: "DecodedImages", rows: Tensor
+        self, vqvae: VQVAEModel, images: DecodedImages, rows: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Reconstructions of images of a dataset."""
         for local in self._local_batches(rows):
@@ -228,7 +225,7 @@ def _mapped(labels: Tensor, classes: Tensor | None) -> Tensor:
     return torch.where(labels < 0, -1, classes[labels.clamp(min=0)])
 
 
-def _random_rows(images: "DecodedImages", count: int, seed: int) -> Tensor:
+def _random_rows(images: DecodedImages, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(len(images), generator=generator)[:count]
 
@@ -248,7 +245,7 @@ def _class_names(model: VQVAEForImageGeneration) -> list[str] | None:
 
 
 def _labels_to_sample(
-    model: VQVAEForImageGeneration, images: "DecodedImages", rows: Tensor, count: int
+    model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, count: int
 ) -> Tensor:
     """Labels of these training images, or all classes evenly if a label is not one of them."""
     num_classes = _num_classes(model)

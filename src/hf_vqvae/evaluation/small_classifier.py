@@ -16,7 +16,6 @@ from transformers.utils import logging
 from ..data.decoding import DecodedImages, scale_pixels
 from ..distributed import run_on_main_process
 from ..files import atomic_remove, atomic_replace, writing_errors
-from ..models import VQVAEImageProcessorPil
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 
 RECIPE = 2  # part of a cached classifier's name: raise it when a change trains another one
@@ -188,15 +187,12 @@ def _can_be_read(kept: Path) -> bool:
 
 
 def _keep(model: SmallClassifier, folder: Path) -> None:
-    """Write model and image processor atomically."""
+    """Write the model atomically; the default image processor of [`load_classifier`] is the right one."""
     # A name of this process: another run may be training the same classifier.
     writing = folder.with_name(f"{folder.name}.{os.getpid()}.writing")
     try:
-        height, width = model.config.image_size
-        processor = VQVAEImageProcessorPil(size={"height": height, "width": width})
         with writing_errors(folder):
             model.save_pretrained(writing)
-            processor.save_pretrained(writing)
         try:
             atomic_replace(writing, folder)
         except OSError:
