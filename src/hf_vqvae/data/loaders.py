@@ -157,7 +157,8 @@ def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
     """
     if num_rows is None:
         raise ValueError(
-            "the stream has an unknown number of rows: give it as --max_train_samples, or leave out --streaming."
+            "the dataset does not say how many rows its stream has: say it with --max_train_samples, or leave out "
+            "--streaming."
         )
     if num_rows < arguments.train_batch_size:
         raise ValueError(
