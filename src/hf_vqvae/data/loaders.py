@@ -62,9 +62,7 @@ class EpochStream(IterableDataset):
     number of workers nor on the dataset's files, and resuming an epoch decodes no row twice.
 
     Args:
-        rows: single examples, read again in each epoch.
         steps_per_epoch: batches per epoch; later rows are left out.
-        batch_size, seed: as for [`EpochShuffle`].
         num_workers: processes that decode; with 0, this process does.
         decode: converts a row to the inputs of the model; None if it has them already.
     """
@@ -175,8 +173,7 @@ def make_loader(
 
     Args:
         dataset: a map-style dataset whose `__getitems__` returns a whole batch, or a stream of images.
-        steps_per_epoch: batches to read from a stream, at least one.
-        num_workers: processes that decode a stream.
+        steps_per_epoch, num_workers: as for [`EpochStream`]; of a stream only.
     """
     part = arguments.train_batch_size // arguments.gradient_accumulation_steps
     # Its own generator: from the global one a loader draws in each epoch, and again when an epoch is resumed.

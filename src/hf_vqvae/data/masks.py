@@ -15,10 +15,7 @@ HALVES = ("upper", "lower", "left", "right")
 
 
 def half_mask(half: str, config: VQVAEConfig) -> Tensor:
-    """Make a mask, bool (H, W), that is True in half of the rows or columns of codes, rounded down.
-
-    Args:
-        half: one of `HALVES`.
+    """Make a mask, bool (H, W), that is True in one of `HALVES` of the grid of codes, rounded down.
 
     Raises:
         ValueError: if there is a single row or column.

@@ -73,8 +73,8 @@ class _Split:
 def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     """Load the training and the evaluation split, at the size and with the channels of `config`.
 
-    Both are opened and checked before any image is decoded. Labels are kept where there is a
-    column of them; -1, which marks hidden classes on the Hub, stays, and an empty cell becomes -1.
+    Both are opened and checked before any image is decoded. An empty cell of labels becomes -1, as
+    hidden classes on the Hub are.
 
     Raises:
         DataError: if a split or column is missing or empty, or the images do not fit `config` or

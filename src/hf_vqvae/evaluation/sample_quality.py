@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:
         )
 
 
+@dataclass
 class SampleEvaluator:
     """Classify sets of images and compare them with one reference set.
 
@@ -137,17 +139,14 @@ class SampleEvaluator:
     expected classes, int64 (B,), -1 for an unknown class.
     """
 
-    def __init__(
-        self,
-        classifier: ImageClassifier,
-        accelerator: Accelerator,
-        batch_size: int,
-        label_names: list[str] | None,
-        num_labels: int,
-    ):
-        self.classifier, self.accelerator, self.batch_size = classifier, accelerator, batch_size
-        self.label_names, self.num_labels = label_names, num_labels
-        self.reference = FrechetDistance(classifier.num_features)
+    classifier: ImageClassifier
+    accelerator: Accelerator
+    batch_size: int
+    label_names: list[str] | None
+    num_labels: int
+
+    def __post_init__(self) -> None:
+        self.reference = FrechetDistance(self.classifier.num_features)
 
     def set_reference(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         """Classify the reference set."""
