@@ -166,8 +166,8 @@ class DecodedImages(torch.utils.data.Dataset):
         return batch if self.labels is None else batch | {"labels": self.labels[rows]}
 
 
-def check_memory(count: int, decoder: RowDecoder, remedy: str) -> None:
-    """Raise `DataError`, which suggests `remedy`, if `count` decoded images do not fit into memory."""
+def check_memory(count: int, decoder: RowDecoder) -> None:
+    """Raise `DataError` if `count` decoded images do not fit into memory."""
     config = decoder.config
     height, width = as_pair(config.image_size)
     needed = count * config.num_channels * height * width
@@ -177,7 +177,8 @@ def check_memory(count: int, decoder: RowDecoder, remedy: str) -> None:
         raise DataError(
             f"The {count:,} images of split {decoder.split!r} take {needed / 2**30:,.1f} GiB "
             f"decoded to {config.num_channels}x{height}x{width}, more than the "
-            f"{limit / 2**30:,.1f} GiB that a process may fill: {remedy}, or make `--image_size` smaller."
+            f"{limit / 2**30:,.1f} GiB that a process may fill: take fewer (`--max_train_samples`, "
+            "`--max_eval_samples`), or decode training images as they are read (`--streaming`)."
         )
 
 
@@ -192,9 +193,8 @@ def decode_rows(
     Raises:
         DataError: if a row cannot be decoded (the first is named), or there are none, or too many for memory.
     """
-    remedy = "take fewer of them (`--max_train_samples`, `--max_eval_samples`)"
     capacity = ROWS_PER_BATCH if count is None else count
-    check_memory(capacity, decoder, remedy)
+    check_memory(capacity, decoder)
     shape = (decoder.config.num_channels, *as_pair(decoder.config.image_size))
     images = np.empty((capacity, *shape), np.uint8)
     labels = np.empty(capacity, np.int64)
@@ -217,7 +217,7 @@ def decode_rows(
             columns, table = list(batch), list(zip(*batch.values(), strict=True))
             # A stream may be longer than declared, or of unknown length.
             while done + len(table) > len(images):
-                check_memory(2 * len(images), decoder, remedy)
+                check_memory(2 * len(images), decoder)
                 images.resize((2 * len(images), *shape), refcheck=False)
                 labels.resize(len(images), refcheck=False)
             starts = range(0, len(table), ROWS_PER_TASK)

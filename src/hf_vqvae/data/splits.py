@@ -86,7 +86,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     train = _open_split(source, arguments, config, "train")
     evaluation = _open_split(source, arguments, config, "eval")
     if not arguments.streaming:
-        check_memory(train.count, train.decoder, "decode images as they are read (`--streaming`)")
+        check_memory(train.count, train.decoder)
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
         train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
