@@ -90,15 +90,10 @@ def evaluate_model(
         unlabelled.sum_over_processes_(accelerator)
         result = unlabelled.compute()
         values |= {f"{key}_without_labels": result[key] for key in ("nll", "bits_per_image")}
-    facts = _facts(vqvae.config, given_labels)
+    facts = _facts(vqvae.config, given_labels) | {"split": split, "count": len(images)}
     without = facts | {"given": "given the true codes before it, without a label"}
     metrics = {
-        key: METRICS[key].record(
-            value,
-            split=split,
-            count=len(images),
-            **(without if key.endswith("_without_labels") else facts),
-        )
+        key: METRICS[key].record(value, **(without if key.endswith("_without_labels") else facts))
         for key, value in values.items()
         if key in METRICS
     }
