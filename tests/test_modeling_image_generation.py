@@ -399,12 +399,12 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
         (
             {"pixel_values": PIXELS.to(torch.uint8), "pixel_mask": KNOWN},
             TypeError,
-            "`pixel_values` must be a floating-point tensor .*got torch.uint8",
+            "`pixel_values` must be a tensor of floating-point numbers, got torch.uint8",
         ),
         (
             {"pixel_values": PIXELS.numpy(), "pixel_mask": KNOWN},
             TypeError,
-            "`pixel_values` must be a floating-point tensor .*got ",
+            "`pixel_values` must be a tensor of floating-point numbers, got ndarray",
         ),
         (
             {"pixel_values": PIXELS[:1], "pixel_mask": KNOWN},
@@ -448,11 +448,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             },
             ValueError,
             "`pixel_mask` must have one entry for each of the 2 of `pixel_values`, got 3",
-        ),
-        (
-            {"pixel_values": PIXELS + float("nan"), "pixel_mask": KNOWN},
-            ValueError,
-            "`pixel_values` must be finite where `pixel_mask` is True, got nan",
         ),
     ],
 )

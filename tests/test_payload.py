@@ -25,7 +25,7 @@ FILES = {
     "quantization.py",
     "sampling_pixelcnn.py",
 }
-LINES = 2950  # the aim is 2,800
+LINES = 2800
 # What their documentation tells a subclass to override.
 HOOKS = {"_init_weights", "_preprocess", "_sanitize_parameters", "_forward"}
 

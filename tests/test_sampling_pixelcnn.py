@@ -10,7 +10,6 @@ from accelerate.utils import offload_state_dict
 from torch import nn
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
-from hf_vqvae.models.input_checks import draw_noise
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 from support.models import seeded
 
@@ -490,8 +489,6 @@ def test_the_captured_graph_draws_what_the_plain_loop_does(architecture, num_cla
                 **extra,
             )
             assert torch.equal(drawn, expected)
-    with pytest.raises(ValueError, match=r"`generator` must be on the model's device cuda"):
-        prior.sample(1, generator=seeded())
     assert torch.equal(prior.sample(seeds=[3]).cpu(), prior.cpu().sample(seeds=[3]))
 
 
@@ -529,7 +526,9 @@ def test_labels_need_classes_and_guidance_needs_labels():
         ValueError, match=r"`guidance_scale` other than 1 needs a prior with classes"
     ):
         make_prior().sample(1, guidance_scale=2.0)
-    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs `class_labels`"):
+    with pytest.raises(
+        ValueError, match=r"`guidance_scale` other than 1 needs .*and `class_labels`"
+    ):
         make_prior(num_classes=2).sample(1, guidance_scale=0.0)
 
 
@@ -548,17 +547,21 @@ def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
         (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
         ([3, 10], ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
         (torch.tensor([3, -1]), ValueError, r"`class_labels` must be in .*got -1"),
-        ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean 'three'\?\)"),
-        (["one", "xyz"], ValueError, r"`class_labels` has no label 'xyz'; there are: zero, one,"),
+        ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean `three`\?\)"),
+        (
+            ["one", "xyz"],
+            ValueError,
+            r"`class_labels` has no label 'xyz'; there are: \['zero', 'one',",
+        ),
         ("3", ValueError, r"`class_labels` has no label '3'"),
         (["one", 1.5], TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
         (True, TypeError, r"`class_labels` must be numbers or names of classes, got True"),
         ([None, 1], TypeError, r"`class_labels` must be numbers or names of classes, got None"),
-        (1.5, TypeError, r"`class_labels` must be a list or tensor .*got 1.5"),
-        ({"one": 1}, TypeError, r"`class_labels` must be a list or tensor .*got \{'one': 1\}"),
-        (torch.zeros(2), TypeError, r"`class_labels` must be a tensor of integers, got .*float32"),
-        (torch.ones(2).bool(), TypeError, r"`class_labels` must be a tensor of integers"),
-        (torch.zeros(2, 1).long(), ValueError, r"`class_labels` must be .* got \(2, 1\)"),
+        (1.5, TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
+        ({"one": 1}, TypeError, r"`class_labels` must be numbers or names .*got \{'one': 1\}"),
+        (torch.zeros(2), TypeError, r"`class_labels` must be numbers or names .*got 0.0"),
+        (torch.ones(2).bool(), TypeError, r"`class_labels` must be numbers or names .*got True"),
+        (torch.zeros(2, 1).long(), TypeError, r"`class_labels` must be numbers .*got \[0\]"),
         ([0, 1, 2], ValueError, r"`class_labels` must have one entry .* 2 of `num_grids`, got 3"),
         ([], ValueError, r"`class_labels` must have at least one entry"),
     ],
@@ -642,6 +645,3 @@ def test_a_wrong_generator_is_refused():
         prior.sample(2, seeds=[0, 1], generator=seeded())
     with pytest.raises(TypeError, match="generator"):
         prior.sample(2, generator=0)
-    # Any other device than the generator's; none is needed to find it out.
-    with pytest.raises(ValueError, match=r"`generator` must be on the model's device cuda, .* cpu"):
-        draw_noise(seeded(), None, (2, 4, 5), torch.device("cuda"))

@@ -4,10 +4,12 @@
 from typing import Literal
 
 from .configuration_utils import (
+    CODES,
+    LAYERS,
     MAX_CLASSES,
-    MAX_CODES,
     MAX_LAYERS,
     MAX_SIZE,
+    SIZE,
     StrictConfig,
     setting,
     shown,
@@ -41,16 +43,10 @@ class PixelCNNConfig(StrictConfig):
     base_config_key = "prior_config"
 
     num_embeddings: int = setting(
-        128,
-        "Number K of codes; train.py takes it from the VQ-VAE.",
-        at_least=2,
-        at_most=MAX_CODES,
+        128, "Number K of codes; train.py takes it from the VQ-VAE.", **CODES
     )
     grid_size: list[int] | tuple[int, ...] = setting(
-        (7, 7),
-        "Rows and columns of codes; train.py takes them from the VQ-VAE.",
-        at_least=1,
-        at_most=MAX_SIZE,
+        (7, 7), "Rows and columns of codes; train.py takes them from the VQ-VAE.", **SIZE
     )
     architecture: Literal["plain", "gated"] = setting(
         "plain",
@@ -66,13 +62,10 @@ class PixelCNNConfig(StrictConfig):
         7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=MAX_SIZE
     )
     num_residual_blocks: int = setting(
-        2,
-        "Residual blocks (1x1, 3x3 of mask B, 1x1) of a plain prior.",
-        at_least=0,
-        at_most=MAX_LAYERS,
+        2, "Residual blocks (1x1, 3x3 of mask B, 1x1) of a plain prior.", **LAYERS
     )
     num_pixelcnn_layers: int = setting(
-        2, "1x1 layers of a plain prior before its logits.", at_least=0, at_most=MAX_LAYERS
+        2, "1x1 layers of a plain prior before its logits.", **LAYERS
     )
     num_gated_layers: int = setting(5, "Layers of a gated prior.", at_least=1, at_most=MAX_LAYERS)
     gated_kernel_size: int = setting(

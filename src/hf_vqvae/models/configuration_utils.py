@@ -18,8 +18,10 @@ logger = logging.get_logger(__name__)
 # A config is read before the weights. Larger sizes than these are typing errors.
 MAX_SIZE = 2**16  # channels, dimensions, sides
 MAX_LAYERS = 256  # of one kind
-MAX_CODES = 2**24
 MAX_CLASSES = 2**16
+SIZE = {"at_least": 1, "at_most": MAX_SIZE}
+LAYERS = {"at_least": 0, "at_most": MAX_LAYERS}
+CODES = {"at_least": 2, "at_most": 2**24}
 
 # Bounds that a field may declare. NaN is within none of them.
 BOUNDS = {
@@ -97,7 +99,7 @@ class StrictConfig(PreTrainedConfig):
         ]
         if unknown:
             settings = ", ".join(f.name for f in own_fields(type(self)))
-            hints = ", ".join(f"`{key}`{_hint(key, known)}" for key in unknown)
+            hints = ", ".join(f"`{key}`{did_you_mean(key, known)}" for key in unknown)
             raise ValueError(
                 f"{type(self).__name__} has no setting {hints}. Its settings are: {settings}."
             )
@@ -143,11 +145,12 @@ class StrictConfig(PreTrainedConfig):
                     value = {**(config_dict.get(key) or {}), **value}
                 config_dict[key] = value
             # Other unknown arguments are for the loading of files or weights.
-            elif hint := _hint(key, names, cutoff=0.8):
+            elif hint := did_you_mean(key, names, cutoff=0.8):
                 raise ValueError(f"{cls.__name__} has no setting `{key}`{hint}.")
         return super().from_dict(config_dict, **kwargs)
 
 
-def _hint(key: str, names: list[str], cutoff: float = 0.6) -> str:
+def did_you_mean(key: str, names: list[str], cutoff: float = 0.6) -> str:
+    """Return a hint at the name most similar to `key`, for an error message; empty if there is none."""
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
     return f" (did you mean `{nearest[0]}`?)" if nearest else ""

@@ -4,7 +4,7 @@
 import math
 from typing import Literal
 
-from .configuration_utils import MAX_CODES, MAX_LAYERS, MAX_SIZE, StrictConfig, setting, strict
+from .configuration_utils import CODES, LAYERS, SIZE, StrictConfig, setting, strict
 
 
 def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
@@ -27,35 +27,22 @@ class VQVAEConfig(StrictConfig):
     base_config_key = "vqvae_config"
 
     image_size: int | list[int] | tuple[int, ...] = setting(
-        28,
-        "Image height and width in pixels; multiples of 2 ** len(hidden_sizes).",
-        at_least=1,
-        at_most=MAX_SIZE,
+        28, "Image height and width in pixels; multiples of 2 ** len(hidden_sizes).", **SIZE
     )
-    num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.", at_least=1, at_most=MAX_SIZE)
+    num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.", **SIZE)
     hidden_sizes: list[int] | tuple[int, ...] = setting(
         (32, 64),
         "Channels of each encoder level, which halves the size; the decoder mirrors them.",
-        at_least=1,
-        at_most=MAX_SIZE,
+        **SIZE,
     )
     num_residual_layers: int = setting(
-        0,
-        "Residual blocks (ReLU, 3x3, ReLU, 1x1) after each level.",
-        at_least=0,
-        at_most=MAX_LAYERS,
+        0, "Residual blocks (ReLU, 3x3, ReLU, 1x1) after each level.", **LAYERS
     )
     embedding_dim: int = setting(
-        16,
-        "Dimension D of latents and codebook vectors (the Keras page: 16).",
-        at_least=1,
-        at_most=MAX_SIZE,
+        16, "Dimension D of latents and codebook vectors (the Keras page: 16).", **SIZE
     )
     num_embeddings: int = setting(
-        128,
-        "Codebook size K (the Keras page: 128; the paper: 512).",
-        at_least=2,
-        at_most=MAX_CODES,
+        128, "Codebook size K (the Keras page: 128; the paper: 512).", **CODES
     )
     commitment_cost: float | int = setting(
         0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", at_least=0, below=math.inf
@@ -106,17 +93,13 @@ class VQVAEConfig(StrictConfig):
     def validate_image_size(self):
         """Check that both sides are multiples of the downsampling factor, since every level halves them."""
         if not self.hidden_sizes:
-            raise ValueError(
-                "`hidden_sizes` must name the channels of at least one level, got none."
-            )
+            raise ValueError("`hidden_sizes` must have at least one level, got none.")
         sides, factor = as_pair(self.image_size), self.downsampling_factor
         if len(sides) != 2:
             raise ValueError(f"`image_size` must be one number or (height, width), got {sides}.")
         for side in sides:
             if side % factor:
-                below = side // factor * factor
-                fitting = " or ".join(str(size) for size in (below, below + factor) if size)
                 raise ValueError(
                     f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
-                    f"`hidden_sizes`), got {side}: the nearest sizes that fit are {fitting}."
+                    f"`hidden_sizes`), got {side}."
                 )

@@ -22,10 +22,7 @@ class HubMixin:
             OSError: if there is no config, or no safetensors file.
         """
         if kwargs.pop("use_safetensors", True) is False:
-            raise ValueError(
-                "`use_safetensors` must be True, got False: a pickle can run code. Save the model with "
-                "`save_pretrained`, which writes safetensors."
-            )
+            raise ValueError("`use_safetensors` must be True, got False: a pickle can run code.")
         try:
             loaded = super().from_pretrained(
                 pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs
@@ -75,6 +72,6 @@ def check_finite(model) -> None:
         if not tensor.is_meta and tensor.is_floating_point() and not tensor.isfinite().all():
             bad = tensor[~tensor.isfinite()]
             raise ValueError(
-                f"the weight {name!r} has {len(bad)} values that are not finite, for example {bad[0].item()}: training "
-                "diverged, or the file is damaged. Take an earlier checkpoint."
+                f"the weight {name!r} has {len(bad)} values that are not finite, for example {bad[0].item()}: "
+                "training diverged, or the file is damaged."
             )

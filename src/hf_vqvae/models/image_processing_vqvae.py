@@ -70,8 +70,7 @@ class VQVAEImageProcessorPil(PilBackend):
         channels = sorted({len(image) for image in images})
         if len(channels) > 1:
             raise ValueError(
-                f"the images of a batch must have the same number of channels, got {channels}: convert them first, "
-                "PIL images with image.convert('RGB') or image.convert('L')."
+                f"the images of a batch must have the same number of channels, got {channels}: convert them first."
             )
         for image in images:
             _check_range(image, do_rescale, rescale_factor)
@@ -130,9 +129,7 @@ class VQVAEImageProcessorPil(PilBackend):
                 f"PIL has images of 1, 3 or 4 channels, got {channels}: use output_type='np' or 'pt'."
             )
         if np.isnan(arrays).any():
-            raise ValueError(
-                "`images` contains NaN, which cannot be shown: the training of the model diverged."
-            )
+            raise ValueError("`images` contains NaN: the training of the model diverged.")
         arrays = np.rint(arrays * 255).astype(np.uint8)
         return [Image.fromarray(array[..., 0] if channels == 1 else array) for array in arrays]
 
@@ -169,6 +166,5 @@ def _check_range(image: np.ndarray, do_rescale: bool, rescale_factor: float) -> 
     limit = 1 / rescale_factor if do_rescale else 1.0
     if not (low >= 0 and high <= limit * (1 + 1e-6)):
         raise ValueError(
-            f"the values of an image must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: pass 8-bit images, another "
-            "`rescale_factor`, or floats in [0, 1] with do_rescale=False."
+            f"image values must be in [0, {limit:g}], got {low:.6g} to {high:.6g}: pass 8-bit images or a `rescale_factor`."
         )

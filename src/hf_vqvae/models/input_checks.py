@@ -4,23 +4,18 @@
 Shapes: N grids, h x w grid.
 """
 
-from __future__ import annotations
-
-import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .configuration_utils import shown
-
-if TYPE_CHECKING:
-    from .configuration_pixelcnn import PixelCNNConfig
+from .configuration_pixelcnn import PixelCNNConfig
+from .configuration_utils import did_you_mean, shown
 
 # Dtypes whose values int64 has too, so not uint64.
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 INTEGERS += (torch.uint16, torch.uint32)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 ClassLabels = int | str | Sequence[int | str] | Tensor
 
 
@@ -29,11 +24,11 @@ def is_integer(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_integers(name: str, values: Tensor) -> None:
-    """Raise `TypeError` unless `values` is a tensor of one of the dtypes `INTEGERS`."""
-    if not isinstance(values, Tensor) or values.dtype not in INTEGERS:
-        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"`{name}` must be a tensor of integers, got {kind}.")
+def check_dtype(name: str, values: Tensor, kind: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raise `TypeError` unless `values` is a tensor of one of the dtypes, which the message calls `kind`."""
+    if not isinstance(values, Tensor) or values.dtype not in dtypes:
+        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"`{name}` must be a tensor of {kind}, got {got}.")
 
 
 def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
@@ -57,11 +52,10 @@ def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) 
         TypeError: if the codes are not a tensor of integers.
         ValueError: if the shape is not (B, *grid_size) or a code is out of range.
     """
-    check_integers("codes", codes)
+    check_dtype("codes", codes, "integers", INTEGERS)
     if codes.dim() != 3 or tuple(codes.shape[1:]) != tuple(grid_size):
         raise ValueError(
-            f"`codes` must have the shape (batch, {grid_size[0]}, {grid_size[1]}) of this model's grid, "
-            f"got {tuple(codes.shape)}."
+            f"`codes` must have the shape (batch, {grid_size[0]}, {grid_size[1]}), got {tuple(codes.shape)}."
         )
     check_range("codes", codes, 0, num_embeddings, "the codebook's range")
 
@@ -77,10 +71,9 @@ def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: in
         return
     if num_classes is None:
         raise ValueError(
-            "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out, or train one "
-            "on a dataset with labels."
+            "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out."
         )
-    check_integers("class_labels", class_labels)
+    check_dtype("class_labels", class_labels, "integers", INTEGERS)
     if class_labels.shape != (batch,):
         raise ValueError(
             f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(class_labels.shape)}."
@@ -100,36 +93,31 @@ def count_grids(name: str, number: int | None, **arguments: ClassLabels | Sequen
     """
     if number is not None and (not is_integer(number) or number < 1):
         raise ValueError(f"`{name}` must be an integer of at least 1, got {shown(number)}.")
-    lengths = {key: _count_entries(key, value) for key, value in arguments.items()}
-    lengths = {key: length for key, length in lengths.items() if length is not None}
-    if number is None and lengths:
-        name, number = next(iter(lengths.items()))
-    for key, length in lengths.items():
+    for key, value in arguments.items():
+        length = _count_entries(key, value)
         if length == 0:
             raise ValueError(f"`{key}` must have at least one entry, got none.")
-        if length != number:
+        if number is None:
+            name, number = key, length
+        if length is not None and length != number:
             raise ValueError(
                 f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}."
             )
-    return 1 if number is None else number
+    return number or 1
 
 
 # Dimensions of arguments with one entry for each grid or image.
-_DIMENSIONS = {"codes": 3, "mask": 3, "pixel_values": 4, "pixel_mask": 3, "seeds": 1}
+_DIMENSIONS = {"codes": 3, "mask": 3, "pixel_values": 4, "pixel_mask": 3}
 
 
 def _count_entries(name: str, value: ClassLabels | Sequence | None) -> int | None:
     """Count the entries of an argument; None where it is not given, or has one entry for all grids."""
-    if name in ("class_labels", "seeds") and not isinstance(value, Tensor | None):
-        if name == "class_labels" and isinstance(value, int | str):
-            return None
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-            raise TypeError(f"`{name}` must be a list or tensor of integers, got {shown(value)}.")
-        return len(value)
-    if not isinstance(value, Tensor) or value.dim() != _DIMENSIONS.get(name, 1):
-        return None
-    shared = len(value) == 1 and name not in ("class_labels", "seeds")
-    return None if shared else len(value)
+    if name in _DIMENSIONS:
+        batched = isinstance(value, Tensor) and value.dim() == _DIMENSIONS[name]
+        return len(value) if batched and len(value) != 1 else None
+    if isinstance(value, Tensor):
+        return len(value) if value.dim() else None
+    return len(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
 
 
 def label_rows(
@@ -142,32 +130,22 @@ def label_rows(
     """
     classes = config.num_classes
     if guided and (classes is None or class_labels is None):
-        lacks = "a prior with classes" if classes is None else "`class_labels`"
         raise ValueError(
-            f"`guidance_scale` other than 1 needs {lacks}: it moves samples towards a label. Leave it at 1, or "
-            + ("train a conditional prior." if classes is None else "name the labels.")
+            "`guidance_scale` other than 1 needs a prior with classes, and `class_labels`."
         )
     if classes is None:
         check_labels(class_labels, classes, number)
         return None
     if config.label_dropout == 0 and (guided or class_labels is None):
         raise ValueError(
-            "`class_labels` must be given, and `guidance_scale` be 1: this prior was trained with `label_dropout` 0, "
-            "so it cannot draw without a label."
+            "`class_labels` must be given, and `guidance_scale` be 1: this prior was trained with `label_dropout` 0."
         )
     if class_labels is None:
         return torch.full((number,), classes)
-    if isinstance(class_labels, Tensor):
-        check_integers("class_labels", class_labels)
-        if class_labels.dim() > 1:
-            raise ValueError(
-                f"`class_labels` must be a single label or of shape ({number},), got {tuple(class_labels.shape)}."
-            )
-        rows = class_labels.long()
-    elif isinstance(class_labels, int | str):
-        rows = torch.tensor(_label_row(class_labels, config))
-    else:
-        rows = torch.tensor([_label_row(label, config) for label in class_labels])
+    labels = class_labels.tolist() if isinstance(class_labels, Tensor) else class_labels
+    if not isinstance(labels, Sequence) or isinstance(labels, str):
+        labels = [labels]
+    rows = torch.tensor([_label_row(label, config) for label in labels])
     check_range("class_labels", rows, 0, classes, "the classes of this prior")
     return rows.expand(number)
 
@@ -175,18 +153,15 @@ def label_rows(
 def _label_row(label: int | str, config: PixelCNNConfig) -> int:
     if isinstance(label, str):
         if label not in config.label2id:
-            near = difflib.get_close_matches(label, config.label2id, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            names = ", ".join(list(config.label2id)[:20])
-            more = ", ..." if len(config.label2id) > 20 else ""
+            names = list(config.label2id)
             raise ValueError(
-                f"`class_labels` has no label {label!r}{hint}; there are: {names}{more}."
+                f"`class_labels` has no label {label!r}{did_you_mean(label, names)}; there are: {shown(names)}."
             )
         return config.label2id[label]
-    if isinstance(label, Tensor) and label.dim() == 0 and label.dtype in INTEGERS:
+    if isinstance(label, Tensor) and label.dim() == 0:
         label = label.item()
     if not is_integer(label):
-        raise TypeError(f"`class_labels` must be numbers or names of classes, got {label!r}.")
+        raise TypeError(f"`class_labels` must be numbers or names of classes, got {shown(label)}.")
     return label
 
 
@@ -201,11 +176,9 @@ def known_codes(
     if codes is None and mask is None:
         return None, None
     if codes is None or mask is None:
-        raise ValueError(
-            "`codes` and `mask` go together: the codes, and True where they are known and to be kept."
-        )
-    check_integers("codes", codes)
-    check_mask("mask", mask)
+        raise ValueError("`codes` and `mask` go together: name both, or neither.")
+    check_dtype("codes", codes, "integers", INTEGERS)
+    check_dtype("mask", mask, "bool", (torch.bool,))
     codes = add_batch("codes", codes.long(), config.grid_size, number).expand(number, -1, -1)
     mask = add_batch("mask", mask, config.grid_size, number).expand(number, -1, -1)
     # Unknown codes may have any value, also out of range.
@@ -225,13 +198,6 @@ def add_batch(name: str, values: Tensor, shape: tuple[int, ...], number: int) ->
     return values
 
 
-def check_mask(name: str, mask: Tensor) -> None:
-    """Raise `TypeError` unless `mask` is a tensor of bool."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"`{name}` must be a tensor of bool, True where known, got {kind}.")
-
-
 def draw_noise(
     generator: torch.Generator | None,
     seeds: Sequence[int] | Tensor | None,
@@ -244,19 +210,14 @@ def draw_noise(
         TypeError, ValueError: as `PixelCNNModel.sample`.
     """
     if seeds is None:
-        if not isinstance(generator, torch.Generator | None):
-            kind = type(generator).__name__
-            raise TypeError(f"`generator` must be a torch.Generator, got {kind}.")
-        if generator is not None and generator.device.type != device.type:
-            raise ValueError(
-                f"`generator` must be on the model's device {device}, got one on {generator.device}: "
-                f'make it with torch.Generator("{device}").'
-            )
         return torch.rand(shape, generator=generator, device=device)
     if generator is not None:
         raise ValueError("`generator` and `seeds` exclude each other: name one of them.")
+    seeds = seeds.tolist() if isinstance(seeds, Tensor) else seeds
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"`seeds` must be a list or tensor of integers, got {shown(seeds)}.")
     noise = []
-    for seed in seeds.tolist() if isinstance(seeds, Tensor) else seeds:
+    for seed in seeds:
         if not is_integer(seed) or not 0 <= seed < 2**63:
             raise ValueError(f"`seeds` must be integers from 0 to 2**63 - 1, got {seed!r}.")
         # On the CPU, so that a seed means the same noise on every device.

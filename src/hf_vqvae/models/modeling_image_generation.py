@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .input_checks import ClassLabels, add_batch, check_mask, count_grids
+from .input_checks import FLOATS, ClassLabels, add_batch, check_dtype, count_grids
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
@@ -89,13 +89,6 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = [
-        "VQVAEEncoderLevel",
-        "VQVAEDecoderLevel",
-        "VectorQuantizer",
-        "PixelCNNResidualBlock",
-        "GatedPixelCNNLayer",
-    ]
     _can_compile_fullgraph = True
 
     def __init__(self, config: VQVAEForImageGenerationConfig):
@@ -107,7 +100,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         self.post_init()
 
     def train(self, mode: bool = True) -> "VQVAEForImageGeneration":
-        """Puts the prior into training mode; the VQ-VAE stays in eval, or its codebook would move."""
+        """Put the prior into training mode; the VQ-VAE stays in eval, or its codebook would move."""
         super().train(mode)
         self.vqvae.eval()
         # Again: `from_pretrained` makes new parameters, all of which take gradients, and ends with `eval()`.
@@ -129,7 +122,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            ValueError: if shape or dtype of `pixel_values` or `class_labels` do not fit the config.
+            TypeError, ValueError: if dtype or shape of `pixel_values` or `class_labels` do not fit the config.
         """
         if self.config.output_hidden_states:
             kwargs.setdefault("output_hidden_states", True)
@@ -162,7 +155,9 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         output_type: str = "pt",
         return_dict: bool = False,
     ) -> Tensor | np.ndarray | list | VQVAESampleOutput:
-        """Draws images: codes from the prior (`PixelCNNModel.sample` describes what is not said here), decoded.
+        """Draw codes from the prior and decode them to images.
+
+        Arguments and errors that are not listed are those of [`PixelCNNModel.sample`].
 
         ```python
         >>> model.sample(16, class_labels="7", guidance_scale=2.0, output_type="pil")
@@ -170,24 +165,13 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         ```
 
         Args:
-            num_images: how many, N; by default as many as labels, seeds or known images say, or else 1.
-            class_labels: number or name of a class for all, or one for each image, as list or tensor (N,).
-            codes, mask: (h, w) or (N, h, w): codes that are kept where `mask` is True; the rest is drawn.
-            pixel_values: (C, H, W), or (N, C, H, W) or (1, C, H, W), in [-0.5, 0.5]: an image to be completed. The codes
-                of those cells of the grid that are known as a whole are kept, the rest is drawn.
-            pixel_mask: (H, W) or (N, H, W), bool: True where a pixel is known. The others have no influence.
-            batch_size: images drawn at a time, which bounds the memory; with a progress bar where there are several.
+            num_images: how many, N; by default as many as labels, seeds or known images, or else 1.
+            pixel_values: (C, H, W) or (N, C, H, W) in [-0.5, 0.5], images to be completed. The codes of the cells of
+                the grid that are known entirely are kept, and the rest is drawn.
+            pixel_mask: (H, W) or (N, H, W), bool, True where a pixel is known. The others have no influence.
             output_type: "pt" for (N, C, H, W) of about [-0.5, 0.5], which the model takes again; "np" for (N, H, W, C)
                 in [0, 1]; "pil" for a list of PIL images.
-            return_dict: whether to return the codes beside the images.
-
-        Returns:
-            The images, or with `return_dict=True` a [`VQVAESampleOutput`].
-
-        Raises:
-            TypeError: if labels, codes, images, a mask, `generator` or `seeds` as a whole are of a wrong type.
-            ValueError: if another argument or one of the seeds is, or if an argument is out of its range or does not fit
-                the model; the message names it and the rule.
+            return_dict: whether to return a [`VQVAESampleOutput`], which holds the codes too, instead of the images.
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f'`output_type` must be "pt", "np" or "pil", got {output_type!r}.')
@@ -235,30 +219,16 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Return the codes (N, h, w) of partly known images, and a mask of the cells that are known entirely."""
         if pixel_values is None or pixel_mask is None:
-            raise ValueError(
-                "`pixel_values` and `pixel_mask` go together: the image, and True where a pixel is known."
-            )
-        if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
-            kind = getattr(pixel_values, "dtype", type(pixel_values).__name__)
-            raise TypeError(
-                f"`pixel_values` must be a floating-point tensor in [-0.5, 0.5], got {kind}: the image processor makes "
-                "one of images."
-            )
-        check_mask("pixel_mask", pixel_mask)
+            raise ValueError("`pixel_values` and `pixel_mask` go together: name both, or neither.")
+        check_dtype("pixel_values", pixel_values, "floating-point numbers", FLOATS)
+        check_dtype("pixel_mask", pixel_mask, "bool", (torch.bool,))
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
-        height, width = rows * side, columns * side
-        shape = (self.config.num_channels, height, width)
+        shape = (self.config.num_channels, rows * side, columns * side)
         pixel_values = add_batch("pixel_values", pixel_values, shape, number)
         pixel_mask = add_batch("pixel_mask", pixel_mask, shape[1:], number)
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
-        wrong = pixel_mask[:, None] & ~pixel_values.isfinite()
-        if wrong.any():
-            value = pixel_values.expand_as(wrong)[wrong][0].item()
-            raise ValueError(
-                f"`pixel_values` must be finite where `pixel_mask` is True, got {value}: mask what is not known."
-            )
         filled = _fill_unknown(pixel_values, pixel_mask[:, None])
         cells = pixel_mask.unflatten(2, (columns, side)).unflatten(1, (rows, side))
         return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))

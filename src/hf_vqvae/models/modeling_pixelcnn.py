@@ -61,6 +61,7 @@ class PixelCNNPreTrainedModel(HubMixin, PreTrainedModel):
     config: PixelCNNConfig
     base_model_prefix = "prior"
     main_input_name = "codes"
+    _input_embed_layer = "conv_in"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["PixelCNNResidualBlock", "GatedPixelCNNLayer"]
@@ -138,14 +139,6 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         self.layers = nn.ModuleList([nn.Conv2d(wide, wide, kernel_size=1)])
         self.conv_out = nn.Conv2d(wide, config.num_embeddings, kernel_size=1)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The layer that reads the codes."""
-        return self.conv_in
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the layer that reads the codes."""
-        self.conv_in = value
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -168,16 +161,13 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         """
         check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
-        hidden = self._plain(codes, labels) if self._is_plain else self._gated(codes, labels)
+        blocks = self._plain if self.config.architecture == "plain" else self._gated
+        hidden = blocks(codes, labels)
         for layer in self.layers:
             hidden = nn.functional.relu(layer(hidden))
         logits = self.conv_out(hidden)
         loss = nn.functional.cross_entropy(logits.float(), codes.long()) if return_loss else None
         return PixelCNNOutput(loss=loss, logits=logits)
-
-    @property
-    def _is_plain(self) -> bool:
-        return self.config.architecture == "plain"
 
     def _plain(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         hidden = self.conv_in(codes)
@@ -228,7 +218,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         seeds: Sequence[int] | Tensor | None = None,
         batch_size: int = 256,
     ) -> Tensor:
-        """Draws grids of codes, one code after the other, each from the distribution given those before it.
+        """Draw grids of codes, one code after the other, each from the distribution given those before it.
 
         Every activation is computed once, so that a grid costs about one forward pass. The codes are those that a
         forward pass for each code would give with the same noise.
@@ -252,17 +242,12 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
 
         Raises:
             TypeError: if labels, codes, a mask, `generator` or `seeds` as a whole are of a wrong type.
-            ValueError: if another argument or one of the seeds is, or if an argument is out of its range or does not fit
-                the prior; the message names it and the rule.
+            ValueError: if another argument is, or if one is out of its range or does not fit the prior.
+            RuntimeError: if `generator` is on another device than the model.
         """
         settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
         number = count_grids(
-            "num_grids",
-            num_grids,
-            class_labels=class_labels,
-            seeds=seeds,
-            codes=codes,
-            mask=mask,
+            "num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask
         )
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
 from .configuration_vqvae import VQVAEConfig, as_pair
 from .hub_mixin import HubMixin
-from .input_checks import check_codes
+from .input_checks import FLOATS, check_codes, check_dtype
 from .quantization import VectorQuantizer
 
 
@@ -118,7 +118,8 @@ class VQVAEModel(VQVAEPreTrainedModel):
         """Encode images (B, C, H, W) in [-0.5, 0.5] to codes (B, h, w) and latents (B, D, h, w), without learning.
 
         Raises:
-            ValueError: if shape or dtype do not fit the config.
+            TypeError: if `pixel_values` is not a floating-point tensor.
+            ValueError: if its shape does not fit the config.
         """
         latents = self.encoder(self._checked_pixels(pixel_values))
         return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
@@ -147,8 +148,8 @@ class VQVAEModel(VQVAEPreTrainedModel):
             return_loss: whether to compute `loss`.
 
         Raises:
-            TypeError: if `pixel_values` is not a tensor.
-            ValueError: if shape or dtype of `pixel_values` do not fit the config.
+            TypeError: if `pixel_values` is not a floating-point tensor.
+            ValueError: if its shape does not fit the config.
         """
         pixels = self._checked_pixels(pixel_values)
         latents = self.encoder(pixels)
@@ -173,17 +174,11 @@ class VQVAEModel(VQVAEPreTrainedModel):
         )
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        if not isinstance(pixel_values, Tensor):
-            raise TypeError(f"`pixel_values` must be a tensor, got {type(pixel_values).__name__}.")
+        check_dtype("pixel_values", pixel_values, "floating-point numbers", FLOATS)
         expected = (self.config.num_channels, *as_pair(self.config.image_size))
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"`pixel_values` must have the shape (batch, {', '.join(map(str, expected))}) of this model's config, "
                 f"got {tuple(pixel_values.shape)}: the model's image processor resizes images to it."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"`pixel_values` must be floating point in [-0.5, 0.5], got {pixel_values.dtype}: "
-                "the model's image processor makes them of 8-bit images."
             )
         return pixel_values.to(self.encoder.conv_out.weight.dtype)

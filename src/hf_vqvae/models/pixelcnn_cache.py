@@ -2,16 +2,13 @@
 """Evaluate the PixelCNN priors one code at a time, computing every activation once.
 
 The contribution of the rows above is computed for all columns when a row starts, in one product; that of the codes to
-the left is read from the row's cache. A grid costs about one forward pass. Caching the activations of a PixelCNN was
-proposed by Ramachandran et al. 2017, "Fast Generation for Convolutional
-Autoregressive Models" (arXiv 1704.06001).
+the left is read from the row's cache. A grid costs about one forward pass (Ramachandran et al. 2017, "Fast Generation
+for Convolutional Autoregressive Models", arXiv 1704.06001).
 
 All buffers are allocated once and written in place, so that a row can be captured in a CUDA graph.
 
 Shapes: B batch, K codes, w columns, C channels, r radius of a kernel, k = 2r + 1.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +17,8 @@ from torch import Tensor, nn
 class PixelCNNCache:
     """State of a batch of grids that are drawn row by row.
 
-    For each row: `start_row()`; for each column `logits(column)`, then `put(column, codes)`; `end_row(codes)`.
+    For each row: `start_row()`, which computes the contribution of the rows above to all columns; for each column
+    `logits(column)` (B, K), given all codes before it, then `put(column, codes)`; `end_row(codes)`.
 
     Args:
         prior: any [`PixelCNNModel`], on `device`, or with weights that Accelerate has offloaded.
@@ -92,14 +90,6 @@ class PixelCNNCache:
         summed = nn.functional.embedding_bag(rows.flatten(0, 1), self.table, mode="sum")
         return summed.view(self.batch, self.width, self.channels)
 
-    def start_row(self) -> None:
-        """Compute the contribution of the rows above to all columns."""
-        raise NotImplementedError
-
-    def logits(self, column: int) -> Tensor:
-        """Return the logits (B, K) of a column, given all codes before it."""
-        raise NotImplementedError
-
     def _head(self, hidden: Tensor) -> Tensor:
         for bias, kernel in self.layers:
             hidden = torch.addmm(bias, hidden, kernel).relu_()
@@ -140,9 +130,8 @@ class PlainCache(PixelCNNCache):
     def _block(self, block: nn.Module, half: int) -> tuple:
         channels, conv = self.channels, block.masked_conv
         kernel = self._weight(conv).permute(2, 3, 1, 0)  # (3, 3, C, C / 2)
-        row = self._buffer(
-            self.width + 2, channels
-        )  # outputs of conv1, this row's or the last one's
+        # Outputs of conv1, this row's or the last one's.
+        row = self._buffer(self.width + 2, channels)
         above = self._buffer(self.width, half)
         steps = [
             (row[:, column + 1], row[:, column : column + 2].flatten(1), above[:, column])
@@ -264,11 +253,3 @@ class GatedCache(PixelCNNCache):
         super().end_row(codes)
         for (rows, *_), *_ in self.blocks:
             rows[:, :-1] = rows[:, 1:].clone()
-
-
-def make_cache(
-    prior: nn.Module, batch: int, labels: Tensor | None, device: torch.device
-) -> PixelCNNCache:
-    """Make the cache for the prior's architecture."""
-    kind = PlainCache if prior.config.architecture == "plain" else GatedCache
-    return kind(prior, batch, labels, device)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
-from .input_checks import check_codes
+from .input_checks import FLOATS, check_codes, check_dtype
 
 KMEANS_ITERATIONS = 10
 
@@ -141,9 +141,7 @@ class VectorQuantizer(nn.Module):
         )
 
     def _check_latents(self, latents: Tensor) -> None:
-        if not isinstance(latents, Tensor) or not latents.is_floating_point():
-            kind = getattr(latents, "dtype", type(latents).__name__)
-            raise TypeError(f"`latents` must be a floating-point tensor, got {kind}.")
+        check_dtype("latents", latents, "floating-point numbers", FLOATS)
         if latents.dim() != 4 or latents.shape[1] != self.embedding.embedding_dim:
             raise ValueError(
                 f"`latents` must have the shape (batch, {self.embedding.embedding_dim}, rows, columns), got "

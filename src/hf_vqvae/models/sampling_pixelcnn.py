@@ -4,8 +4,6 @@
 Shapes: N grids, B batch, K codes, h x w grid.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from .input_checks import is_integer
-from .pixelcnn_cache import PixelCNNCache, make_cache
+from .pixelcnn_cache import GatedCache, PlainCache
 
 # Guided logits must stay finite in float32.
 _MAX_SCALE = 1e6
@@ -35,23 +33,20 @@ class DrawSettings:
     guidance_scale: float = 1.0
 
     def __post_init__(self):
-        if not _is_number(self.temperature) or not 0 <= self.temperature <= sys.float_info.max:
-            raise ValueError(
-                f"`temperature` must be at least 0 and finite, got {self.temperature!r}: 1 draws from the model's "
-                "distribution, 0 takes the likeliest code."
-            )
-        if self.top_k is not None and (not is_integer(self.top_k) or self.top_k < 1):
-            raise ValueError(
-                f"`top_k` must be an integer of at least 1, or None for all codes, got {self.top_k!r}."
-            )
-        if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
-            raise ValueError(
-                f"`top_p` must be above 0 and at most 1, or None for all codes, got {self.top_p!r}."
-            )
-        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= _MAX_SCALE:
-            raise ValueError(
-                f"`guidance_scale` must be from 0 to {_MAX_SCALE:g} (1: no guidance), got {self.guidance_scale!r}."
-            )
+        k, p = self.top_k, self.top_p
+        rules = [
+            ("temperature", _within(self.temperature, sys.float_info.max), "at least 0 and finite"),
+            ("top_k", k is None or (is_integer(k) and k >= 1), "an integer of at least 1, or None"),
+            ("top_p", p is None or (_within(p, 1) and p > 0), "above 0 and at most 1, or None"),
+            (
+                "guidance_scale",
+                _within(self.guidance_scale, _MAX_SCALE),
+                f"from 0 to {_MAX_SCALE:g}",
+            ),
+        ]
+        for name, is_valid, rule in rules:
+            if not is_valid:
+                raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:
         """Draw codes (B,) from logits (B, K) by inverting the cumulative distribution at `noise` (B, 1) in [0, 1)."""
@@ -135,7 +130,8 @@ class _Row:
         if self.guided:
             without = torch.full_like(labels, prior.config.num_classes)
             labels = torch.cat([labels, without])
-        self.cache: PixelCNNCache = make_cache(prior, batch * (1 + self.guided), labels, device)
+        kind = PlainCache if prior.config.architecture == "plain" else GatedCache
+        self.cache = kind(prior, batch * (1 + self.guided), labels, device)
         self.noise = torch.zeros(batch, width, device=device)
         self.noises = self.noise.split(1, dim=1)
         self.codes = torch.zeros(batch, width, dtype=torch.long, device=device)
@@ -189,5 +185,6 @@ class _Row:
         return self.graph.replay
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _within(value, most: float) -> bool:
+    """Return whether `value` is a number, not a bool, in [0, most]."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
