@@ -61,12 +61,11 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
         log_with=arguments.log_with or None,
         project_dir=str(folder / "trackers"),
     )
-    installed = [str(tracker) for tracker in get_available_trackers()]
-    for name in arguments.log_with:
-        if name not in installed:  # Accelerate would only log it
-            raise ValueError(
-                f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
-            )
+    for name in set(arguments.log_with) - {str(one) for one in get_available_trackers()}:
+        # Accelerate would only log it.
+        raise ValueError(
+            f"--log_with {name}: the package is not installed: `pip install {name}`, or leave the flag out."
+        )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     precision = accelerator.mixed_precision
@@ -89,10 +88,7 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
 
 
 def init_distributed(**options: Any) -> Accelerator:
-    """Makes the `Accelerator` of this process and those launched with it, with a long timeout.
-
-    Args:
-        options: of `Accelerator`.
+    """Makes the `Accelerator` of this process and those launched with it, with a long timeout; `options` are its own.
 
     Raises:
         ValueError: if the kind of launch is not supported.

@@ -49,9 +49,8 @@ def catch_signals() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         os.set_blocking(writing, True)  # no handler writes any more, and the watcher still reads
-        os.write(
-            writing, bytes([NO_SIGNAL])
-        )  # closing does not end a pipe that forked workers share
+        # Closing does not end a pipe that forked workers share.
+        os.write(writing, bytes([NO_SIGNAL]))
         watcher.join()
         os.close(writing)
         os.close(reading)
