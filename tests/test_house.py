@@ -26,7 +26,6 @@ ALLOWED = {("models/hub_mixin.py", "publishing")}
 # What is over a limit today. A name goes when it is not any more; none is added.
 LONG_FUNCTIONS = {
     "modeling_image_generation.py:sample",
-    "stages.py:train_prior",
 }
 
 

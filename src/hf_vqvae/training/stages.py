@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..arguments import VQVAEArguments
-from ..data.codes import encode_split
+from ..data.codes import CodesDataset, encode_split
 from ..data.loaders import count_steps, local_batches
 from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
@@ -84,19 +84,6 @@ def start_full_config(
         **prior_settings,
     )
     return VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
-
-
-def class_names(
-    label_names: list[str] | None, train_largest: int | None, eval_largest: int | None
-) -> list[str] | None:
-    """Returns the names of the classes: the dataset's, or the numbers up to the largest label of either split.
-
-    None if no training row has a label.
-    """
-    if train_largest is None or train_largest < 0:
-        return None
-    largest = max(train_largest, -1 if eval_largest is None else eval_largest)
-    return label_names or [str(number) for number in range(largest + 1)]
 
 
 def import_vqvae(run: Run) -> VQVAEModel:
@@ -176,55 +163,64 @@ def train_prior(
         encode_split(vqvae, split, name, arguments, accelerator, folder)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
-    names = None
-    if arguments.class_conditional:
-        names = class_names(
-            images.info["label_names"], train_codes.largest_label, eval_codes.largest_label
-        )
-    config = start_full_config(vqvae.config, vars(run.arguments.prior), names)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # no warning that the prior is new
-    full = VQVAEForImageGeneration.from_pretrained(folder / "vqvae", config=config)
-    logging.set_verbosity(verbosity)
-    full.vqvae.to(accelerator.device)
+    full = _make_full_model(vqvae.config, images, train_codes, eval_codes, run)
     prior, batch_size = full.prior, arguments.eval_batch_size
-    if arguments.gradient_checkpointing:
-        prior.activation_checkpointing_enable()
+    conditional = prior.config.num_classes is not None
 
     def measure(output, batch) -> dict[str, Tensor]:
-        hits = output.logits.detach().argmax(1) == batch["codes"]
-        return {"accuracy": hits.float().mean()}
+        return {"accuracy": (output.logits.argmax(1) == batch["codes"]).float().mean()}
 
     def likelihoods(batch) -> dict[str, Tensor]:
         codes = batch["codes"]
-        labels = batch["labels"] if names is not None else None
+        labels = batch["labels"] if conditional else None
         logits = prior(codes, class_labels=labels).logits.float()
         nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
         hits = logits.argmax(1) == codes
         return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
 
-    inputs = {"codes": "codes"} | ({} if names is None else {"class_labels": "labels"})
-    earlier = read_json(folder / "history.json")
-    earlier.pop("prior", None)  # left by a process that was killed before it saved the model
+    earlier = read_json(folder / "history.json").get("vqvae")
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
         learning_rate=arguments.prior_learning_rate
         or PRIOR_LEARNING_RATES[prior.config.architecture],
-        inputs=inputs,
+        inputs={"codes": "codes"} | ({"class_labels": "labels"} if conditional else {}),
         measure=measure,
         evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
         log_images=log_images and partial(log_images, full),
-        steps_before=sum(rows[-1]["step"] for rows in earlier.values() if rows),
+        steps_before=earlier[-1]["step"] if earlier else 0,
         betas=(0.9, 0.95),
         weight_decay=arguments.prior_weight_decay,
         average_decay=arguments.prior_average_decay or None,
         max_grad_norm=arguments.max_grad_norm or 1.0,
         data=images.info["fingerprint"],
     )
-    steps = count_steps(len(train_codes), arguments)
-    trainer = StageTrainer(prior, stage, train_codes, steps, run)
+    trainer = StageTrainer(prior, stage, train_codes, count_steps(len(train_codes), arguments), run)
     return _train_and_save(trainer, full, done, run)
+
+
+def _make_full_model(
+    vqvae_config: VQVAEConfig,
+    images: ImageSplits,
+    train_codes: CodesDataset,
+    eval_codes: CodesDataset,
+    run: Run,
+) -> VQVAEForImageGeneration:
+    """Makes the trained VQ-VAE and a new prior, which is conditioned on the labels if there are any."""
+    arguments, names, largest = run.arguments.training, None, train_codes.largest_label
+    if arguments.class_conditional and largest is not None and largest >= 0:
+        largest = max(largest, eval_codes.largest_label or 0)
+        names = images.info["label_names"] or [str(number) for number in range(largest + 1)]
+    config = start_full_config(vqvae_config, vars(run.arguments.prior), names)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # no warning that the prior is new
+    source = run.directory.partial / "vqvae"
+    full = VQVAEForImageGeneration.from_pretrained(source, config=config)
+    logging.set_verbosity(verbosity)
+    full.vqvae.to(run.accelerator.device)
+    if arguments.gradient_checkpointing:
+        full.prior.activation_checkpointing_enable()
+    return full
 
 
 def _train_and_save(trainer: StageTrainer, model: Model, done: Path, run: Run) -> Model:
