@@ -361,14 +361,6 @@ def test_links_within_the_cache_of_the_hub_are_files(tmp_path):
     assert (tmp_path / "repo" / "metrics.json").read_text() == "{}"
 
 
-def test_a_record_that_is_no_mapping_is_refused(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "run" / "arguments.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"arguments\.json in .* must map flags to values"):
-        copy_run_files(tmp_path / "run", tmp_path / "repo")
-
-
 def test_weights_beside_those_of_the_model_take_no_memory(folder):
     """A file may hold more than the model; what is not of the model is not read."""
     weights = load_file(folder / "model.safetensors")

@@ -58,7 +58,7 @@ def commit_folder(
             f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
         )
     api = HfApi(token=token)
-    with ensure_repo(api, repo_id, private):
+    with _ensure_repo(api, repo_id, private):
         if revision not in (None, "main") and not revision.startswith("refs/pr/"):
             retry(api.create_branch, repo_id, branch=revision, exist_ok=True)
         head = retry(api.repo_info, repo_id, revision=revision)
@@ -81,12 +81,8 @@ def full_name(api: HfApi, repo_id: str) -> str:
 
 
 @contextmanager
-def ensure_repo(api: HfApi, repo_id: str, private: bool | None):
-    """Create the repo if it is missing; delete it if the block raises and it is still empty.
-
-    Raises:
-        ValueError: if `private` is asked of a repo that is public.
-    """
+def _ensure_repo(api: HfApi, repo_id: str, private: bool | None):
+    """Create the repo if it is missing; delete it if the block raises and it is still empty."""
     created = _create_repo(api, repo_id, private)
     try:
         if private and not created and not retry(api.repo_info, repo_id).private:
@@ -209,14 +205,19 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
             ambiguous = ambiguous or is_ambiguous(error)
             if not ambiguous:
                 raise
+            found = None
+            unknown = isinstance(error, httpx.TimeoutException)  # the Hub may still be busy with it
             try:
                 found = _find_commit(api, repo_id, parent, earlier, **options)
             except Exception:
-                raise _unknown(api, repo_id, **target) from error
-            if found is None and isinstance(error, httpx.TimeoutException):
-                raise _unknown(
-                    api, repo_id, **target
-                ) from error  # the Hub may still be busy with it
+                unknown = True
+            if found is None and unknown:
+                branch = f"commits/{options['revision'] or 'main'}"
+                page = "discussions" if options["create_pr"] else branch
+                raise UnknownCommitError(
+                    f"the Hub may have made the commit all the same: look at {api.endpoint}/{repo_id}/{page} before "
+                    "you push again."
+                ) from error
             if found is None:
                 raise
             return found
@@ -260,14 +261,3 @@ def _find_commit(
                 url = f"{page}/commit/{oid}"
                 return CommitInfo(url, commit_message, description, oid, api.endpoint, request)
     return None
-
-
-def _unknown(api: HfApi, repo_id: str, revision: str | None, create_pr: bool) -> UnknownCommitError:
-    page = "discussions" if create_pr else f"commits/{revision or 'main'}"
-    return UnknownCommitError(
-        f"the Hub may have made the commit all the same: look at {api.endpoint}/{repo_id}/{page} before you push "
-        "again."
-    )
-
-
-__all__ = ["EditedCardError", "UnknownCommitError", "commit_folder"]

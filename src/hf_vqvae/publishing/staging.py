@@ -58,15 +58,18 @@ def save_for_hub(
         token: reads the repo that the model came from, where that is private.
 
     Raises:
-        ValueError: if `repo_id` is not a valid repo name, or a record of the run is damaged.
+        ValueError: if `repo_id` is not a valid repo name, or a file of the run is damaged.
     """
     if not isinstance(repo_id, str) or repo_id:
         validate_repo_id(repo_id)  # the card's code contains it
     folder = Path(folder)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     source = _find_source(model, token)
-    processor = _find_image_processor(model, source)
-    if processor is not None:
+    if model.main_input_name == "pixel_values":  # not a prior, which is given codes
+        saved = source is not None and (source / "preprocessor_config.json").exists()
+        processor = (
+            VQVAEImageProcessorPil.from_pretrained(source) if saved else image_processor_for(model)
+        )
         processor.save_pretrained(folder)
     add_code(folder, type(model))
     if source is not None and _is_described_by_card_in(source, model):
@@ -169,11 +172,8 @@ def copy_run_files(source: Path, folder: Path) -> None:
     copy_files(source, folder, RUN_FILES)
     arguments = folder / "arguments.json"
     if arguments.exists():
-        values = json.loads(arguments.read_text("utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"{arguments.name} in {source} must map flags to values: remove it.")
-        public = json.dumps(_without_paths(values), indent=2)
-        arguments.write_text(public + "\n", "utf-8")
+        values = _without_paths(json.loads(arguments.read_text("utf-8")))
+        arguments.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def _without_paths(value):
@@ -217,15 +217,6 @@ def image_processor_for(model):
     return VQVAEImageProcessorPil(size={"height": height, "width": width})
 
 
-def _find_image_processor(model, source: Path | None):
-    """Return the source's image processor, or a new one for the config's size; None for a prior."""
-    if model.main_input_name != "pixel_values":
-        return None
-    if source is not None and (source / "preprocessor_config.json").exists():
-        return VQVAEImageProcessorPil.from_pretrained(source)
-    return image_processor_for(model)
-
-
 def _is_described_by_card_in(source: Path, model) -> bool:
     """Return whether `source` has the card of a run, and weights that are equal to those of the model."""
     card = source / "README.md"
@@ -246,8 +237,7 @@ def _is_described_by_card_in(source: Path, model) -> bool:
         )
     if not same:
         logger.warning(
-            f"This model is not the one in {source}: the card there does not describe it. It is published with a card "
-            "without results."
+            f"This model is not the one in {source}: it is published with a card without results."
         )
     return same
 
