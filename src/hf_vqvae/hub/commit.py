@@ -87,8 +87,7 @@ def _ensure_repo(api: HfApi, repo_id: str, private: bool | None):
     try:
         if private and not created and not retry(api.repo_info, repo_id).private:
             raise ValueError(
-                f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed. Make it "
-                "private in its settings, or choose another name."
+                f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed."
             )
         yield
     except UnknownCommitError:
@@ -173,8 +172,7 @@ def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_car
             "pushed."
         )
     logger.warning(
-        f"The README.md of {repo_id} was written or edited by hand and is kept. To replace it by the model's own card, "
-        "delete it on the Hub first."
+        f"The README.md of {repo_id} was written or edited by hand and is kept: delete it on the Hub to replace it."
     )
     if not tags:
         return None
@@ -231,33 +229,26 @@ def _pull_requests(api: HfApi, repo_id: str) -> list[str]:
 
 
 def _find_commit(
-    api: HfApi,
-    repo_id: str,
-    parent: str,
-    earlier: list[str],
-    *,
-    commit_message: str,
-    commit_description: str | None,
-    revision: str | None,
-    create_pr: bool,
+    api: HfApi, repo_id: str, parent: str, earlier: list[str], **options
 ) -> CommitInfo | None:
     """Return the commit on top of `parent` with this title, or None if the Hub does not have it.
 
     Args:
         earlier: pull requests to leave out, because they were opened before.
     """
-    title = commit_message.splitlines()[0]
+    message, create_pr = options["commit_message"], options["create_pr"]
+    description = options["commit_description"] or ""
     page = f"{api.endpoint}/{repo_id}"
-    names = [revision or "main"]
+    names = [options["revision"] or "main"]
     if create_pr:
         names = [name for name in _pull_requests(api, repo_id) if name not in earlier]
     for name in names:
         commits = retry(api.list_repo_commits, repo_id, revision=name)
         for commit, before in pairwise(commits):
-            if before.commit_id == parent and commit.title == title:
-                oid, description = commit.commit_id, commit_description or ""
+            if before.commit_id == parent and commit.title == message.splitlines()[0]:
+                oid = commit.commit_id
                 number = name.removeprefix("refs/pr/")
                 request = f"{page}/discussions/{number}" if create_pr else None
                 url = f"{page}/commit/{oid}"
-                return CommitInfo(url, commit_message, description, oid, api.endpoint, request)
+                return CommitInfo(url, message, description, oid, api.endpoint, request)
     return None

@@ -127,8 +127,7 @@ def weight_files(folder: str) -> list[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(
-                f"the index {index.name} must name safetensors files in the same folder, got {name!r}: "
-                "save the model again with `save_pretrained`"
+                f"the index {index.name} must name safetensors files in the same folder, got {name!r}"
             )
     return [index.with_name(name) for name in names]
 
@@ -148,13 +147,10 @@ def check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     missing = sorted(expected.keys() - shapes.keys())
     if missing:
-        # They would be evaluated as they were drawn at random.
-        raise ValueError(
-            f"the weights lack {len(missing)} tensors, for example {missing[0]!r}. Save the model again with its config"
-        )
+        # `from_pretrained` would initialize them at random.
+        raise ValueError(f"the weights lack {len(missing)} tensors, for example {missing[0]!r}")
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise ValueError(
-                f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}: "
-                "load the weights with their own config"
+                f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}"
             )

@@ -27,13 +27,11 @@ def explain(error: BaseException) -> str:
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error)
     if isinstance(error, httpx.TimeoutException):
-        return (
-            f"no answer from {constants.ENDPOINT} in time. Is the network slow? Push again later."
-        )
+        return f"no answer from {constants.ENDPOINT} in time. Try again later."
     if isinstance(error, (json.JSONDecodeError, *NOT_OF_THE_HUB)):
         return (
-            f"what {constants.ENDPOINT} answered is not of the Hub ({error}). Is there a proxy or the "
-            "login page of a network between, or has the Hub a problem? Push again later."
+            f"what {constants.ENDPOINT} answered is not of the Hub ({error}). Is there a proxy or the login page of a "
+            "network between?"
         )
     if isinstance(error, (httpx.HTTPError, ConnectionError)):
         said = str(error).rstrip(".") or type(error).__name__
@@ -57,11 +55,6 @@ def _explain_answer(error: HfHubHTTPError) -> str:
         412: "somebody else has pushed in the meantime; look at the repo and push again",
         429: "too many requests; wait and push again",
     }
-    meaning = meanings.get(
-        status, "the Hub has a problem; push again later" if status >= 500 else ""
-    )
-    return (
-        f"the Hub answered {status}"
-        + (f" ({said})" if said else "")
-        + f": {meaning or str(error).rstrip('.')}."
-    )
+    other = "the Hub has a problem; push again later" if status >= 500 else str(error).rstrip(".")
+    said = f" ({said})" if said else ""
+    return f"the Hub answered {status}{said}: {meanings.get(status, other)}."

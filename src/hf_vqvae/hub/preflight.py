@@ -66,7 +66,11 @@ def check_can_push(
         with request_timeout(timeout):
             user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
-            _check_role(user, full_name)
+            if _token_of(user).get("role") == "read":
+                raise PushError(
+                    f"The token of {user['name']} can only read: create one that can write to {full_name} at "
+                    f"{constants.ENDPOINT}/settings/tokens."
+                )
             _check_repo(api, user, full_name, private, create_pr)
     except FAILURES as error:
         if isinstance(error, PushError):
@@ -80,15 +84,6 @@ def _token_of(user: dict) -> dict:
     return (user.get("auth") or {}).get("accessToken") or {}
 
 
-def _check_role(user: dict, repo_id: str) -> None:
-    if _token_of(user).get("role") == "read":
-        raise PushError(
-            f"The token of {user['name']} can only read, and pushing to {repo_id} needs one that "
-            f"can write: create one at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN or run "
-            "`hf auth login`."
-        )
-
-
 def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
     try:
         repo = retry(api.repo_info, repo_id)
@@ -99,8 +94,7 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
         return
     if private and not repo.private:
         raise PushError(
-            f"{repo_id} exists and is public, but a private repo was asked for: make it private in "
-            "its settings, or choose another name."
+            f"{repo_id} exists and is public, but a private repo was asked for: make it private, or name another."
         )
     if create_pr:
         return  # open to everybody who may read the repo
@@ -110,8 +104,7 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
         if error.response.status_code not in (401, 403):
             raise
         raise PushError(
-            f"{user['name']} may not write to {repo_id}: {explain(error)} Use another token or "
-            "name, or --hub_create_pr to propose the model to the owner of the repo."
+            f"{user['name']} may not write to {repo_id}: {explain(error)} Use another token, or --hub_create_pr."
         ) from error
 
 

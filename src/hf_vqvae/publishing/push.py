@@ -24,7 +24,6 @@ from ..hub.requests import TIMEOUT, request_timeout
 from .staging import add_code, copy_files, copy_run_files, update_card
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
-REQUIRED_FILES = ("config.json", "README.md", *RECORDS)
 
 
 def push_folder(
@@ -197,7 +196,7 @@ def check_finished(folder: Path) -> None:
 
 def _needed(folder: Path) -> list[str]:
     """List the files that a push of `folder` needs: fixed names, figures of the card, and weights that are there."""
-    needed = list(REQUIRED_FILES)
+    needed = ["config.json", "README.md", *RECORDS]
     if (folder / "config.json").is_file():
         pixels = _model_class(folder).main_input_name == "pixel_values"
         needed += ["preprocessor_config.json"] if pixels else []
