@@ -29,14 +29,12 @@ def check_can_push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-    timeout: float = TIMEOUT,
 ) -> str:
     """Check, without changing anything on the Hub, whether a push to `repo_id` would be accepted.
 
     Args:
         token: by default that of `HF_TOKEN` or `hf auth login`.
         private, revision, create_pr: as of `push_folder`.
-        timeout: seconds to wait for an answer of the Hub.
 
     Returns:
         The full name `owner/name`.
@@ -63,7 +61,7 @@ def check_can_push(
         )
     api = HfApi(token=token)
     try:
-        with request_timeout(timeout):
+        with request_timeout(TIMEOUT):
             user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
             if _token_of(user).get("role") == "read":
