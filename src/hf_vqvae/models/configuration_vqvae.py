@@ -99,7 +99,8 @@ class VQVAEConfig(StrictConfig):
             raise ValueError(f"`image_size` must be one number or (height, width), got {sides}.")
         for side in sides:
             if side % factor:
+                below = side - side % factor
                 raise ValueError(
                     f"`image_size` must be a multiple of {factor} (2 ** {len(self.hidden_sizes)} levels of "
-                    f"`hidden_sizes`), got {side}."
+                    f"`hidden_sizes`), such as {below} or {below + factor}, got {side}."
                 )

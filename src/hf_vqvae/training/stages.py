@@ -28,6 +28,7 @@ from ..models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
+from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import KEPT, Run
 from .trainer import Stage, StageTrainer
@@ -76,6 +77,11 @@ def start_full_config(
     """
     classes = {}
     if label_names is not None:
+        if len(label_names) > MAX_CLASSES:
+            raise ValueError(
+                f"The label column has {len(label_names):,} classes, and a prior can have at most {MAX_CLASSES:,}: "
+                "choose another column with --label_column, or train without labels by --no_class_conditional."
+            )
         classes = {"num_classes": len(label_names), "id2label": dict(enumerate(label_names))}
     prior_config = PixelCNNConfig(
         num_embeddings=vqvae_config.num_embeddings,
