@@ -16,6 +16,7 @@ from PIL import EpsImagePlugin, Image
 from hf_vqvae.data.decoding import (
     DecodedImages,
     RowDecoder,
+    can_be_image,
     decode_image,
     decode_rows,
     scale_pixels,
@@ -32,6 +33,37 @@ COLOUR = VQVAEConfig(image_size=8, num_channels=3)
 @pytest.fixture
 def noise():
     return np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+
+
+NUMBER, BYTES = datasets.Value("uint8"), datasets.Value("binary")
+
+
+@pytest.mark.parametrize(
+    "feature, expected",
+    [
+        (datasets.Image(), True),
+        (datasets.Image(mode="L", decode=False), True),
+        (BYTES, True),
+        (datasets.Value("large_binary"), True),
+        ({"bytes": BYTES, "path": datasets.Value("string")}, True),
+        ({"bytes": BYTES}, True),
+        (datasets.Array2D((8, 8), "uint8"), True),
+        (datasets.Array3D((8, 8, 3), "float32"), True),
+        (datasets.List(datasets.List(NUMBER)), True),
+        (datasets.LargeList(datasets.List(datasets.List(NUMBER))), True),
+        ({"path": datasets.Value("string")}, False),
+        ({"bytes": BYTES, "size": NUMBER}, False),
+        (NUMBER, False),
+        (datasets.Value("string"), False),
+        (datasets.List(NUMBER), False),
+        (datasets.List(datasets.List(datasets.Value("string"))), False),
+        (datasets.List(datasets.Image()), False),
+        (datasets.ClassLabel(2), False),
+    ],
+    ids=repr,
+)
+def test_columns_that_can_be_images(feature, expected):
+    assert can_be_image(feature) is expected
 
 
 def file_of(image, format="PNG", **options):

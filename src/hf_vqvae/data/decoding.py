@@ -28,6 +28,25 @@ ROWS_PER_BATCH = 1024
 ROWS_PER_TASK = 64
 
 
+def can_be_image(feature: Any) -> bool:
+    """Return whether the cells of a column with this `datasets` feature can be decoded to images.
+
+    They can if they are `datasets.Image`, encoded files (`bytes`, or a struct of `bytes` and `path`, as pandas writes
+    it), or pixels: `Array2D`, `Array3D`, or numbers in lists of two or three levels.
+    """
+    if isinstance(feature, datasets.Image | datasets.Array2D | datasets.Array3D):
+        return True
+    if isinstance(feature, dict):
+        return "bytes" in feature and set(feature) <= {"bytes", "path"}
+    if isinstance(feature, datasets.Value):
+        return "binary" in feature.dtype
+    levels = 0
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature, levels = feature.feature, levels + 1
+    is_number = isinstance(feature, datasets.Value) and re.match("u?int|float", feature.dtype)
+    return levels in (2, 3) and bool(is_number)
+
+
 @dataclass(frozen=True)
 class RowDecoder:
     """Decoder of the rows of one split; cheap to copy to worker processes.
