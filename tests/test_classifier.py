@@ -1,6 +1,7 @@
 """Classifiers that samples are measured by: the small one, how it is kept, and those of transformers."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -177,21 +178,14 @@ def test_other_pixels_labels_or_names_are_other_classifiers(tmp_path, accelerato
         assert len(list(tmp_path.iterdir())) == number
 
 
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path, accelerator):
+def test_a_cache_that_cannot_be_written_is_named_and_done_without(tmp_path, accelerator, caplog):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"cannot keep the classifier in .*file.*--classifier_dir"):
-        kept_classifier(make_images(), NAMES, accelerator, tmp_path / "file" / "kept")
-
-
-def test_what_a_killed_run_left_is_not_taken_for_a_classifier(tmp_path, accelerator):
-    images = make_images(8)
-    kept_classifier(images, NAMES, accelerator, tmp_path)
-    (kept,) = tmp_path.iterdir()
-    left = kept.with_name(f"{kept.name}.1.writing")
-    kept.rename(left)
-    (left / "model.safetensors").write_bytes(b"half")
-    assert kept_classifier(images, NAMES, accelerator, tmp_path).num_classes == 2
-    assert kept.is_dir() and left.is_dir()
+    images, folder = make_images(8), tmp_path / "file" / "kept"
+    classifier = kept_classifier(images, NAMES, accelerator, folder)
+    assert classifier.model.config.id2label == {0: "left", 1: "right"}
+    (warning,) = caplog.messages
+    assert "is not kept, so the next run trains it again" in warning
+    assert str(folder) in warning and "--classifier_dir" in warning and "HF_HOME" in warning
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -206,16 +200,16 @@ def test_a_kept_classifier_that_is_damaged_is_trained_anew(tmp_path, accelerator
     assert list(tmp_path.iterdir()) == [kept]
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, accelerator):
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, accelerator, caplog):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The config is smaller, the weights are larger; safetensors has an error of its own for that.
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, before[1]))
     try:
-        with pytest.raises(ValueError, match=r"cannot keep the classifier in .*MiB are free there"):
-            kept_classifier(make_images(8), NAMES, accelerator, tmp_path)
+        assert kept_classifier(make_images(8), NAMES, accelerator, tmp_path).num_classes == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(r"is not kept, .*MiB are free there", caplog.text)
     assert not list(tmp_path.iterdir())
 
 
@@ -362,31 +356,6 @@ def test_its_index_of_parts_leads_nowhere_else_and_is_whole(tmp_path, parts, mes
         load_classifier(str(folder))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        *({"num_features": value} for value in (10**9, 0, -1)),
-        *({"num_channels": value} for value in (10**12, 0)),
-        *({"image_size": value} for value in (2**20, 0, -8, [8, 8, 8])),
-    ],
-    ids=str,
-)
-def test_absurd_sizes_of_the_small_one_are_refused_at_once(tmp_path, settings):
-    folder = make_small(tmp_path / "small")
-    # Weights of which none would be found wrong: nothing but the config says how large they are.
-    save_file({"x": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    edit(folder / "config.json", **settings)
-    name = next(iter(settings))
-    with pytest.raises(ValueError, match=f"cannot load the classifier .*`{name}` must be"):
-        load_classifier(str(folder))
-
-
-def test_settings_of_another_kind_are_an_error_of_values(tmp_path):
-    edit(make_vit(tmp_path) / "config.json", hidden_size=True)
-    with pytest.raises(ValueError, match=r"cannot load the classifier .*hidden_size"):
-        load_classifier(str(tmp_path))
-
-
 @pytest.mark.parametrize("make", [make_vit, make_small])
 def test_weights_that_are_not_finite_are_refused(tmp_path, make):
     weights = load_file(make(tmp_path) / "model.safetensors")
@@ -402,9 +371,3 @@ def test_a_network_without_a_linear_head_is_refused(tmp_path):
     model.classifier = torch.nn.Identity()
     with pytest.raises(ValueError, match=r"last nn\.Linear .* must give its 5 classes.*8 values"):
         ImageClassifier(model, VQVAEImageProcessorPil(), "cut")
-
-
-def test_a_classifiers_record_has_no_path_of_this_machine(tmp_path):
-    classifier = load_classifier(str(make_vit(tmp_path / "digits-vit")))
-    assert classifier.description == "classifier digits-vit"
-    assert str(tmp_path) not in json.dumps(classifier.description)

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.decoding import DecodedImages, scale_pixels
 from hf_vqvae.data.sources import DataError
 from hf_vqvae.data.splits import StreamedImages, load_images, load_split
@@ -53,16 +52,6 @@ def write_pets(folder, train=6, test=4):
     for split, count, seed in (("train", train, 0), ("test", test, 1)):
         images = [Image.fromarray(pixels) for pixels in pixels_of(count, seed)]
         write(folder, split, {"image": images, "label": [row % 2 for row in range(count)]})
-
-
-def test_flags_come_from_the_fields_with_their_help():
-    parser = ScriptArgumentParser(DataArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(
-        ["--dataset_name", "digits", "--streaming", "--max_train_samples", "5"]
-    )
-    assert arguments == DataArguments(dataset_name="digits", streaming=True, max_train_samples=5)
-    assert "digits" in parser.format_help()
-    assert DataArguments().dataset_name == "ylecun/mnist"
 
 
 def test_a_folder_of_parquet_gives_both_splits_exactly(folder, arguments):
@@ -146,16 +135,6 @@ def test_a_stream_gives_what_is_decoded_row_by_row(folder, arguments):
     assert torch.equal(streamed.eval.images, decoded.eval.images)
     assert torch.equal(streamed.eval.labels, decoded.eval.labels)
     assert streamed.data_variance == decoded.data_variance
-
-
-def test_a_stream_feeds_a_data_loader_with_workers(folder, arguments):
-    write_pets(folder)
-    stream = load_images(arguments(streaming=True), CONFIG).train
-    loader = torch.utils.data.DataLoader(stream, batch_size=6, num_workers=1)
-    (batch,) = loader
-    expected = scale_pixels(torch.from_numpy(pixels_of(6))).sum(dim=(1, 2)).sort().values
-    torch.testing.assert_close(batch["pixel_values"].sum(dim=(1, 2, 3)).sort().values, expected)
-    assert batch["labels"].dtype == torch.int64 and batch["labels"].sum() == 3
 
 
 def test_the_variance_of_a_stream_is_measured_on_its_first_10_000_rows(folder, arguments):

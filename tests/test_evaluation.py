@@ -134,14 +134,6 @@ def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerato
     model.prior(torch.zeros(1, 7, 7, dtype=torch.long), return_loss=True).loss.backward()
 
 
-def test_a_vqvae_in_training_mode_is_measured_in_eval_mode_and_does_not_learn(model, accelerator):
-    vqvae = make_digit_model().vqvae.train()
-    images = make_images(9)
-    measured = measured_of(vqvae, images, accelerator, batch_size=4)
-    assert vqvae.training
-    assert measured == measured_of(model.vqvae, images, accelerator, batch_size=4)
-
-
 def test_the_mode_comes_back_after_an_error(accelerator):
     vqvae = make_digit_model().vqvae.train()
     with torch.no_grad():

@@ -173,16 +173,6 @@ def test_architecture_fits_on_its_page(settings, prior, tmp_path):
     pixels_of(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("architecture", ["plain", "gated"])
-def test_other_settings_make_another_figure(architecture, tmp_path):
-    drawn = []
-    for classes, dimension in ((None, 16), (10, 16), (11, 16), (None, 17)):
-        prior = PixelCNNConfig(architecture=architecture, num_classes=classes)
-        plot_architecture(VQVAEConfig(embedding_dim=dimension), tmp_path / "a.png", prior)
-        drawn.append((tmp_path / "a.png").read_bytes())
-    assert len(set(drawn)) == 4
-
-
 def test_architecture_names_the_shapes_of_the_real_layers():
     config = VQVAEConfig(image_size=[16, 24], num_channels=3, hidden_sizes=[8, 12, 20])
     model = VQVAEModel(config)
@@ -258,7 +248,7 @@ def test_tables_of_pictures_of_any_size_and_number_fit(height, width, channels, 
     paths = [tmp_path / f"{index}.png" for index in range(6)]
     image_tables.plot_reconstructions(images, images, paths[0])
     image_tables.plot_codes(images, codes, images, 512, paths[1])
-    image_tables.plot_samples(images, paths[2])
+    image_tables.plot_samples(rows(64), paths[2])
     image_tables.plot_samples_by_class(rows(2, 8), ["0", name], paths[3])
     image_tables.plot_completions(images, known, five, images, paths[4])
     image_tables.plot_neighbours(images, five, np.full((number, 5), 1234.5), paths[5])
@@ -276,23 +266,6 @@ def test_every_pixel_of_a_table_takes_the_same_whole_number_of_dots(tmp_path):
         for image, left in zip(row, table.lefts, strict=True):
             shown = grey[top : top + 140, left : left + 140]
             assert np.array_equal(shown, image[..., 0].repeat(5, 0).repeat(5, 1))
-
-
-def test_reconstructions_stand_below_their_images(tmp_path):
-    images, reconstructions = some_images(10), some_images(10)
-    image_tables.plot_reconstructions(images, reconstructions, tmp_path / "a.png")
-    grey = pixels_of(tmp_path / "a.png")[..., 0]
-    places = []
-    for picture in [*images[..., 0], *reconstructions[..., 0]]:
-        shown = picture.repeat(6, 0).repeat(6, 1)
-        (place,) = [
-            (row, column)
-            for row, column in zip(*np.nonzero(grey == shown[0, 0]), strict=True)
-            if np.array_equal(grey[row : row + 168, column : column + 168], shown)
-        ]
-        places.append(place)
-    for (row, column), below in zip(places[:10], places[10:], strict=True):
-        assert below == (row + 172, column)
 
 
 def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
@@ -320,24 +293,6 @@ def test_image_grid_places_images_row_by_row_on_white():
     assert np.array_equal(grid[6:10, 8:14], images[4])
     assert (grid[6:10, 15:] == 255).all() and (grid[0] == 255).all()
     assert image_tables.image_grid(some_images(16, 4, 4)).shape == (26, 26, 1)
-    with pytest.raises(ValueError, match=r"`columns` must be at least 1, got 0"):
-        image_tables.image_grid(images, columns=0)
-
-
-@pytest.mark.parametrize(
-    "images, said",
-    [
-        (np.zeros((2, 4, 4, 1)), r"got float64 \(2, 4, 4, 1\)"),
-        (np.zeros((4, 4, 1), np.uint8), r"got uint8 \(4, 4, 1\)"),
-        (np.zeros((0, 4, 4, 1), np.uint8), r"none of them 0"),
-    ],
-)
-def test_images_of_another_kind_are_an_error(images, said, tmp_path):
-    with pytest.raises(ValueError, match=said):
-        image_tables.image_grid(images)
-    with pytest.raises(ValueError, match=said):
-        image_tables.plot_samples(images, tmp_path / "samples.png")
-    assert not list(tmp_path.iterdir())
 
 
 def test_colored_codes_are_as_large_as_their_images():
@@ -357,11 +312,6 @@ def test_codebook_usage_of_any_counts_fits(counts, tmp_path):
     pixels_of(tmp_path / "usage.png")
 
 
-def test_codebook_usage_without_any_code_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"at least one code above 0, got 3 zeros"):
-        charts.plot_codebook_usage([0, 0, 0], tmp_path / "usage.png")
-
-
 @pytest.mark.parametrize("epochs", [1, 2, 30, 400])
 def test_training_curves_of_any_length_are_visible(epochs, tmp_path):
     charts.plot_training_curves(history_of(epochs), tmp_path / "curves.png")
@@ -378,11 +328,6 @@ def test_training_curves_leave_out_what_a_run_has_not(tmp_path):
     charts.plot_training_curves(history, tmp_path / "two.png")
     charts.plot_training_curves(history_of(3), tmp_path / "three.png")
     assert len(pixels_of(tmp_path / "two.png")) * 3 == len(pixels_of(tmp_path / "three.png")) * 2
-
-
-def test_training_curves_without_epochs_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no epoch of any stage, only \['prior', 'vqvae'\]"):
-        charts.plot_training_curves({"vqvae": [], "prior": []}, tmp_path / "curves.png")
 
 
 # The caller's matplotlib

@@ -463,16 +463,6 @@ def test_a_run_measures_its_samples_and_shows_them_on_the_card(scripts, tmp_path
     assert "Classes that the classifier reads in 12 samples with labels: `0` " in card
 
 
-def test_a_run_without_labels_says_that_it_leaves_the_samples_out(scripts, tmp_path):
-    data = write_images_without_labels(tmp_path / "data")
-    flags = [*TINY, "--train_batch_size", "4", "--dataset_name", data]
-    done = scripts.run("scripts/train.py", *flags, "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert "The Fréchet distance is left out: the training images have no labels" in done.stdout
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics).isdisjoint(CONDITIONAL) and "nll" in metrics
-
-
 def test_a_run_on_a_stream_says_that_it_leaves_the_samples_out(scripts, tmp_path):
     data = write_images_without_labels(tmp_path / "data")
     flags = [*TINY, "--train_batch_size", "4", "--dataset_name", data, "--streaming", "true"]

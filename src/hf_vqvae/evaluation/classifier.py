@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from ..hub.download import fetch_model, weight_files
 from ..hub.errors import FAILURES as HUB_FAILURES
 from ..models import VQVAEImageProcessorPil
-from ..models.configuration_utils import MAX_SIZE, StrictConfig, setting, strict
+from ..models.configuration_utils import StrictConfig, setting, strict
 from ..models.configuration_vqvae import as_pair
 from ..models.hub_mixin import check_finite
 
@@ -33,25 +33,9 @@ class SmallClassifierConfig(StrictConfig):
 
     model_type = "hf_vqvae_small_classifier"
 
-    image_size: int | list[int] | tuple[int, ...] = setting(
-        28, "Side, or height and width.", at_least=1, at_most=MAX_SIZE
-    )
-    num_channels: int = setting(1, "Channels of the images.", at_least=1, at_most=MAX_SIZE)
-    num_features: int = setting(
-        96, "Outputs of the layer before the last: the features.", at_least=1, at_most=MAX_SIZE
-    )
-
-    def __post_init__(self, **kwargs):
-        if not isinstance(self.image_size, int):
-            self.image_size = tuple(self.image_size)
-        super().__post_init__(**kwargs)
-
-    def validate_image_size(self):
-        """Check that the size is one number or a pair."""
-        if len(as_pair(self.image_size)) != 2:
-            raise ValueError(
-                f"`image_size` must be one number or (height, width), got {self.image_size}."
-            )
+    image_size: int | list[int] | tuple[int, ...] = setting(28, "Side, or height and width.")
+    num_channels: int = setting(1, "Channels of the images.")
+    num_features: int = setting(96, "Outputs of the layer before the last: the features.")
 
 
 class SmallClassifier(PreTrainedModel):
@@ -204,7 +188,7 @@ class ImageClassifier:
         return torch.arange(num_labels) if num_labels == self.num_classes else None
 
 
-def load_classifier(name_or_path: str, description: str | None = None) -> ImageClassifier:
+def load_classifier(name_or_path: str) -> ImageClassifier:
     """Load a classifier of transformers with its image processor from a folder or the Hub.
 
     Without an image processor, images are scaled to [-0.5, 0.5] and resized to the `image_size` of
@@ -235,7 +219,7 @@ def load_classifier(name_or_path: str, description: str | None = None) -> ImageC
         ) from error
     # Paths of this machine go into no record.
     name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
-    return ImageClassifier(model, processor, description or f"classifier {name}")
+    return ImageClassifier(model, processor, f"classifier {name}")
 
 
 def _load_processor(folder: str, config: Any) -> Any:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,7 +15,10 @@ from transformers.utils import logging
 from ..data.decoding import DecodedImages, scale_pixels
 from ..distributed import run_on_main_process
 from ..files import atomic_remove, atomic_replace, writing_errors
+from ..models import VQVAEImageProcessorPil
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
+
+logger = logging.get_logger(__name__)
 
 RECIPE = 2  # part of a cached classifier's name: raise it when a change trains another one
 BATCH_SIZE = 128
@@ -40,9 +42,10 @@ def kept_classifier(
     """Load the small classifier of the training set `images` from the cache, or train and cache it.
 
     The cache has one subfolder for each training set, named by a hash of its pixels, labels and
-    class names, and written atomically; a damaged one is trained again. Called by every process: the
-    main process loads or trains, and sends the files to the others. (Classifiers trained on several
-    machines would differ, and features of several classifiers must not be summed.)
+    class names, and written atomically. One that cannot be read is trained again; where the cache
+    cannot be written, a warning says so, and the classifier is used all the same. Called by every
+    process: the main process loads or trains, and sends the weights to the others. (Classifiers
+    trained on several machines would differ, and features of several must not be summed.)
 
     Args:
         label_names: names of the classes; by default the numbers in the labels.
@@ -50,7 +53,6 @@ def kept_classifier(
 
     Raises:
         NoLabelsError: if fewer than two classes occur among the labels.
-        ValueError: on all processes, if the classifier cannot be written.
     """
     labels = torch.empty(0) if images.labels is None else images.labels
     labelled = labels >= 0
@@ -60,34 +62,23 @@ def kept_classifier(
             f"the training images have {found} to train a classifier on: name one with --classifier (of "
             "scripts/evaluate.py), or the column of the classes with --label_column."
         )
-    if folder is None:
-        folder = cached_assets_path("hf_vqvae", "classifiers", "small").parent
-    label_names = label_names or [str(number) for number in range(int(labels.max()) + 1)]
-    kept = Path(folder) / _fingerprint(images, label_names)
+    names = label_names or [str(number) for number in range(int(labels.max()) + 1)]
+    name = _fingerprint(images, names)
 
-    def find_or_train() -> dict[str, bytes]:
-        try:
-            if not _can_be_read(kept):
-                # Find out what cannot be written before a minute of training.
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
-                device = accelerator.device
-                model = train_classifier(
-                    images.images[labelled], labels[labelled], label_names, device
-                )
-                _keep(model, kept)
-            return {path.name: path.read_bytes() for path in kept.iterdir()}
-        except OSError as error:
-            raise ValueError(
-                f"cannot keep the classifier in {folder}: {error}. Name another folder with "
-                "--classifier_dir (of scripts/evaluate.py), or set HF_HOME."
-            ) from error
+    def find_or_train() -> tuple[SmallClassifierConfig, dict[str, Tensor]]:
+        model = _read(folder, name)
+        if model is None:
+            model = train_classifier(
+                images.images[labelled], labels[labelled], names, accelerator.device
+            )
+            _keep(model, folder, name)
+        return model.config, {key: value.cpu() for key, value in model.state_dict().items()}
 
-    files = run_on_main_process(accelerator, find_or_train)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copy:
-        for name, content in files.items():
-            (Path(copy) / name).write_bytes(content)
-        return load_classifier(copy, DESCRIPTION).to(accelerator.device)
+    config, state = run_on_main_process(accelerator, find_or_train)
+    model = SmallClassifier(config)
+    model.load_state_dict(state)
+    processor = VQVAEImageProcessorPil(do_resize=False)
+    return ImageClassifier(model, processor, DESCRIPTION).to(accelerator.device)
 
 
 def train_classifier(
@@ -175,28 +166,39 @@ def _fingerprint(images: DecodedImages, label_names: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _can_be_read(kept: Path) -> bool:
-    if not kept.exists():
-        return False
+def _place(folder: Path | None, name: str) -> Path:
+    """Folder of a kept classifier; that of the Hub clients' cache is created, which may fail."""
+    return (folder or cached_assets_path("hf_vqvae", "classifiers", "small").parent) / name
+
+
+def _read(folder: Path | None, name: str) -> SmallClassifier | None:
+    """Load a kept classifier; None if there is none, or, with a warning, if it cannot be read."""
     try:
-        load_classifier(str(kept), DESCRIPTION)
+        kept = _place(folder, name)
+        return load_classifier(str(kept)).model if kept.exists() else None
+    except OSError:  # `_keep` will say so
+        return None
     except ValueError as error:
-        logging.get_logger(__name__).warning(f"{error} It is trained again.")
-        return False
-    return True
+        logger.warning(f"{error} It is trained again.")
+        return None
 
 
-def _keep(model: SmallClassifier, folder: Path) -> None:
-    """Write the model atomically; the default image processor of [`load_classifier`] is the right one."""
-    # A name of this process: another run may be training the same classifier.
-    writing = folder.with_name(f"{folder.name}.{os.getpid()}.writing")
+def _keep(model: SmallClassifier, folder: Path | None, name: str) -> None:
+    """Write the model atomically; where that fails, a warning says why."""
     try:
-        with writing_errors(folder):
-            model.save_pretrained(writing)
+        kept = _place(folder, name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Names of this process: another run may be training the same classifier.
+        writing = kept.with_name(f"{kept.name}.{os.getpid()}.writing")
         try:
-            atomic_replace(writing, folder)
-        except OSError:
-            if not folder.exists():
-                raise  # else another run has written the same classifier
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
+            with writing_errors(kept):
+                model.save_pretrained(writing)
+            atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
+            atomic_replace(writing, kept)
+        finally:
+            shutil.rmtree(writing, ignore_errors=True)
+    except OSError as error:
+        logger.warning(
+            f"The classifier is not kept, so the next run trains it again: {error} Name a folder that can be written "
+            "with --classifier_dir (of scripts/evaluate.py), or set HF_HOME."
+        )

@@ -16,14 +16,9 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
 
     Args:
         counts: K integers, one per code, over a whole split; at least one above 0.
-
-    Raises:
-        ValueError: if all counts are 0.
     """
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     total, number = ordered.sum(), len(ordered)
-    if not total > 0:
-        raise ValueError(f"`counts` must have at least one code above 0, got {number} zeros.")
     used = int((ordered > 0).sum())
     with page(path, 800, layout="constrained") as figure:
         axes = figure.add_subplot(
@@ -60,10 +55,7 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
 
     Args:
         history: contents of `history.json`, `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...},
-            ...], "prior": [...]}`. A missing stage or value is left out.
-
-    Raises:
-        ValueError: if there is no epoch of any stage.
+            ...], "prior": [...]}`. A missing stage or value is left out; one stage has an epoch.
     """
     train, held_out = ("training", BLUE, "-"), ("evaluation", VERMILION, "--")
     panels = {
@@ -81,8 +73,6 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
         "Prior: nats per code": ("prior", {"loss": train, "eval_loss": held_out}),
     }
     panels = {title: panel for title, panel in panels.items() if history.get(panel[0])}
-    if not panels:
-        raise ValueError(f"`history` has no epoch of any stage, only {sorted(history)}.")
     with page(path, 560 * len(panels), layout="constrained") as figure:
         for axes, (title, (stage, curves)) in zip(
             np.atleast_1d(figure.subplots(len(panels))), panels.items(), strict=True

@@ -49,7 +49,6 @@ class Table:
         captions: Sequence[Sequence[str]] = (),
     ):
         rows, columns = pictures.shape[:2]
-        check_images(pictures.reshape(-1, *pictures.shape[2:]), "pictures")
         groups = groups or [("", columns)]
         # A name is about as wide as its characters; what is wider shrinks.
         longest = max(map(len, "\n".join(row_names).split("\n")))
@@ -108,17 +107,6 @@ class Table:
             self.draw(figure)
 
 
-def check_images(images: np.ndarray, name: str = "images") -> np.ndarray:
-    """Return `images` as an array; a ValueError unless they are uint8 (N, H, W, C), none 0."""
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"`{name}` must be uint8 of shape (N, H, W, C), none of them 0, got {images.dtype} "
-            f"{images.shape}."
-        )
-    return images
-
-
 def displayable(images: np.ndarray) -> np.ndarray:
     """Turn (..., C) of any C into what can be shown: (..., 3)."""
     return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
@@ -135,17 +123,11 @@ def shown_size(height: int, width: int, room: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _count_columns(images: np.ndarray, room: int, most: int) -> int:
-    """Return how many images to put in a row: as many as fill `room` dots well with whole dots."""
-    number, height, width = images.shape[:3]
-    most = min(most, number)
-    choices = range(most, min(most, 4) - 1, -1)
-    filled = {
-        columns: columns * shown_size(height, width, room // max(columns, 3) - SPACE)[1]
-        for columns in choices
-    }
-    good = (columns for columns in choices if filled[columns] > 0.75 * room)
-    return next(good, max(choices, key=filled.get))
+def _rows_of(images: np.ndarray, most: int) -> np.ndarray:
+    """Put images (N, H, W, C) into full rows of at most `most`: (R, Q, H, W, C)."""
+    columns = min(most, len(images))
+    rows = len(images) // columns
+    return images[: rows * columns].reshape(rows, columns, *images.shape[1:])
 
 
 def plot_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: str | Path) -> None:
@@ -155,14 +137,10 @@ def plot_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: 
         images: uint8 (N, H, W, C).
         reconstructions: uint8 (N, H, W, C), in the same order.
     """
-    images = check_images(images)
-    reconstructions = check_images(reconstructions, "reconstructions")
-    columns = _count_columns(images, WIDTH - 2 * MARGIN - NAMES - GAP, 5)
-    rows = len(images) // columns  # only full rows
-    pairs = np.stack([images[: rows * columns], reconstructions[: rows * columns]])
-    pairs = pairs.reshape(2, rows, columns, *images.shape[1:]).swapaxes(0, 1)
-    pictures = pairs.reshape(2 * rows, columns, *images.shape[1:])
-    Table(pictures, row_names=["Input", "Reconstruction"] * rows).save(path)
+    both = (_rows_of(pictures, 5) for pictures in (images, reconstructions))
+    pictures = [row for pair in zip(*both, strict=True) for row in pair]
+    names = ["Input", "Reconstruction"] * (len(pictures) // 2)
+    Table(np.stack(pictures), row_names=names).save(path)
 
 
 def plot_codes(
@@ -179,9 +157,11 @@ def plot_codes(
         codes: integers (N, h, w) in [0, num_embeddings), H a multiple of h.
         reconstructions: uint8 (N, H, W, C).
     """
-    images = displayable(check_images(images)[:3])
-    reconstructions = displayable(check_images(reconstructions, "reconstructions")[:3])
-    codes = np.asarray(codes)[:3]
+    images, codes, reconstructions = (
+        displayable(images[:3]),
+        codes[:3],
+        displayable(reconstructions[:3]),
+    )
     colors = color_codes(codes, num_embeddings, images.shape[1] // codes.shape[1])
     last = num_embeddings - 1
     groups = [("Image", 1), (f"Codes, 0 to {last:,}", 1), ("Reconstruction", 1)]
@@ -202,10 +182,7 @@ def plot_codes(
 
 def plot_samples(samples: np.ndarray, path: str | Path) -> None:
     """Draw samples, uint8 (N, H, W, C), in rows of at most eight."""
-    samples = check_images(samples, "samples")
-    columns = _count_columns(samples, WIDTH - 2 * MARGIN, 8)
-    rows = len(samples) // columns  # only full rows
-    Table(samples[: rows * columns].reshape(rows, columns, *samples.shape[1:])).save(path)
+    Table(_rows_of(samples, 8)).save(path)
 
 
 def plot_samples_by_class(samples: np.ndarray, names: Sequence[str], path: str | Path) -> None:
@@ -236,7 +213,6 @@ def plot_completions(
         completions: uint8 (N, Q, H, W, C).
         reconstructions: uint8 (N, H, W, C), from all codes of the image itself.
     """
-    images = check_images(images)
     beside = [one[:, None] for one in (images, hide_unknown(images, known), reconstructions)]
     pictures = np.concatenate([*beside[:2], completions, beside[2]], axis=1)
     groups = [("Image", 1), ("Known", 1), ("Completions", completions.shape[1])]
@@ -253,7 +229,6 @@ def plot_neighbours(
         neighbours: uint8 (N, Q, H, W, C), nearest first.
         distances: (N, Q).
     """
-    samples = check_images(samples, "samples")
     pictures = np.concatenate([samples[:, None], neighbours], axis=1)
     captions = [["", *(f"{value:.2f}" for value in row)] for row in distances]
     groups = [("Sample", 1), ("Nearest training images", neighbours.shape[1])]
@@ -283,15 +258,9 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
 
     Returns:
         uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
-
-    Raises:
-        ValueError: if `images` is no such array or `columns` is below 1.
     """
-    images = check_images(images)
     number, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
-    if columns < 1:
-        raise ValueError(f"`columns` must be at least 1, got {columns}.")
     rows = math.ceil(number / columns)
     step_y, step_x = height + padding, width + padding
     grid = np.full((rows * step_y + padding, columns * step_x + padding, channels), 255, np.uint8)
@@ -306,7 +275,7 @@ def color_codes(codes: np.ndarray, num_embeddings: int, cell: int = 1) -> np.nda
 
     With `cell` the VQ-VAE's downsampling factor, a picture is as large as the image it stands for.
     """
-    levels = np.asarray(codes) / max(num_embeddings - 1, 1)
+    levels = codes / (num_embeddings - 1)
     colors = matplotlib.colormaps[CODE_COLORS](levels, bytes=True)[..., :3]
     return colors.repeat(cell, axis=1).repeat(cell, axis=2)
 

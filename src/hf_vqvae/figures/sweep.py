@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .image_tables import Table, check_images
+from .image_tables import Table
 from .page import (
     BLUE,
     GREEN,
@@ -46,17 +46,7 @@ def plot_sweep(
             0, `codebook_perplexity`, `bits_per_image_at_most` and `bits_per_image_entropy`.
         originals: uint8 (N, H, W, C).
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
-
-    Raises:
-        ValueError: if there are no points, or not a strip of reconstructions for each.
     """
-    originals = check_images(originals, "originals")
-    expected = (len(points), *originals.shape)
-    if not points or np.shape(reconstructions) != expected:
-        raise ValueError(
-            f"`reconstructions` must be of shape {expected}, a strip for each of 1 point or more, got "
-            f"{np.shape(reconstructions)}."
-        )
     names = ["Original"] + [
         f"K {point['num_embeddings']}, D {point['embedding_dim']}\n"
         f"MSE {point['reconstruction_mse']:#.3g}"

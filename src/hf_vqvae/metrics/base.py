@@ -42,20 +42,13 @@ evaluate = _import_evaluate()
 class SummingMetric(evaluate.Metric):
     """An `evaluate.Metric` that keeps sums instead of rows.
 
-    Takes the options of `evaluate.Metric`; those of its cache files have no effect.
-
-    Raises:
-        ValueError: if `num_process` is not 1.
+    Takes the options of `evaluate.Metric`; those of its files have no effect. Processes exchange
+    their rows by `sum_over_processes_`, not by files.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if self.num_process != 1:
-            raise ValueError(
-                f"`num_process` must be 1, got {self.num_process}: {type(self).__name__} writes no "
-                "files for processes to exchange. Call `sum_over_processes_` instead."
-            )
-        self._reset()
+        self._sums = CompensatedSums()
 
     def _info(self) -> evaluate.MetricInfo:
         text = inspect.getdoc(type(self))
@@ -68,10 +61,6 @@ class SummingMetric(evaluate.Metric):
 
     def _build_data_dir(self) -> str:
         return self._data_dir_root  # the library would create a folder here
-
-    def _reset(self) -> None:
-        """Forget all rows."""
-        self._sums = CompensatedSums()
 
     def _update(self, **inputs: Any) -> None:
         """Check a batch and add it to the sums, `rows` among them; add nothing where a check fails."""
@@ -111,7 +100,7 @@ class SummingMetric(evaluate.Metric):
             )
         totals = {name: total.cpu() for name, total in self._sums.totals().items()}
         result = self._compute(totals)
-        self._reset()
+        self._sums = CompensatedSums()
         return result
 
     def sum_over_processes_(self, accelerator: Any) -> None:
