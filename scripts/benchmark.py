@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import platform
 import re
-import sys
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,7 @@ import torch
 import torch.utils.benchmark
 from tqdm.auto import tqdm
 
-from hf_vqvae.command_line import ScriptArgumentParser, format_table
+from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
 
 MIN_SECONDS = 0.02  # shorter calls are repeated within a round
 COUNTS = ("rounds", "threads", "loop_steps", "batch_size", "loss_steps")  # flags of at least 1
@@ -313,7 +312,4 @@ def format_number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main)

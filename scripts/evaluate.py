@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
 from hf_vqvae.arguments import DataArguments, SampleQualityArguments, flag
-from hf_vqvae.command_line import ScriptArgumentParser
-from hf_vqvae.files import output_file_errors, write_json
+from hf_vqvae.command_line import ScriptArgumentParser, run_script
+from hf_vqvae.files import output_file, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,22 +46,17 @@ def main() -> None:
     hf_vqvae.register()
     from hf_vqvae.distributed import init_distributed, named_distributed_errors
 
-    try:
-        accelerator = init_distributed()
-        with named_distributed_errors():
-            info, metrics = measure(evaluation, sampling, data, accelerator)
-        if accelerator.is_main_process:
-            where = f"{data.eval_split} of {info['name']}, {info['count']:,} images"
-            processes = f"number of processes: {accelerator.num_processes}"
-            print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
-            print(format_table(metrics))
-            if evaluation.output_file:
-                path = Path(evaluation.output_file)
-                with output_file_errors(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_json(path, metrics)
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    accelerator = init_distributed()
+    with named_distributed_errors():
+        info, metrics = measure(evaluation, sampling, data, accelerator)
+    if accelerator.is_main_process:
+        where = f"{data.eval_split} of {info['name']}, {info['count']:,} images"
+        processes = f"number of processes: {accelerator.num_processes}"
+        print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
+        print(format_table(metrics))
+        if evaluation.output_file:
+            with output_file(Path(evaluation.output_file)) as writing:
+                write_json(writing, metrics)
     accelerator.end_training()
 
 
@@ -155,4 +150,4 @@ def format_table(metrics: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

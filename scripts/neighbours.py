@@ -9,16 +9,14 @@ decoded, are to be compared with the reconstructions of unseen images.
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hf_vqvae
 from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label, flag
-from hf_vqvae.command_line import ScriptArgumentParser
-from hf_vqvae.files import output_file_errors
+from hf_vqvae.command_line import ScriptArgumentParser, run_script
+from hf_vqvae.files import output_file
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +78,8 @@ def main() -> None:
     )
     print_distances(sets, train_images, model.device)
     shown = samples[: arguments.num_images].permute(0, 2, 3, 1).numpy()
-    writing = output.with_name(f"{output.name}.writing")
-    with output_file_errors(output):
+    with output_file(output) as writing:
         draw_neighbours(shown, train_images, model.device, writing)
-        os.replace(writing, output)
     print(f"{arguments.num_images} samples and their nearest: {output}")
 
 
@@ -94,8 +90,8 @@ def check(arguments: NeighbourArguments, output: Path) -> None:
     check_guidance(arguments.guidance_scale, arguments.class_labels)
     if output.suffix.lower() != ".png" or output.is_dir():
         raise ValueError(f"--output_file must be a file that ends in .png, got {output}.")
-    with output_file_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(output):  # its folder is made now
+        pass
 
 
 def sample(model: "VQVAEForImageGeneration", arguments: NeighbourArguments) -> "Tensor":
@@ -159,7 +155,4 @@ def print_distances(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import hf_vqvae
 from hf_vqvae.arguments import HubTargetArguments
-from hf_vqvae.command_line import ScriptArgumentParser
+from hf_vqvae.command_line import ScriptArgumentParser, run_script
+from hf_vqvae.hub.errors import PushError
 
 
 @dataclass
@@ -40,7 +41,6 @@ def main() -> None:
 
     # Imported after the flags are parsed: this takes seconds.
     hf_vqvae.register()
-    from hf_vqvae.hub.errors import PushError
     from hf_vqvae.hub.preflight import check_can_push
     from hf_vqvae.publishing.push import (
         check_finished,
@@ -53,18 +53,15 @@ def main() -> None:
 
     options = options_of(hub) | {"overwrite_card": rest.overwrite_card}
     command = push_command(rest.folder, hub.hub_model_id, **options)
-    try:
-        check_finished(Path(rest.folder))
-        with push_stopped_by_signals(command):
-            try:
-                repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
-            except PushError as error:
-                sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
-            url = push_folder(rest.folder, repo_id, **options)
-    except (PushError, ValueError) as error:
-        sys.exit(f"{error}")
+    check_finished(Path(rest.folder))
+    with push_stopped_by_signals(command):
+        try:
+            repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
+        except PushError as error:
+            sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
+        url = push_folder(rest.folder, repo_id, **options)
     print(f"Pushed to {url}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, PushError)

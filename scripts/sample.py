@@ -8,15 +8,14 @@ python scripts/sample.py outputs/mnist --image digit.png --keep upper --output_f
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hf_vqvae
 from hf_vqvae.arguments import DrawArguments, check_guidance, find_label, flag
-from hf_vqvae.command_line import ScriptArgumentParser
+from hf_vqvae.command_line import ScriptArgumentParser, run_script
+from hf_vqvae.files import output_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,14 +171,9 @@ def write(image: "np.ndarray", path: Path) -> None:
     """Write a PNG of (H, W, C) atomically."""
     from PIL import Image
 
-    from hf_vqvae.files import output_file_errors
-
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    writing = path.with_name(f"{path.name}.writing")
-    with output_file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(path) as writing:
         picture.save(writing, format="PNG")
-        os.replace(writing, path)
 
 
 def describe(images: "np.ndarray", arguments: SampleArguments) -> str:
@@ -194,7 +188,4 @@ def describe(images: "np.ndarray", arguments: SampleArguments) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main)

@@ -10,7 +10,6 @@ __registers_after_parsing__ = True  # --help and a wrong flag need no modeling c
 
 import math
 import re
-import sys
 import time
 from dataclasses import dataclass, fields, make_dataclass
 from itertools import product
@@ -26,7 +25,7 @@ from hf_vqvae.arguments import (
     config_arguments,
     flag,
 )
-from hf_vqvae.command_line import format_table, parse_arguments
+from hf_vqvae.command_line import format_table, parse_arguments, run_script
 from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.models import VQVAEConfig
 
@@ -263,7 +262,4 @@ def describe_results(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main)

@@ -6,14 +6,13 @@ accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_i
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hf_vqvae
 from hf_vqvae.arguments import HubArguments, RunArguments
-from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.command_line import parse_arguments, run_script
 from hf_vqvae.hub.errors import PushError
 
 if TYPE_CHECKING:
@@ -94,7 +93,4 @@ def push(folder: Path, hub: HubArguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, FloatingPointError, PushError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main, PushError)

@@ -43,12 +43,13 @@ def scripts(tmp_path_factory):
 
 @pytest.fixture
 def run_main(monkeypatch):
-    """Runs a script's `main` in this process: `run_main("scripts/train.py", "--seed", 1)`."""
+    """Runs a script in this process: `run_main("scripts/train.py", "--seed", 1)`."""
+    from hf_vqvae.command_line import run_script
 
     def run(script, *arguments):
         module = load_script(script)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        module.main()
+        run_script(module.main)
 
     return run
 

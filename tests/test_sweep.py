@@ -217,7 +217,7 @@ def test_a_wrong_flag_is_refused(flags, message, tmp_path, run_main, capsys):
     ],
 )
 def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run_main):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SystemExit, match=message):
         run_main("scripts/sweep.py", *TINY, *GRID, *flags, "--output_dir", tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
 
@@ -233,7 +233,7 @@ def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run
 def test_a_sweep_with_other_flags_is_refused_before_any_training(flags, message, sweep, run_main):
     folder, _ = sweep
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SystemExit, match=message):
         run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder, *flags)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
@@ -256,7 +256,7 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
     flags += ["--num_embeddings", 4, "--embedding_dim", 2]
     run_main("scripts/sweep.py", *flags)
     add_images("train", 8, 9)
-    with pytest.raises(ValueError, match=r"4x2 was trained on other data .*: use the same data"):
+    with pytest.raises(SystemExit, match=r"4x2 was trained on other data .*: use the same data"):
         run_main("scripts/sweep.py", *flags)
     run_main("scripts/sweep.py", *flags, "--overwrite_output_dir")
     assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
@@ -266,7 +266,7 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
 def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, run_main):
     (tmp_path / "thesis.txt").write_text("years of work")
     flags = [*TINY, *GRID, "--output_dir", tmp_path, *overwrite]
-    with pytest.raises(ValueError, match=r"'thesis.txt', which is not part of a sweep: choose"):
+    with pytest.raises(SystemExit, match=r"'thesis.txt', which is not part of a sweep: choose"):
         run_main("scripts/sweep.py", *flags)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -343,7 +343,7 @@ def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scrip
 def test_a_folder_in_the_place_of_a_point_is_kept(tmp_path, run_main):
     (tmp_path / "sweep" / "4x2").mkdir(parents=True)
     (tmp_path / "sweep" / "4x2" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="4x2 exists and is not empty: choose another"):
+    with pytest.raises(SystemExit, match="4x2 exists and is not empty: choose another"):
         run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", tmp_path / "sweep")
     assert (tmp_path / "sweep" / "4x2" / "thesis.txt").exists()
 

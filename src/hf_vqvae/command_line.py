@@ -1,4 +1,4 @@
-"""Parse command lines and YAML or JSON files of flags; format tables to print."""
+"""Run scripts: parse command lines and YAML or JSON files of flags, report errors, format tables."""
 
 import difflib
 import sys
@@ -8,7 +8,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,6 +75,18 @@ class ScriptArgumentParser(HfArgumentParser):
             return self.parse_args_into_dataclasses(words, look_for_args_file=False)
         except ValueError as error:
             self.error(str(error))
+
+
+def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
+    """Runs a script; an error that is no bug ends it with status 1 and one line.
+
+    Args:
+        errors: expected ones besides `ValueError`, `OSError` and `FloatingPointError`.
+    """
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError, *errors) as error:
+        sys.exit(f"Error: {error}")
 
 
 def parse_arguments(*dataclasses: type, description: str = "") -> tuple:

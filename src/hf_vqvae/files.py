@@ -74,13 +74,20 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def output_file_errors(path: Path) -> Iterator[None]:
-    """Names the flag in an `OSError` about `path`."""
+def output_file(path: Path) -> Iterator[Path]:
+    """Creates the folder of `path` and yields a temporary path; what is written there is renamed to `path`.
+
+    Raises:
+        OSError: that names `--output_file`, for any in the block.
+    """
+    writing = path.with_name(f"{path.name}.writing")
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield writing
+        if writing.exists():
+            os.replace(writing, path)
     except OSError as error:
-        # Without the temporary name of the file.
-        reason = error.strerror or error
+        reason = error.strerror or error  # without the temporary name
         raise OSError(f"cannot write `--output_file` {path}: {reason}.") from error
 
 
