@@ -333,15 +333,6 @@ def test_code_for_a_conditional_prior_runs_whatever_the_classes_are_called(
             assert ("guidance_scale" in block) == (label_dropout > 0)
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_class_names_break_nothing(hostile, tmp_path):
-    conditional_run(tmp_path / "run", classes=[hostile, "other"])
-    card = build_card(tmp_path / "run")
-    check_text(str(card))
-    assert "<script" not in card.text
-    assert "](http://evil" not in re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
-
-
 def test_before_a_push_the_code_names_the_folder_and_after_it_the_repo(run_folder):
     going = run_folder.rename(run_folder.with_name("mnist.partial"))
     text = build_card(going).text
@@ -427,36 +418,13 @@ def test_a_record_that_is_no_object_is_named(tmp_path, name, content):
         build_card(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "name, key, value",
-    [
-        *(
-            ("run", key, value)
-            for key in ("dataset", "seconds", "versions")
-            for value in (5, ["x"])
-        ),
-        *(("metrics", "psnr", value) for value in (5, [], None, "x")),
-    ],
-)
-def test_a_part_of_a_record_that_is_no_object_is_named(tmp_path, name, key, value):
-    make_run(tmp_path / "run")
-    path = tmp_path / "run" / f"{name}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(ValueError, match=f"{path.name} in run is damaged: {key} must be an object"):
-        build_card(tmp_path / "run")
-
-
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path):
     folder = tmp_path / "run"
     dataset = dict.fromkeys(("name", "config", "revision", "image_column", "label_column"), hostile)
     dataset |= {"train_split": hostile, "eval_split": f"{hostile}2", "label_names": [hostile] * 30}
-    make_run(
-        folder,
-        dataset=dataset,
-        lr_scheduler_type=hostile,
-        vqvae_name_or_path=f"{HOME}/{hostile}",
-    )
+    flags = {"lr_scheduler_type": hostile, "vqvae_name_or_path": f"{HOME}/{hostile}"}
+    make_run(folder, dataset=dataset, model=tiny_model(classes=[hostile, "other"]), **flags)
     metrics = metrics_of(VALUES)
     for metric in metrics.values():
         metric |= {"name": hostile, "split": hostile, "scale": hostile, "protocol": hostile}
@@ -477,15 +445,6 @@ def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path)
     again = ModelCard(text)
     assert again.data.to_dict() == card.data.to_dict()
     assert len(again.data.eval_results) == len(VALUES)
-
-
-@pytest.mark.parametrize("words", [["<script>1</script>"], {"<script>": "<script>"}, "# [a](b)"])
-def test_a_number_of_processes_that_is_none_is_a_word(words, tmp_path):
-    make_run(tmp_path / "run")
-    run = json.loads((tmp_path / "run" / "run.json").read_text()) | {"num_processes": words}
-    write_json(tmp_path / "run", run=run)
-    (line,) = re.findall("^- Processes: (.*)$", build_card(tmp_path / "run").text, re.MULTILINE)
-    assert re.fullmatch(r"<code>[\w &#;]*</code>", line), line
 
 
 @pytest.mark.parametrize(
@@ -617,11 +576,6 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
 def test_figures_of_a_model_without_a_run_are_those_of_the_model(tmp_path):
     drawn = write_figures(tmp_path, tiny_model(False), some_images(2, labels=False))
     assert {path.stem for path in drawn} == {"architecture", "reconstructions", "codes"}
-
-
-def test_figures_need_an_image(tmp_path):
-    with pytest.raises(ValueError, match="at least 1 image to draw, got 0"):
-        write_figures(tmp_path, tiny_model(), some_images(0))
 
 
 @pytest.mark.parametrize(

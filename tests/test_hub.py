@@ -9,10 +9,7 @@ import textwrap
 import pytest
 import torch
 
-from hf_vqvae import (
-    PixelCNNConfig,
-    VQVAEForImageGeneration,
-)
+from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.hub.errors import PushError
 from hf_vqvae.hub.preflight import check_can_push, check_repo_id
@@ -442,19 +439,13 @@ def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
     metrics = (run / "metrics.json").read_bytes()
     for damaged in (metrics[:9], b"[]"):
         (run / "metrics.json").write_bytes(damaged)
-        with pytest.raises(PushError, match=r"its metrics\.json is damaged \("):
+        with pytest.raises(PushError, match=r"metrics\.json in run is damaged"):
             push_folder(run, "me/run")
     for name in ("metrics.json", "figures/samples.png", "model.safetensors"):
         (run / name).unlink()
     with pytest.raises(
         PushError, match=r"lacks metrics.json, figures/samples.png, model.safetensors"
     ):
-        push_folder(run, "me/run")
-    (run / "config.json").write_text(PixelCNNConfig().to_json_string())
-    with pytest.raises(PushError, match="its model is no name, which is not a model of hf_vqvae"):
-        push_folder(run, "me/run")
-    (run / "config.json").write_text("{")
-    with pytest.raises(PushError, match=r"config.json is damaged"):
         push_folder(run, "me/run")
     run.rename(tmp_path / "run.partial")
     for folder in (run, tmp_path / "run.partial"):

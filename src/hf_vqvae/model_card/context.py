@@ -40,23 +40,17 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of the run; a missing file is empty.
 
     Raises:
-        ValueError: if the file, or a part of it that must be one, is not a JSON object.
+        ValueError: if the file is not a JSON object.
     """
     path = folder / name
     try:
         record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
-    parts = {name: record}
-    if isinstance(record, dict) and name == "metrics.json":
-        parts |= record
-    if isinstance(record, dict) and name == "run.json":
-        parts |= {key: record.get(key) or {} for key in ("dataset", "seconds", "versions")}
-    for part, value in parts.items():
-        if not isinstance(value, dict):
-            raise ValueError(
-                f"{name} in {folder.name} is damaged: {part} must be an object, got {shown(value)}."
-            )
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{name} in {folder.name} is damaged: it must be an object, got {shown(record)}."
+        )
     return record
 
 

@@ -43,17 +43,12 @@ def write_figures(
 
     Returns:
         The files written.
-
-    Raises:
-        ValueError: if `images` is empty.
     """
     # Imported late: a card is built without matplotlib.
     from ..figures.architecture import plot_architecture
     from ..figures.charts import plot_codebook_usage, plot_training_curves
     from ..figures.image_tables import plot_codes, plot_reconstructions
 
-    if not len(images):
-        raise ValueError("`images` must hold at least 1 image to draw, got 0.")
     run_folder = Path(run_folder)
     folder = run_folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)

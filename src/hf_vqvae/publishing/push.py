@@ -1,6 +1,5 @@
 """Push a finished run to the Hub."""
 
-import json
 import os
 import re
 import shlex
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers import PreTrainedModel
 
 from .. import models
 from ..arguments import HubTargetArguments
@@ -21,6 +19,7 @@ from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
+from ..model_card.context import read_record
 from .staging import add_code, copy_files, copy_run_files, update_card
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
@@ -65,6 +64,7 @@ def push_folder(
     check_repo_id(repo_id)
     folder = Path(folder)
     check_finished(folder)
+    options = {"private": private or None, "revision": revision, "create_pr": create_pr}
     try:
         with request_timeout(timeout), tempfile.TemporaryDirectory() as staging:
             repo_id = full_name(HfApi(token=token), repo_id)
@@ -73,28 +73,19 @@ def push_folder(
                 staging,
                 repo_id,
                 commit_message=commit_message or f"Upload {folder.resolve().name}",
-                private=private or None,
                 token=token,
-                revision=revision,
-                create_pr=create_pr,
                 edited_card="overwrite" if overwrite_card else "refuse",
+                **options,
             )
     except PushError:
         raise
     except FAILURES as error:
-        command = push_command(
-            folder,
-            repo_id,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message,
-            license=license,
-            overwrite_card=overwrite_card or isinstance(error, EditedCardError),
-        )
+        options |= {"commit_message": commit_message, "license": license}
+        options["overwrite_card"] = overwrite_card or isinstance(error, EditedCardError)
         raise PushError(
             f"Pushing {folder} to {repo_id} failed: {explain(error)}\n"
-            f"The run is complete in {folder}. This pushes it:\n\n    {command}\n"
+            f"The run is complete in {folder}. This pushes it:\n\n"
+            f"    {push_command(folder, repo_id, **options)}\n"
         ) from error
     return commit.pr_url or commit.commit_url
 
@@ -185,7 +176,7 @@ def check_finished(folder: Path) -> None:
         )
     if not folder.is_dir():
         raise PushError(f"Cannot push {folder}: there is no such folder.")
-    missing = _missing(folder, _needed(folder))
+    missing = _missing(folder)
     if missing:
         raise PushError(
             f"Cannot push {folder}: it is not the folder of a finished run, as it lacks "
@@ -194,60 +185,28 @@ def check_finished(folder: Path) -> None:
         )
 
 
-def _needed(folder: Path) -> list[str]:
-    """List the files that a push of `folder` needs: fixed names, figures of the card, and weights that are there."""
-    needed = ["config.json", "README.md", *RECORDS]
-    if (folder / "config.json").is_file():
-        pixels = _model_class(folder).main_input_name == "pixel_values"
-        needed += ["preprocessor_config.json"] if pixels else []
+def _missing(folder: Path) -> list[str]:
+    """List the files that a finished run has and `folder` has not, with the figures that the card shows."""
+    needed = ["config.json", "preprocessor_config.json", "README.md", *RECORDS]
     if (folder / "README.md").is_file():
         text = (folder / "README.md").read_text("utf-8", errors="replace")
         needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+", text))
-    return needed + [path.name for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
-
-
-def _missing(folder: Path, needed: list[str]) -> list[str]:
     missing = [name for name in needed if not (folder / name).is_file()]
-    weights = [name for name in needed if name.endswith(".safetensors")]
-    return missing if weights else [*missing, "model.safetensors"]
-
-
-def _model_class(folder: Path) -> type:
-    architectures = _read_record(folder, "config.json").get("architectures")
-    name = architectures[0] if architectures and isinstance(architectures, list) else "no name"
-    model_class = getattr(models, name) if name in models.__all__ else None
-    if not isinstance(model_class, type) or not issubclass(model_class, PreTrainedModel):
-        raise PushError(
-            f"Cannot push {folder}: its model is {name}, which is not a model of hf_vqvae."
-        )
-    return model_class
-
-
-def _read_record(folder: Path, name: str) -> dict:
-    try:
-        record = json.loads((folder / name).read_text("utf-8"))
-        if isinstance(record, dict):
-            return record
-        reason = "not a JSON object"
-    except (ValueError, RecursionError) as error:
-        reason = str(error)
-    raise PushError(f"Cannot push {folder}: its {name} is damaged ({reason}).")
+    return missing if any(folder.glob(WEIGHTS[0])) else [*missing, "model.safetensors"]
 
 
 def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
     """Copy the files to upload into `staging`, add the model code, and name `repo_id` in the card."""
-    for name in RECORDS:
-        _read_record(folder, name)
-    copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
-    copy_run_files(folder, staging)
-    left_out = _missing(staging, _needed(folder))
-    if left_out:
-        raise PushError(
-            f"Cannot push {folder}: {', '.join(left_out)} {'is a link' if len(left_out) == 1 else 'are links'} "
-            "out of the folder. Put the files themselves there."
-        )
-    add_code(staging, _model_class(folder))
     try:
+        for name in RECORDS:
+            read_record(folder, name)
+        architectures = read_record(folder, "config.json").get("architectures")
+        name = architectures[0] if architectures and isinstance(architectures, list) else "no name"
+        if name not in ("VQVAEModel", "VQVAEForImageGeneration"):
+            raise ValueError(f"its model is {name}, which is not a model of hf_vqvae.")
+        copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
+        copy_run_files(folder, staging)
+        add_code(staging, getattr(models, name))
         update_card(staging, repo_id, license=license)
     except ValueError as error:
-        raise PushError(f"Cannot push {folder}: its {error}") from error
+        raise PushError(f"Cannot push {folder}: {error}") from error

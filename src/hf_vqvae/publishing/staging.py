@@ -152,7 +152,8 @@ def add_code(folder: Path, model_class: type) -> None:
 def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
     """Copy the files of `source` that match one of `patterns` to the same places in `folder`.
 
-    Links that lead out of `source` are left out, with a warning.
+    Raises:
+        ValueError: if a file is a link that leads out of `source`.
     """
     roots = [source.resolve()]
     if source.parent.name == "snapshots":  # in the Hub's cache, whose files are links
@@ -160,8 +161,9 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         for path in sorted(path for path in source.glob(pattern) if path.is_file()):
             if not any(path.resolve().is_relative_to(root) for root in roots):
-                logger.warning(f"{path} is a link that leads out of {source} and is not published.")
-                continue
+                raise ValueError(
+                    f"{path.relative_to(source)} is a link out of the folder. Put the files themselves in {source}."
+                )
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
