@@ -1,5 +1,6 @@
 """The VQ-VAE and its prior together: what is frozen, what loads into what, sampling."""
 
+import copy
 import json
 import logging
 
@@ -249,6 +250,38 @@ def test_batches_change_no_image(model):
     assert torch.equal(among.codes[1], alone.codes[0])
 
 
+@pytest.mark.parametrize("defaults", [{"dtype": torch.float64}, {"device": "meta"}])
+def test_a_seed_draws_the_same_whatever_the_global_defaults_are(model, defaults):
+    classes = model.prior.config.num_classes
+    pixels, labels = make_pixels(6), None if classes is None else torch.tensor([0, 1, 2] * 2)
+    known, named = known_pixels((0, 0, 4, 16)), {} if classes is None else {"class_labels": "dog"}
+
+    def draw():
+        drawn = [
+            model.sample(5, seeds=range(5), top_p=0.9),
+            model.sample(5, generator=seeded(), guidance_scale=2.0 if named else 1.0, **named),
+            model.sample(5, pixel_values=pixels[0], pixel_mask=known, seeds=range(5)),
+            model.vqvae.encode(pixels).codes,
+        ]
+        torch.manual_seed(0)
+        trained = copy.deepcopy(model).train()
+        trained.vqvae.quantizer.initialized.zero_()
+        trained.vqvae.train()(pixels)  # k-means and replaced codes
+        loss = trained(pixels, class_labels=labels, return_loss=True).loss  # dropout
+        return [*drawn, trained.vqvae.quantizer.codebook, loss]
+
+    expected = draw()
+    torch.set_default_dtype(defaults.get("dtype", torch.float32))
+    torch.set_default_device(defaults.get("device"))
+    try:
+        drawn = draw()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for one, other in zip(drawn, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_every_control_reaches_the_prior(model):
     controls = [{"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.4}]
     mask = torch.zeros(2, 4, dtype=torch.bool)
@@ -350,6 +383,10 @@ def test_every_shape_of_image_and_mask(model):
         for known in (mask, mask[None], mask.expand(3, -1, -1)):
             drawn = model.sample(3, pixel_values=image, pixel_mask=known, generator=seeded())
             assert torch.equal(drawn, expected)
+    drawn = model.sample(
+        3, pixel_values=pixels.numpy(), pixel_mask=mask.numpy(), generator=seeded()
+    )
+    assert torch.equal(drawn, expected)
     for dtype in (torch.float64, torch.bfloat16):
         drawn = model.sample(3, pixel_values=pixels.to(dtype), pixel_mask=mask)
         assert drawn.dtype == torch.float32 and drawn.isfinite().all()
@@ -402,9 +439,14 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             "`pixel_values` must be a tensor of floating-point numbers, got torch.uint8",
         ),
         (
-            {"pixel_values": PIXELS.numpy(), "pixel_mask": KNOWN},
+            {"pixel_values": PIXELS.tolist(), "pixel_mask": KNOWN},
             TypeError,
-            "`pixel_values` must be a tensor of floating-point numbers, got ndarray",
+            "`pixel_values` must be a tensor of floating-point numbers, got list",
+        ),
+        (
+            {"pixel_values": PIXELS / 0, "pixel_mask": KNOWN},
+            ValueError,
+            "`pixel_values` must be finite where `pixel_mask` is True",
         ),
         (
             {"pixel_values": PIXELS[:1], "pixel_mask": KNOWN},

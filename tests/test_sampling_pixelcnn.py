@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import reprlib
 
+import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
@@ -231,7 +233,12 @@ def test_a_grid_depends_on_its_own_seed_alone(architecture):
         seeds=torch.tensor(seeds)[order], class_labels=torch.tensor(labels)[order], batch_size=2
     )
     assert torch.equal(drawn, expected[order])
-    twice = prior.sample(seeds=[5, 5], class_labels=0)
+    arrays = {"seeds": np.array(seeds, np.uint64), "class_labels": np.array(labels, np.uint8)}
+    assert torch.equal(prior.sample(**arrays, batch_size=np.int64(2)), expected)
+    names = np.array(["1", "0"])
+    drawn = prior.sample(np.int32(2), seeds=np.array([0, 7]), class_labels=names)
+    assert torch.equal(drawn, expected[[1, 3]])
+    twice = prior.sample(seeds=[5, 5], class_labels=np.int8(0))
     assert torch.equal(twice, expected[:1].expand(2, -1, -1))
     state = torch.get_rng_state()
     prior.sample(seeds=range(3), class_labels=0)
@@ -261,7 +268,8 @@ def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_
     prior = make_prior(architecture)
     greedy = prior.sample(5, temperature=0)
     assert torch.equal(greedy, greedy[:1].expand_as(greedy))
-    for settings in ({"top_k": 1}, {"top_p": 1e-9}, {"top_p": 1e-300}, {"temperature": 1e-300}):
+    one_code = [{"top_k": 1}, {"top_k": np.int8(1)}, {"top_p": 1e-9}, {"top_p": np.float32(1e-9)}]
+    for settings in (*one_code, {"top_p": 1e-300}, {"temperature": 1e-300}):
         assert torch.equal(prior.sample(5, generator=seeded(), **settings), greedy)
     free = prior.sample(5, generator=seeded())
     for settings in (
@@ -269,7 +277,7 @@ def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_
         {"top_k": 10**20},
         {"top_p": 1.0},
         {"top_p": 1},
-        {"temperature": 1},
+        {"temperature": np.float32(1)},
     ):
         assert torch.equal(prior.sample(5, generator=seeded(), **settings), free)
 
@@ -515,7 +523,7 @@ RULES = {
 )
 def test_a_number_that_breaks_its_rule_is_refused(name, value):
     prior = make_prior(num_classes=2)
-    with pytest.raises(ValueError, match=f"`{name}` {RULES[name][0]}.*got {value!r}"):
+    with pytest.raises(ValueError, match=f"`{name}` {RULES[name][0]}.*got {reprlib.repr(value)}"):
         prior.sample(**{"num_grids": 1, "class_labels": 0, name: value})
 
 

@@ -170,6 +170,7 @@ class VQVAEEncoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], config.embedding_dim, kernel_size=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden.to(self.conv_out.weight.dtype)
         checkpointing = self.training and self.levels[0].gradient_checkpointing
         if checkpointing and not hidden.requires_grad and not torch.compiler.is_compiling():
             # Reentrant checkpointing gives a level no gradient where its input takes none.

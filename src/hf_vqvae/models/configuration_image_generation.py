@@ -69,12 +69,3 @@ class VQVAEForImageGenerationConfig(StrictConfig):
                 "dtype": dtype,
             }
         return config_dict, kwargs
-
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        """Make a config as `StrictConfig.from_dict` does; unknown keys of the parts are dropped with a warning too."""
-        config_dict = cls.drop_unknown(config_dict)
-        for key, part in (("vqvae_config", VQVAEConfig), ("prior_config", PixelCNNConfig)):
-            if isinstance(config_dict.get(key), dict):
-                config_dict[key] = part.drop_unknown(config_dict[key])
-        return super().from_dict(config_dict, **kwargs)

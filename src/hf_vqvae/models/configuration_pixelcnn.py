@@ -9,6 +9,7 @@ from .configuration_utils import (
     MAX_CLASSES,
     MAX_LAYERS,
     MAX_SIZE,
+    SHARE,
     SIZE,
     StrictConfig,
     setting,
@@ -42,15 +43,10 @@ class PixelCNNConfig(StrictConfig):
     model_type = "pixelcnn"
     base_config_key = "prior_config"
 
-    num_embeddings: int = setting(
-        128, "Number K of codes; train.py takes it from the VQ-VAE.", **CODES
-    )
-    grid_size: list[int] | tuple[int, ...] = setting(
-        (7, 7), "Rows and columns of codes; train.py takes them from the VQ-VAE.", **SIZE
-    )
+    num_embeddings: int = setting(128, "Number K of codes.", **CODES)
+    grid_size: list[int] | tuple[int, ...] = setting((7, 7), "Rows and columns of codes.", **SIZE)
     architecture: Literal["plain", "gated"] = setting(
-        "plain",
-        "Prior: `plain`, one stack of masked convolutions, or `gated`, two stacks without a blind spot.",
+        "plain", "`plain`: one stack of masked convolutions; `gated`: two without a blind spot."
     )
     hidden_size: int | None = setting(
         None,
@@ -61,33 +57,20 @@ class PixelCNNConfig(StrictConfig):
     kernel_size: int = setting(
         7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=MAX_SIZE
     )
-    num_residual_blocks: int = setting(
-        2, "Residual blocks (1x1, 3x3 of mask B, 1x1) of a plain prior.", **LAYERS
-    )
-    num_pixelcnn_layers: int = setting(
-        2, "1x1 layers of a plain prior before its logits.", **LAYERS
-    )
+    num_residual_blocks: int = setting(2, "Residual blocks of a plain prior.", **LAYERS)
+    num_pixelcnn_layers: int = setting(2, "1x1 layers of a plain prior at its end.", **LAYERS)
     num_gated_layers: int = setting(5, "Layers of a gated prior.", at_least=1, at_most=MAX_LAYERS)
     gated_kernel_size: int = setting(
         3, "Side of the kernels of a gated prior's layers; odd.", at_least=3, at_most=MAX_SIZE
     )
     dropout: float | int | None = setting(
-        None,
-        "Dropout before the logits (plain) or behind the gates (default: 0 plain, 0.2 gated).",
-        at_least=0,
-        below=1,
+        None, "Dropout probability of the prior (default: 0 plain, 0.2 gated).", **SHARE
     )
     num_classes: int | None = setting(
-        None,
-        "Classes the prior is conditioned on; train.py takes them from the dataset.",
-        at_least=1,
-        at_most=MAX_CLASSES,
+        None, "Classes that the prior is conditioned on.", at_least=1, at_most=MAX_CLASSES
     )
     label_dropout: float | int = setting(
-        0.1,
-        "Share of labels hidden in training, for samples without a label and for guidance.",
-        at_least=0,
-        at_most=1,
+        0.1, "Share of labels hidden in training, for guidance.", at_least=0, at_most=1
     )
 
     def __post_init__(self, **kwargs):

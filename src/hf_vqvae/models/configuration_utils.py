@@ -4,9 +4,10 @@
 import difflib
 import functools
 import inspect
+import math
 import operator
-import reprlib
 from dataclasses import field, fields
+from reprlib import repr as shown
 
 from huggingface_hub.dataclasses import strict as hub_strict
 from huggingface_hub.errors import StrictDataclassError
@@ -22,6 +23,8 @@ MAX_CLASSES = 2**16
 SIZE = {"at_least": 1, "at_most": MAX_SIZE}
 LAYERS = {"at_least": 0, "at_most": MAX_LAYERS}
 CODES = {"at_least": 2, "at_most": 2**24}
+FINITE = {"at_least": 0, "below": math.inf}
+SHARE = {"at_least": 0, "below": 1}
 
 # Bounds that a field may declare. NaN is within none of them.
 BOUNDS = {
@@ -50,11 +53,6 @@ def own_fields(config_class: type[PreTrainedConfig]) -> list:
     """List the `dataclasses.Field`s that `config_class` adds to those of `PreTrainedConfig`."""
     inherited = {f.name for f in fields(PreTrainedConfig)}
     return [f for f in fields(config_class) if f.name not in inherited]
-
-
-def shown(value) -> str:
-    """Return `repr(value)`, shortened."""
-    return reprlib.repr(value)
 
 
 def strict(config_class):
@@ -119,7 +117,7 @@ class StrictConfig(PreTrainedConfig):
 
     @classmethod
     def drop_unknown(cls, config_dict: dict) -> dict:
-        """Return a saved config without the keys that this version does not know; a warning names them."""
+        """Return a saved config, and its parts, without the keys that this version does not know; a warning names them."""
         known = {f.name for f in fields(cls)} | _SAVED_KEYS
         unknown = [key for key in config_dict if key not in known]
         named = [key for key in unknown if not key.startswith("_")]
@@ -128,7 +126,11 @@ class StrictConfig(PreTrainedConfig):
                 f"{cls.__name__}: the saved config has settings that this version does not know and ignores: "
                 f"{', '.join(named)}. It was probably written by a later version."
             )
-        return {key: value for key, value in config_dict.items() if key not in unknown}
+        saved = {key: value for key, value in config_dict.items() if key not in unknown}
+        for key, part in cls.sub_configs.items():
+            if isinstance(saved.get(key), dict):
+                saved[key] = part.drop_unknown(saved[key])
+        return saved
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):

@@ -4,7 +4,7 @@
 import math
 from typing import Literal
 
-from .configuration_utils import CODES, LAYERS, SIZE, StrictConfig, setting, strict
+from .configuration_utils import CODES, FINITE, LAYERS, SHARE, SIZE, StrictConfig, setting, strict
 
 
 def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
@@ -31,39 +31,25 @@ class VQVAEConfig(StrictConfig):
     )
     num_channels: int = setting(1, "Image channels: 1 grey, 3 RGB.", **SIZE)
     hidden_sizes: list[int] | tuple[int, ...] = setting(
-        (32, 64),
-        "Channels of each encoder level, which halves the size; the decoder mirrors them.",
-        **SIZE,
+        (32, 64), "Channels of each encoder level, which halves the size.", **SIZE
     )
-    num_residual_layers: int = setting(
-        0, "Residual blocks (ReLU, 3x3, ReLU, 1x1) after each level.", **LAYERS
-    )
-    embedding_dim: int = setting(
-        16, "Dimension D of latents and codebook vectors (the Keras page: 16).", **SIZE
-    )
-    num_embeddings: int = setting(
-        128, "Codebook size K (the Keras page: 128; the paper: 512).", **CODES
-    )
+    num_residual_layers: int = setting(0, "Residual blocks after each level.", **LAYERS)
+    embedding_dim: int = setting(16, "Dimension D of latents and codebook vectors.", **SIZE)
+    num_embeddings: int = setting(128, "Codebook size K (the paper: 512).", **CODES)
     commitment_cost: float | int = setting(
-        0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", at_least=0, below=math.inf
+        0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", **FINITE
     )
     codebook_update: Literal["ema", "gradient"] = setting(
         "ema", "Codebook learns by moving averages (paper, A.1) or by gradient (eq. 3)."
     )
     ema_decay: float | int = setting(
-        0.9,
-        "Decay gamma of the codebook's moving averages, in [0, 1) (paper, A.1: 0.99).",
-        at_least=0,
-        below=1,
+        0.9, "Decay gamma of the codebook's moving averages (paper, A.1: 0.99).", **SHARE
     )
     codebook_init: Literal["kmeans", "uniform"] = setting(
         "kmeans", "First codebook: k-means on the first training batch, or uniform in [-1/K, 1/K]."
     )
     dead_code_threshold: float | int = setting(
-        0.0,
-        "Replace codes chosen for fewer latents a step than this (moving average); 0: never.",
-        at_least=0,
-        below=math.inf,
+        0.0, "Replace codes chosen for fewer latents a step than this; 0: never.", **FINITE
     )
     data_variance: float | int = setting(
         1.0,

@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Validate codes, class labels and sampling arguments, and convert them to tensors.
 
-Shapes: N grids, h x w grid.
+Numbers and arrays may be those of Python, numpy or torch. Shapes: N grids, h x w grid.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,20 +17,46 @@ from .configuration_utils import did_you_mean, shown
 # Dtypes whose values int64 has too, so not uint64.
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 INTEGERS += (torch.uint16, torch.uint32)
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-ClassLabels = int | str | Sequence[int | str] | Tensor
+# Dtypes of a tensor of what messages call "integers", "floating-point numbers" or "bool".
+_DTYPES = {
+    "integers": INTEGERS,
+    "floating-point numbers": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    "bool": (torch.bool,),
+}
+# Arguments with one entry for each grid or image, and how many dimensions they have then.
+_DIMENSIONS = {"codes": 3, "mask": 3, "pixel_values": 4, "pixel_mask": 3}
+ClassLabels = int | str | Sequence[int | str] | np.ndarray | Tensor
+Seeds = Sequence[int] | np.ndarray | Tensor
 
 
 def is_integer(value) -> bool:
-    """Return whether `value` is an `int` and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Return whether `value` is an integer of Python or numpy, and not a bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_dtype(name: str, values: Tensor, kind: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Raise `TypeError` unless `values` is a tensor of one of the dtypes, which the message calls `kind`."""
-    if not isinstance(values, Tensor) or values.dtype not in dtypes:
+def require(is_valid: bool, name: str, value, rule: str) -> None:
+    """Raise a `ValueError` that tells the value of argument `name` and the rule for it, unless `is_valid`."""
+    if not is_valid:
+        raise ValueError(f"`{name}` must be {rule}, got {shown(value)}.")
+
+
+def as_list(value):
+    """Convert a sequence, an array or a tensor to a list of Python numbers; a single number or name to itself."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [one.tolist() if hasattr(one, "tolist") else one for one in value]
+    return value
+
+
+def as_tensor(name: str, values, kind: str) -> Tensor:
+    """Return an array or tensor of `kind`, a key of `_DTYPES`, as a tensor; `TypeError` for all else."""
+    if isinstance(values, np.ndarray):
+        values = torch.from_numpy(values)
+    if not isinstance(values, Tensor) or values.dtype not in _DTYPES[kind]:
         got = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"`{name}` must be a tensor of {kind}, got {got}.")
+    return values
 
 
 def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
@@ -45,43 +73,46 @@ def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) ->
         raise ValueError(f"`{name}` must be in [{low}, {high}), {meaning}, got {wrong}.")
 
 
-def check_codes(codes: Tensor, num_embeddings: int, grid_size: tuple[int, int]) -> None:
-    """Check that codes are integers of shape (B, h, w) in [0, K).
+def check_codes(codes, num_embeddings: int, grid_size: tuple[int, int] | None = None) -> Tensor:
+    """Return codes as a tensor, after checking that they are integers (B, h, w) in [0, K).
 
     Raises:
         TypeError: if the codes are not a tensor of integers.
         ValueError: if the shape is not (B, *grid_size) or a code is out of range.
     """
-    check_dtype("codes", codes, "integers", INTEGERS)
-    if codes.dim() != 3 or tuple(codes.shape[1:]) != tuple(grid_size):
+    codes = as_tensor("codes", codes, "integers")
+    if codes.dim() != 3 or (grid_size and tuple(codes.shape[1:]) != tuple(grid_size)):
+        rows, columns = grid_size or ("rows", "columns")
         raise ValueError(
-            f"`codes` must have the shape (batch, {grid_size[0]}, {grid_size[1]}), got {tuple(codes.shape)}."
+            f"`codes` must have the shape (batch, {rows}, {columns}), got {tuple(codes.shape)}."
         )
     check_range("codes", codes, 0, num_embeddings, "the codebook's range")
+    return codes
 
 
-def check_labels(class_labels: Tensor | None, num_classes: int | None, batch: int) -> None:
-    """Check that class labels are integers (B,) in [0, num_classes), or -1 for unknown.
+def check_labels(class_labels, num_classes: int | None, batch: int) -> Tensor | None:
+    """Return class labels as a tensor, after checking that they are integers (B,) in [0, num_classes), or -1 for unknown.
 
     Raises:
         TypeError: if they are not a tensor of integers.
         ValueError: if the model is unconditional, the shape is not (B,) or a label is out of range.
     """
     if class_labels is None:
-        return
+        return None
     if num_classes is None:
         raise ValueError(
             "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out."
         )
-    check_dtype("class_labels", class_labels, "integers", INTEGERS)
-    if class_labels.shape != (batch,):
+    labels = as_tensor("class_labels", class_labels, "integers")
+    if labels.shape != (batch,):
         raise ValueError(
-            f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(class_labels.shape)}."
+            f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(labels.shape)}."
         )
-    check_range("class_labels", class_labels, -1, num_classes, "the labels, and -1 for unknown")
+    check_range("class_labels", labels, -1, num_classes, "the labels, and -1 for unknown")
+    return labels
 
 
-def count_grids(name: str, number: int | None, **arguments: ClassLabels | Sequence | None) -> int:
+def count_grids(name: str, number: int | None, **arguments: ClassLabels | Seeds | None) -> int:
     """Return how many grids to draw: `number`, or as many as labels, seeds or known grids, or 1.
 
     Args:
@@ -91,8 +122,8 @@ def count_grids(name: str, number: int | None, **arguments: ClassLabels | Sequen
     Raises:
         ValueError: if `number` is not an integer of at least 1, or two of the arguments disagree.
     """
-    if number is not None and (not is_integer(number) or number < 1):
-        raise ValueError(f"`{name}` must be an integer of at least 1, got {shown(number)}.")
+    is_valid = number is None or (is_integer(number) and number >= 1)
+    require(is_valid, name, number, "an integer of at least 1")
     for key, value in arguments.items():
         length = _count_entries(key, value)
         if length == 0:
@@ -103,50 +134,38 @@ def count_grids(name: str, number: int | None, **arguments: ClassLabels | Sequen
             raise ValueError(
                 f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}."
             )
-    return number or 1
+    return int(number or 1)
 
 
-# Dimensions of arguments with one entry for each grid or image.
-_DIMENSIONS = {"codes": 3, "mask": 3, "pixel_values": 4, "pixel_mask": 3}
-
-
-def _count_entries(name: str, value: ClassLabels | Sequence | None) -> int | None:
+def _count_entries(name: str, value: ClassLabels | Seeds | None) -> int | None:
     """Count the entries of an argument; None where it is not given, or has one entry for all grids."""
     if name in _DIMENSIONS:
-        batched = isinstance(value, Tensor) and value.dim() == _DIMENSIONS[name]
+        batched = getattr(value, "ndim", None) == _DIMENSIONS[name]
         return len(value) if batched and len(value) != 1 else None
-    if isinstance(value, Tensor):
-        return len(value) if value.dim() else None
-    return len(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    value = as_list(value)
+    return len(value) if isinstance(value, list) else None
 
 
 def label_rows(
     class_labels: ClassLabels | None, config: PixelCNNConfig, number: int, guided: bool
 ) -> Tensor | None:
-    """Convert labels to rows (number,) of the class embeddings; None for a prior without classes.
-
-    Raises:
-        TypeError, ValueError: as `PixelCNNModel.sample`.
-    """
+    """Convert labels to rows (number,) of the class embeddings; None for a prior without classes."""
     classes = config.num_classes
     if guided and (classes is None or class_labels is None):
         raise ValueError(
             "`guidance_scale` other than 1 needs a prior with classes, and `class_labels`."
         )
     if classes is None:
-        check_labels(class_labels, classes, number)
-        return None
+        return check_labels(class_labels, classes, number)
     if config.label_dropout == 0 and (guided or class_labels is None):
         raise ValueError(
             "`class_labels` must be given, and `guidance_scale` be 1: this prior was trained with `label_dropout` 0."
         )
-    if class_labels is None:
-        return torch.full((number,), classes)
-    labels = class_labels.tolist() if isinstance(class_labels, Tensor) else class_labels
-    if not isinstance(labels, Sequence) or isinstance(labels, str):
-        labels = [labels]
-    rows = torch.tensor([_label_row(label, config) for label in labels])
-    check_range("class_labels", rows, 0, classes, "the classes of this prior")
+    labels = as_list(classes if class_labels is None else class_labels)
+    labels = labels if isinstance(labels, list) else [labels]
+    rows = torch.tensor([_label_row(label, config) for label in labels], device="cpu")
+    if class_labels is not None:
+        check_range("class_labels", rows, 0, classes, "the classes of this prior")
     return rows.expand(number)
 
 
@@ -158,8 +177,6 @@ def _label_row(label: int | str, config: PixelCNNConfig) -> int:
                 f"`class_labels` has no label {label!r}{did_you_mean(label, names)}; there are: {shown(names)}."
             )
         return config.label2id[label]
-    if isinstance(label, Tensor) and label.dim() == 0:
-        label = label.item()
     if not is_integer(label):
         raise TypeError(f"`class_labels` must be numbers or names of classes, got {shown(label)}.")
     return label
@@ -168,27 +185,22 @@ def _label_row(label: int | str, config: PixelCNNConfig) -> int:
 def known_codes(
     codes: Tensor | None, mask: Tensor | None, config: PixelCNNConfig, number: int
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Expand known codes and their mask to (number, h, w) each.
-
-    Raises:
-        TypeError, ValueError: as `PixelCNNModel.sample`.
-    """
+    """Expand known codes and their mask to (number, h, w) each."""
     if codes is None and mask is None:
         return None, None
     if codes is None or mask is None:
         raise ValueError("`codes` and `mask` go together: name both, or neither.")
-    check_dtype("codes", codes, "integers", INTEGERS)
-    check_dtype("mask", mask, "bool", (torch.bool,))
-    codes = add_batch("codes", codes.long(), config.grid_size, number).expand(number, -1, -1)
-    mask = add_batch("mask", mask, config.grid_size, number).expand(number, -1, -1)
+    codes = as_batch("codes", codes, "integers", config.grid_size, number).long()
+    mask = as_batch("mask", mask, "bool", config.grid_size, number)
     # Unknown codes may have any value, also out of range.
     codes = codes.masked_fill(~mask.to(codes.device), 0)
-    check_codes(codes, config.num_embeddings, config.grid_size)
-    return codes, mask
+    check_codes(codes, config.num_embeddings)
+    return codes.expand(number, -1, -1), mask.expand(number, -1, -1)
 
 
-def add_batch(name: str, values: Tensor, shape: tuple[int, ...], number: int) -> Tensor:
-    """Add the batch dimension to known values of `shape`; `ValueError` unless they are one, or one for each image."""
+def as_batch(name: str, values, kind: str, shape: tuple[int, ...], number: int) -> Tensor:
+    """Convert known values of `shape`, for all images or for each, to a tensor with a batch dimension of 1 or `number`."""
+    values = as_tensor(name, values, kind)
     values = values[None] if values.dim() == len(shape) else values
     if tuple(values.shape[1:]) != tuple(shape) or len(values) not in (1, number):
         raise ValueError(
@@ -200,26 +212,23 @@ def add_batch(name: str, values: Tensor, shape: tuple[int, ...], number: int) ->
 
 def draw_noise(
     generator: torch.Generator | None,
-    seeds: Sequence[int] | Tensor | None,
+    seeds: Seeds | None,
     shape: tuple[int, int, int],
     device: torch.device,
 ) -> Tensor:
-    """Draw uniform noise (N, h, w) in [0, 1) on `device`, all at once, so that the batch size does not change it.
-
-    Raises:
-        TypeError, ValueError: as `PixelCNNModel.sample`.
-    """
+    """Draw uniform noise (N, h, w) in [0, 1) on `device`, all at once, so that the batch size does not change it."""
+    # Named dtypes and devices: torch's global defaults would change the numbers.
     if seeds is None:
-        return torch.rand(shape, generator=generator, device=device)
+        return torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
     if generator is not None:
         raise ValueError("`generator` and `seeds` exclude each other: name one of them.")
-    seeds = seeds.tolist() if isinstance(seeds, Tensor) else seeds
-    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+    seeds = as_list(seeds)
+    if not isinstance(seeds, list):
         raise TypeError(f"`seeds` must be a list or tensor of integers, got {shown(seeds)}.")
-    noise = []
-    for seed in seeds:
-        if not is_integer(seed) or not 0 <= seed < 2**63:
-            raise ValueError(f"`seeds` must be integers from 0 to 2**63 - 1, got {seed!r}.")
+    noise = torch.empty(shape, dtype=torch.float32, device="cpu")
+    for grid, seed in zip(noise, seeds, strict=True):
+        is_valid = is_integer(seed) and 0 <= seed < 2**63
+        require(is_valid, "seeds", seed, "integers from 0 to 2**63 - 1")
         # On the CPU, so that a seed means the same noise on every device.
-        noise.append(torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(noise).to(device)
+        grid.uniform_(generator=torch.Generator("cpu").manual_seed(seed))
+    return noise.to(device)

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Generate images with a frozen VQ-VAE and a prior over its codes (van den Oord et al. 2017, section 3.3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .input_checks import FLOATS, ClassLabels, add_batch, check_dtype, count_grids
+from .input_checks import as_batch, count_grids, require
 from .modeling_pixelcnn import PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
@@ -140,24 +139,17 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         self,
         num_images: int | None = None,
         *,
-        class_labels: ClassLabels | None = None,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        codes: Tensor | None = None,
-        mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         pixel_mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Sequence[int] | Tensor | None = None,
         batch_size: int = 256,
         output_type: str = "pt",
         return_dict: bool = False,
+        **options,
     ) -> Tensor | np.ndarray | list | VQVAESampleOutput:
         """Draw codes from the prior and decode them to images.
 
-        Arguments and errors that are not listed are those of [`PixelCNNModel.sample`].
+        `class_labels`, `guidance_scale`, `temperature`, `top_k`, `top_p`, `codes`, `mask`, `generator`, `seeds` and
+        `batch_size` are those of [`PixelCNNModel.sample`], and so are the errors.
 
         ```python
         >>> model.sample(16, class_labels="7", guidance_scale=2.0, output_type="pil")
@@ -178,32 +170,18 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         number = count_grids(
             "num_images",
             num_images,
-            class_labels=class_labels,
-            seeds=seeds,
-            codes=codes,
-            mask=mask,
+            **{name: options.get(name) for name in ("class_labels", "seeds", "codes", "mask")},
             pixel_values=pixel_values,
             pixel_mask=pixel_mask,
         )
         if pixel_values is not None or pixel_mask is not None:
-            if codes is not None or mask is not None:
+            if options.get("codes") is not None or options.get("mask") is not None:
                 raise ValueError(
                     "`codes` with `mask` and `pixel_values` with `pixel_mask` exclude each other: name one pair."
                 )
-            codes, mask = self._known_part(pixel_values, pixel_mask, number)
-        drawn = self.prior.sample(
-            number,
-            class_labels=class_labels,
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            codes=codes,
-            mask=mask,
-            generator=generator,
-            seeds=seeds,
-            batch_size=batch_size,
-        )
+            known = self._known_part(pixel_values, pixel_mask, number)
+            options["codes"], options["mask"] = known
+        drawn = self.prior.sample(number, batch_size=batch_size, **options)
         parts = [self.vqvae.decode(part) for part in drawn.split(batch_size)]
         if output_type != "pt":
             processor = VQVAEImageProcessorPil()
@@ -220,16 +198,18 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         """Return the codes (N, h, w) of partly known images, and a mask of the cells that are known entirely."""
         if pixel_values is None or pixel_mask is None:
             raise ValueError("`pixel_values` and `pixel_mask` go together: name both, or neither.")
-        check_dtype("pixel_values", pixel_values, "floating-point numbers", FLOATS)
-        check_dtype("pixel_mask", pixel_mask, "bool", (torch.bool,))
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         shape = (self.config.num_channels, rows * side, columns * side)
-        pixel_values = add_batch("pixel_values", pixel_values, shape, number)
-        pixel_mask = add_batch("pixel_mask", pixel_mask, shape[1:], number)
+        pixel_values = as_batch(
+            "pixel_values", pixel_values, "floating-point numbers", shape, number
+        )
+        pixel_mask = as_batch("pixel_mask", pixel_mask, "bool", shape[1:], number)
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
         filled = _fill_unknown(pixel_values, pixel_mask[:, None])
+        rule = "finite where `pixel_mask` is True"
+        require(bool(filled.isfinite().all()), "pixel_values", float("nan"), rule)
         cells = pixel_mask.unflatten(2, (columns, side)).unflatten(1, (rows, side))
         return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))
 

@@ -6,7 +6,6 @@ Codes are drawn row by row, from left to right; a code sees those above it and t
 Shapes: B batch, K codes, h x w grid, C channels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +21,15 @@ from .configuration_pixelcnn import PixelCNNConfig
 from .hub_mixin import HubMixin
 from .input_checks import (
     ClassLabels,
+    Seeds,
     check_codes,
     check_labels,
     count_grids,
     draw_noise,
+    is_integer,
     known_codes,
     label_rows,
+    require,
 )
 from .pixelcnn_layers import (
     CodeConv2d,
@@ -55,8 +57,15 @@ class PixelCNNOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-class PixelCNNPreTrainedModel(HubMixin, PreTrainedModel):
-    """Weight initialisation, saving and loading."""
+class PixelCNNModel(HubMixin, PreTrainedModel):
+    """Prior over grids of codes (h, w); `PixelCNNConfig()` is the network of the Keras VQ-VAE example.
+
+    ```python
+    >>> prior = PixelCNNModel(PixelCNNConfig(architecture="gated", num_classes=10))
+    >>> prior(codes, class_labels=labels, return_loss=True).loss  # nats per code
+    >>> prior.sample(16, class_labels=3)  # codes (16, 7, 7)
+    ```
+    """
 
     config: PixelCNNConfig
     base_model_prefix = "prior"
@@ -69,33 +78,6 @@ class PixelCNNPreTrainedModel(HubMixin, PreTrainedModel):
     _can_compile_fullgraph = True
     # A full repo holds the autoencoder beside the prior.
     _keys_to_ignore_on_load_unexpected = [r"^vqvae\."]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Plain: Glorot-uniform kernels and zero biases, as in the example. Gated: outputs of about unit variance."""
-        plain = self.config.architecture == "plain"
-        if isinstance(module, nn.Conv2d | CodeConv2d) and plain:
-            init.xavier_uniform_(module.weight)
-        elif isinstance(module, nn.Conv2d):
-            init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-        elif isinstance(module, CodeLookup):
-            init.normal_(module.weight, std=0.5 * len(module.taps) ** -0.5)
-        elif isinstance(module, nn.Embedding):
-            # Labels: none has an effect before it has learned one.
-            init.zeros_(module.weight)
-        if getattr(module, "bias", None) is not None:
-            init.zeros_(module.bias)
-
-
-class PixelCNNModel(PixelCNNPreTrainedModel):
-    """Prior over grids of codes (h, w); `PixelCNNConfig()` is the network of the Keras VQ-VAE example.
-
-    ```python
-    >>> prior = PixelCNNModel(PixelCNNConfig(architecture="gated", num_classes=10))
-    >>> prior(codes, class_labels=labels, return_loss=True).loss  # nats per code
-    >>> prior.sample(16, class_labels=3)  # codes (16, 7, 7)
-    ```
-    """
 
     def __init__(self, config: PixelCNNConfig):
         super().__init__(config)
@@ -120,24 +102,34 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
 
     def _build_gated(self, config: PixelCNNConfig) -> None:
         channels, codes, side = config.hidden_size, config.num_embeddings, config.kernel_size
-        self.conv_in = CodeLookup(codes, channels, side, left=False)
-        self.conv_left = CodeLookup(codes, channels, side, rows_above=False)
+        self.conv_in = CodeLookup(codes, channels, side, "above")
+        self.conv_left = CodeLookup(codes, channels, side, "left")
         self.link = nn.Conv2d(channels, channels, kernel_size=1)
         self.blocks = nn.ModuleList(
-            GatedPixelCNNLayer(
-                channels,
-                config.gated_kernel_size,
-                config.num_classes,
-                config.dropout,
-                is_last=number + 1 == config.num_gated_layers,
-            )
-            for number in range(config.num_gated_layers)
+            GatedPixelCNNLayer(config, is_last=number == config.num_gated_layers)
+            for number in range(1, config.num_gated_layers + 1)
         )
         # One product for the skip connections of all layers; two wide 1x1 layers to the logits.
         skip, wide = channels * config.num_gated_layers, 2 * channels
         self.skip = nn.Conv2d(skip, wide, kernel_size=1)
         self.layers = nn.ModuleList([nn.Conv2d(wide, wide, kernel_size=1)])
         self.conv_out = nn.Conv2d(wide, config.num_embeddings, kernel_size=1)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Plain: Glorot-uniform kernels and zero biases, as in the example. Gated: outputs of about unit variance."""
+        plain = self.config.architecture == "plain"
+        if isinstance(module, nn.Conv2d | CodeConv2d) and plain:
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, CodeLookup):
+            init.normal_(module.weight, std=0.5 * len(module.taps) ** -0.5)
+        elif isinstance(module, nn.Embedding):
+            # Labels: none has an effect before it has learned one.
+            init.zeros_(module.weight)
+        if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -159,7 +151,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
             TypeError: if `codes` or `class_labels` are not tensors of integers.
             ValueError: if a shape does not fit, a code or label is out of range, or there are labels for a prior without.
         """
-        check_codes(codes, self.config.num_embeddings, self.config.grid_size)
+        codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
         blocks = self._plain if self.config.architecture == "plain" else self._gated
         hidden = blocks(codes, labels)
@@ -191,7 +183,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         """Rows of the class embeddings: the label, or the last row where it is not known or dropped."""
         number = self.config.num_classes
         batch = codes.shape[0]  # len() would fix it when the model is exported
-        check_labels(class_labels, number, batch)
+        class_labels = check_labels(class_labels, number, batch)
         if number is None:
             return None
         if class_labels is None:
@@ -215,7 +207,7 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         codes: Tensor | None = None,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
-        seeds: Sequence[int] | Tensor | None = None,
+        seeds: Seeds | None = None,
         batch_size: int = 256,
     ) -> Tensor:
         """Draw grids of codes, one code after the other, each from the distribution given those before it.
@@ -249,8 +241,8 @@ class PixelCNNModel(PixelCNNPreTrainedModel):
         number = count_grids(
             "num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask
         )
-        if type(batch_size) is not int or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")
+        is_valid = is_integer(batch_size) and batch_size >= 1
+        require(is_valid, "batch_size", batch_size, "an integer of at least 1")
         # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device
         labels = label_rows(class_labels, self.config, number, guidance_scale != 1)

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .autoencoder import VQVAEDecoder, VQVAEEncoder, VQVAEEncoderLevel
 from .configuration_vqvae import VQVAEConfig, as_pair
 from .hub_mixin import HubMixin
-from .input_checks import FLOATS, check_codes, check_dtype
+from .input_checks import as_tensor
 from .quantization import VectorQuantizer
 
 
@@ -63,8 +63,15 @@ class VQVAEOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-class VQVAEPreTrainedModel(HubMixin, PreTrainedModel):
-    """Weight initialisation, saving and loading."""
+class VQVAEModel(HubMixin, PreTrainedModel):
+    """VQ-VAE (van den Oord et al. 2017, "Neural Discrete Representation Learning").
+
+    ```python
+    >>> model = VQVAEModel.from_pretrained("outputs/quickstart")
+    >>> codes = model.encode(pixel_values).codes  # (B, h, w)
+    >>> images = model.decode(codes)  # (B, C, H, W) in [-0.5, 0.5]
+    ```
+    """
 
     config: VQVAEConfig
     base_model_prefix = "vqvae"
@@ -84,6 +91,13 @@ class VQVAEPreTrainedModel(HubMixin, PreTrainedModel):
     # A full repo holds the prior beside the autoencoder.
     _keys_to_ignore_on_load_unexpected = [r"^prior\."]
 
+    def __init__(self, config: VQVAEConfig):
+        super().__init__(config)
+        self.encoder = VQVAEEncoder(config)
+        self.quantizer = VectorQuantizer(config)
+        self.decoder = VQVAEDecoder(config)
+        self.post_init()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Glorot-uniform kernels and zero biases, as in the example; codebook uniform in [-1/K, 1/K]; empty averages."""
@@ -95,24 +109,6 @@ class VQVAEPreTrainedModel(HubMixin, PreTrainedModel):
         elif isinstance(module, VectorQuantizer):
             for _, buffer in module.named_buffers():
                 init.zeros_(buffer)
-
-
-class VQVAEModel(VQVAEPreTrainedModel):
-    """VQ-VAE (van den Oord et al. 2017, "Neural Discrete Representation Learning").
-
-    ```python
-    >>> model = VQVAEModel.from_pretrained("outputs/quickstart")
-    >>> codes = model.encode(pixel_values).codes  # (B, h, w)
-    >>> images = model.decode(codes)  # (B, C, H, W) in [-0.5, 0.5]
-    ```
-    """
-
-    def __init__(self, config: VQVAEConfig):
-        super().__init__(config)
-        self.encoder = VQVAEEncoder(config)
-        self.quantizer = VectorQuantizer(config)
-        self.decoder = VQVAEDecoder(config)
-        self.post_init()
 
     def encode(self, pixel_values: Tensor) -> VQVAEEncoderOutput:
         """Encode images (B, C, H, W) in [-0.5, 0.5] to codes (B, h, w) and latents (B, D, h, w), without learning.
@@ -131,8 +127,7 @@ class VQVAEModel(VQVAEPreTrainedModel):
             TypeError: if the codes are not integers.
             ValueError: if their shape is not that of the grid, or one is outside [0, K).
         """
-        check_codes(codes, self.config.num_embeddings, self.config.grid_size)
-        return self.decoder(self.quantizer.decode(codes))
+        return self.decoder(self.quantizer.decode(codes, self.config.grid_size))
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -151,8 +146,8 @@ class VQVAEModel(VQVAEPreTrainedModel):
             TypeError: if `pixel_values` is not a floating-point tensor.
             ValueError: if its shape does not fit the config.
         """
-        pixels = self._checked_pixels(pixel_values)
-        latents = self.encoder(pixels)
+        pixel_values = self._checked_pixels(pixel_values)
+        latents = self.encoder(pixel_values)
         quantized = self.quantizer(latents)
         reconstruction = self.decoder(quantized.quantized)
         error = nn.functional.mse_loss(reconstruction.float(), pixel_values.float())
@@ -174,11 +169,11 @@ class VQVAEModel(VQVAEPreTrainedModel):
         )
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        check_dtype("pixel_values", pixel_values, "floating-point numbers", FLOATS)
+        pixel_values = as_tensor("pixel_values", pixel_values, "floating-point numbers")
         expected = (self.config.num_channels, *as_pair(self.config.image_size))
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"`pixel_values` must have the shape (batch, {', '.join(map(str, expected))}) of this model's config, "
                 f"got {tuple(pixel_values.shape)}: the model's image processor resizes images to it."
             )
-        return pixel_values.to(self.encoder.conv_out.weight.dtype)
+        return pixel_values

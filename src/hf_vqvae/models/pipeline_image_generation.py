@@ -3,7 +3,7 @@
 
 from transformers import Pipeline
 
-from .input_checks import count_grids, is_integer
+from .input_checks import count_grids, is_integer, require
 
 TASK = "unconditional-image-generation"
 
@@ -44,9 +44,9 @@ class ImageGenerationPipeline(Pipeline):
         labels = arguments.get("class_labels")
         number = count_grids("num_images", inputs["num_images"], class_labels=labels)
         if seed is not None:
-            if not is_integer(seed) or not 0 <= seed < 2**62:
-                raise ValueError(f"`seed` must be an integer from 0 to 2**62 - 1, got {seed!r}.")
-            arguments["seeds"] = range(seed, seed + number)
+            is_valid = is_integer(seed) and 0 <= seed < 2**62
+            require(is_valid, "seed", seed, "an integer from 0 to 2**62 - 1")
+            arguments["seeds"] = range(int(seed), int(seed) + number)
         return {"images": self.model.sample(number, **arguments)}
 
     def postprocess(self, outputs):

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .configuration_pixelcnn import PixelCNNConfig
+
 
 class CodeLookup(nn.Embedding):
     """Convolution over the one-hot planes of codes at the causal taps of a kernel, computed without the planes.
@@ -17,30 +19,21 @@ class CodeLookup(nn.Embedding):
     (taps * K, C) is that table: row t * K + k is what code k adds at tap t.
 
     Args:
-        num_embeddings: K.
-        out_channels: C.
+        num_codes: K.
+        channels: C.
         kernel_size: k, odd.
-        rows_above: take the taps of the r rows above.
-        left: take the r taps to the left in the same row.
+        rows: which of them are seen: "above", "left" (in the same row), or both.
     """
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        rows_above: bool = True,
-        left: bool = True,
-    ):
+    def __init__(self, num_codes: int, channels: int, kernel_size: int, rows: str = "above, left"):
         radius = kernel_size // 2
-        above = range(radius * kernel_size if rows_above else 0)
         # Taps in reading order, as the rows of a kernel: those above, then those left of the centre.
+        above = range(radius * kernel_size if "above" in rows else 0)
         self.taps = [divmod(tap, kernel_size) for tap in above]
-        self.taps += [(radius, tap) for tap in range(radius if left else 0)]
-        super().__init__(len(self.taps) * num_embeddings, out_channels)
-        self.num_codes, self.kernel_size = num_embeddings, kernel_size
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.taps += [(radius, tap) for tap in range(radius if "left" in rows else 0)]
+        super().__init__(len(self.taps) * num_codes, channels)
+        self.num_codes, self.kernel_size = num_codes, kernel_size
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def table(self) -> Tensor:
         """Return the table (taps * K, C) of what each code adds at each tap."""
@@ -75,9 +68,9 @@ class CodeConv2d(CodeLookup):
     The taps at and after the centre are never read.
     """
 
-    def __init__(self, num_embeddings: int, out_channels: int, kernel_size: int):
-        super().__init__(num_embeddings, out_channels, kernel_size)
-        kernel = torch.empty(out_channels, num_embeddings, kernel_size, kernel_size)
+    def __init__(self, num_codes: int, channels: int, kernel_size: int):
+        super().__init__(num_codes, channels, kernel_size)
+        kernel = torch.empty(channels, num_codes, kernel_size, kernel_size)
         self.weight = nn.Parameter(nn.init.xavier_uniform_(kernel))
 
     def table(self) -> Tensor:
@@ -134,34 +127,21 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
     stack knows of the rows above. Together they see every earlier code within the radius, without a blind spot. The
     vertical stack's input is one row behind (its first layer sees only rows above), so neither sees the centre's code.
 
-    Kernels hold the causal taps alone: `vertical` (2C, C, r + 1, k), `horizontal` (2C, C, 1, r + 1).
-
-    Args:
-        channels: C.
-        kernel_size: k, odd.
-        num_classes: labels that bias the gates (equation 4), and one more for no label; None for none.
-        dropout: dropout probability of the gated horizontal features.
-        is_last: whether only the skip connection reads the output.
+    Kernels hold the causal taps alone: `vertical` (2C, C, r + 1, k), `horizontal` (2C, C, 1, r + 1). Class labels, and
+    one more for no label, bias the gates (equation 4). Of the last layer only the skip connection reads the output.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        kernel_size: int,
-        num_classes: int | None,
-        dropout: float,
-        *,
-        is_last: bool = False,
-    ):
+    def __init__(self, config: PixelCNNConfig, is_last: bool):
         super().__init__()
-        self.radius, self.dropout = kernel_size // 2, dropout
+        channels, kernel_size = config.hidden_size, config.gated_kernel_size
+        self.radius, self.dropout = kernel_size // 2, config.dropout
         self.vertical = nn.Conv2d(channels, 2 * channels, (self.radius + 1, kernel_size))
         self.horizontal = nn.Conv2d(channels, 2 * channels, (1, self.radius + 1), bias=False)
         self.link = nn.Conv2d(channels, 2 * channels, kernel_size=1)
         # DistributedDataParallel fails on parameters without a gradient.
         self.residual = None if is_last else nn.Conv2d(channels, channels, 1, bias=False)
-        if num_classes is not None:
-            self.class_embedding = nn.Embedding(num_classes + 1, 4 * channels)
+        if config.num_classes is not None:
+            self.class_embedding = nn.Embedding(config.num_classes + 1, 4 * channels)
 
     def forward(
         self, horizontal: Tensor, vertical: Tensor, labels: Tensor | None
@@ -169,7 +149,10 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         """Return both stacks and the gated features for the skip connection, (B, C, h, w) each."""
         radius = self.radius
         above = self.vertical(nn.functional.pad(vertical, (radius, radius, radius, 0)))
-        vertical_bias, horizontal_bias = self.class_biases(labels, above.dtype)
+        vertical_bias, horizontal_bias = 0, 0
+        if labels is not None:  # (B, 2C, 1, 1) each
+            biases = self.class_embedding(labels)[:, :, None, None].to(above.dtype)
+            vertical_bias, horizontal_bias = biases.chunk(2, 1)
         above = gate(above + vertical_bias)
         before = self.horizontal(nn.functional.pad(horizontal, (radius, 0, 0, 0)))
         gated = gate(before + self.link(above) + horizontal_bias)
@@ -178,12 +161,6 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         if self.residual is not None:
             horizontal = horizontal + self.residual(gated)
         return horizontal, vertical + above, gated
-
-    def class_biases(self, labels: Tensor | None, dtype: torch.dtype) -> tuple:
-        """Return the labels' biases before the gates of the two stacks, (B, 2C, 1, 1) each."""
-        if labels is None:
-            return 0, 0
-        return self.class_embedding(labels)[:, :, None, None].to(dtype).chunk(2, 1)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -205,5 +182,5 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         rank, processes = dist.get_rank(), dist.get_world_size()
     # `bernoulli_` gave NaN where it was compiled (torch 2.13, inductor for CPUs).
-    keep = torch.rand(processes * batch, *others, device=device) >= p
+    keep = torch.rand(processes * batch, *others, dtype=torch.float32, device=device) >= p
     return keep[rank * batch : (rank + 1) * batch]

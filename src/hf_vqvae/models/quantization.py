@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
-from .input_checks import FLOATS, check_codes, check_dtype
+from .input_checks import as_tensor, check_codes
 
 KMEANS_ITERATIONS = 10
 
@@ -96,21 +96,24 @@ class VectorQuantizer(nn.Module):
             TypeError: if the latents are not a floating-point tensor.
             ValueError: if their shape does not fit.
         """
-        self._check_latents(latents)
+        latents = self._checked(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             codes = nearest_rows(_rows(latents).float(), self._read_codebook(latents.device))
         return codes.view(latents.shape[0], *latents.shape[2:])
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Return the codebook vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights."""
-        if not isinstance(codes, Tensor) or codes.dim() != 3:
-            raise ValueError("`codes` must be a tensor of shape (batch, rows, columns).")
-        check_codes(codes, self.embedding.num_embeddings, tuple(codes.shape[1:]))
+    def decode(self, codes: Tensor, grid_size: tuple[int, int] | None = None) -> Tensor:
+        """Return the codebook vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights.
+
+        Raises:
+            TypeError: if the codes are not integers.
+            ValueError: if their shape is not (B, *grid_size), or one is outside [0, K).
+        """
+        codes = check_codes(codes, self.embedding.num_embeddings, grid_size)
         return self.embedding(codes.long()).permute(0, 3, 1, 2)
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """Quantize latents (B, D, h, w); in training mode also update the codebook. Raises the errors of `encode`."""
-        self._check_latents(latents)
+        latents = self._checked(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
             rows = _rows(latents).float()
             starts = self.training and self._starts_from_data
@@ -140,13 +143,14 @@ class VectorQuantizer(nn.Module):
             commitment_loss=commitment_loss,
         )
 
-    def _check_latents(self, latents: Tensor) -> None:
-        check_dtype("latents", latents, "floating-point numbers", FLOATS)
+    def _checked(self, latents: Tensor) -> Tensor:
+        latents = as_tensor("latents", latents, "floating-point numbers")
         if latents.dim() != 4 or latents.shape[1] != self.embedding.embedding_dim:
             raise ValueError(
                 f"`latents` must have the shape (batch, {self.embedding.embedding_dim}, rows, columns), got "
                 f"{tuple(latents.shape)}."
             )
+        return latents
 
     @torch.no_grad()
     def _update_(self, rows: Tensor, codes: Tensor) -> None:
@@ -255,4 +259,6 @@ def _draw_rows(rows: Tensor, count: int) -> Tensor:
 
 def _draw_numbers(total: int, count: int) -> Tensor:
     """Draw `count` numbers in [0, total); none repeats before all were drawn."""
-    return torch.cat([torch.randperm(total) for _ in range(-(-count // total))])[:count]
+    return torch.cat([torch.randperm(total, device="cpu") for _ in range(-(-count // total))])[
+        :count
+    ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .input_checks import is_integer
+from .input_checks import as_list, is_integer, require
 from .pixelcnn_cache import GatedCache, PlainCache
 
 # Guided logits must stay finite in float32.
@@ -33,20 +33,18 @@ class DrawSettings:
     guidance_scale: float = 1.0
 
     def __post_init__(self):
-        k, p = self.top_k, self.top_p
-        rules = [
-            ("temperature", _within(self.temperature, sys.float_info.max), "at least 0 and finite"),
-            ("top_k", k is None or (is_integer(k) and k >= 1), "an integer of at least 1, or None"),
-            ("top_p", p is None or (_within(p, 1) and p > 0), "above 0 and at most 1, or None"),
-            (
-                "guidance_scale",
-                _within(self.guidance_scale, _MAX_SCALE),
-                f"from 0 to {_MAX_SCALE:g}",
-            ),
-        ]
-        for name, is_valid, rule in rules:
-            if not is_valid:
-                raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
+        # Numbers of numpy would decide the dtype of what they are multiplied with.
+        numbers = (self.temperature, self.top_k, self.top_p, self.guidance_scale)
+        heat, k, p, scale = (as_list(number) for number in numbers)
+        is_valid = _within(heat, sys.float_info.max)
+        require(is_valid, "temperature", heat, "at least 0 and finite")
+        is_valid = k is None or (is_integer(k) and k >= 1)
+        require(is_valid, "top_k", k, "an integer of at least 1, or None")
+        is_valid = p is None or (_within(p, 1) and p > 0)
+        require(is_valid, "top_p", p, "above 0 and at most 1, or None")
+        is_valid = _within(scale, _MAX_SCALE)
+        require(is_valid, "guidance_scale", scale, f"from 0 to {_MAX_SCALE:g}")
+        self.temperature, self.top_k, self.top_p, self.guidance_scale = heat, k, p, scale
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:
         """Draw codes (B,) from logits (B, K) by inverting the cumulative distribution at `noise` (B, 1) in [0, 1)."""
@@ -92,22 +90,19 @@ def sample_codes(
         codes, mask: (N, h, w), known codes and where they are known, or None.
         batch_size: grids that are drawn at a time.
     """
-    device = noise.device
     starts = range(0, len(noise), batch_size)
     drawn, row, shape = [], None, None
     bar = logging.tqdm(
         total=len(noise), desc="sample", unit=" grids", leave=False, disable=len(starts) == 1
     )
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False), bar:
+    with torch.inference_mode(), torch.autocast(noise.device.type, enabled=False), bar:
         for start in starts:
             part = slice(start, start + batch_size)
             batch_labels = None if labels is None else labels[part]
             known = None if mask is None else (codes[part], mask[part])
             if shape != noise[part].shape or labels is not None:
                 shape = noise[part].shape
-                row = _Row(
-                    prior, settings, len(noise[part]), batch_labels, known is not None, device
-                )
+                row = _Row(prior, settings, noise[part], batch_labels, known)
             drawn.append(row.draw_grids(noise[part], known))
             bar.update(len(noise[part]))
     return torch.cat(drawn)
@@ -116,27 +111,21 @@ def sample_codes(
 class _Row:
     """Draw a row of codes for a batch; on CUDA by replaying a graph, which avoids the cost of kernel launches."""
 
-    def __init__(
-        self,
-        prior: nn.Module,
-        settings: DrawSettings,
-        batch: int,
-        labels: Tensor | None,
-        has_known: bool,
-        device: torch.device,
-    ):
+    def __init__(self, prior, settings, noise, labels, known):
+        # `noise` and `known` are those of `draw_grids`, for the first of several batches.
+        batch, _, width = noise.shape
+        device = noise.device
         self.settings, self.guided = settings, settings.guidance_scale != 1
-        width = prior.config.grid_size[1]
         if self.guided:
             without = torch.full_like(labels, prior.config.num_classes)
             labels = torch.cat([labels, without])
         kind = PlainCache if prior.config.architecture == "plain" else GatedCache
         self.cache = kind(prior, batch * (1 + self.guided), labels, device)
-        self.noise = torch.zeros(batch, width, device=device)
+        self.noise = torch.zeros(batch, width, dtype=torch.float32, device=device)
         self.noises = self.noise.split(1, dim=1)
         self.codes = torch.zeros(batch, width, dtype=torch.long, device=device)
         self.known = None
-        if has_known:
+        if known is not None:
             self.known = (torch.zeros_like(self.codes), torch.zeros_like(self.codes).bool())
         self.draw_row = self._capture() if device.type == "cuda" else self._draw_row
 
