@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_for_the_one_before_it(
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b'{"stage": "vq', b"[]", b"{}", b"\xff", b'{"identity": 1}', b"null"),
+        *(None, b"", b'{"stage": "vq', b"[]", b"{}", b"\xff", b'{"identity": 1}'),
         b'{"digest": "", "identity": {}, "files": 1, "number": 1e999}',
     ],
 )
@@ -169,18 +169,13 @@ def test_a_checkpoint_with_a_damaged_record_is_skipped_and_takes_no_other_s_plac
 ):
     saved = save(accelerator, folder, 1)
     kept = save(accelerator, folder, 2)
-    (saved / "state.json").write_bytes(content)
+    (saved / "state.json").unlink()
+    if content is not None:
+        (saved / "state.json").write_bytes(content)
     assert choose(accelerator, folder) == kept
     assert f"{saved} is skipped: its state.json cannot be read" in capsys.readouterr().out
     save(accelerator, folder, 3, limit=2)
     assert set(names(folder)) == {"vqvae-1", "vqvae-2", "vqvae-3"}
-
-
-def test_one_without_its_record_is_damaged_too(folder, accelerator, capsys):
-    save(accelerator, folder, 1)
-    os.remove(save(accelerator, folder, 2) / "state.json")
-    assert choose(accelerator, folder).name == "vqvae-1"
-    assert "vqvae-2 is skipped" in capsys.readouterr().out
 
 
 def test_one_whose_record_says_something_else_is_damaged_too(folder, accelerator, capsys):
@@ -233,16 +228,6 @@ def test_one_of_other_processes_goes_on_only_when_told_to(folder, accelerator):
     assert choose(accelerator, folder, here, with_changes=True) == saved
 
 
-def test_what_is_loaded_is_what_was_saved(folder, accelerator):
-    saved = save(accelerator, folder, 1)
-    (model,) = accelerator._models
-    before = model.weight.detach().clone()
-    with torch.no_grad():
-        model.weight.fill_(7)
-    assert load_checkpoint(accelerator, saved)["step"] == 1
-    assert torch.equal(model.weight, before)
-
-
 def test_a_whole_checkpoint_that_does_not_fit_is_an_error_that_names_it(folder, accelerator):
     saved = save(accelerator, folder, 1)
     shutil.copy(saved / "random_states_0.pkl", saved / "optimizer.bin")
@@ -250,10 +235,12 @@ def test_a_whole_checkpoint_that_does_not_fit_is_an_error_that_names_it(folder, 
         load_checkpoint(accelerator, saved)
 
 
-def test_the_average_and_all_random_numbers_are_loaded_too(folder, accelerator):
-    average = torch.optim.swa_utils.AveragedModel(accelerator._models[0])
-    average.update_parameters(accelerator._models[0])
-    expected = {name: value.clone() for name, value in average.state_dict().items()}
+def test_weights_their_average_and_all_random_numbers_are_loaded(folder, accelerator):
+    (model,) = accelerator._models
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    values = [*model.state_dict().values(), *average.state_dict().values()]
+    expected = [value.clone() for value in values]
     state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}
     saved = save_checkpoint(accelerator, folder, state, 10, average)
 
@@ -261,12 +248,12 @@ def test_the_average_and_all_random_numbers_are_loaded_too(folder, accelerator):
         return random.random(), np.random.rand(), torch.rand(()).item()
 
     drawn = draw()
-    for value in average.state_dict().values():
+    for value in values:
         value.zero_()
     assert choose(accelerator, folder) == saved
-    load_checkpoint(accelerator, saved, average)
+    assert load_checkpoint(accelerator, saved, average)["step"] == 1
     assert draw() == drawn
-    assert all(torch.equal(value, expected[name]) for name, value in average.state_dict().items())
+    assert all(map(torch.equal, values, expected))
 
 
 class Hostile:

@@ -601,21 +601,6 @@ def test_bad_input_is_refused_before_anything_is_written(scripts, tmp_path, flag
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--num_embedings", "5"], ["--num_embedings", "did you mean --num_embeddings?"]),
-        (["--push_to_hub"], ["--hub_model_id"]),
-        (["--learning_rate", "nan"], ["--learning_rate", "nan"]),
-        (["--train_batch_size", "16", "--gradient_accumulation_steps", "3"], ["multiple of"]),
-    ],
-)
-def test_a_wrong_flag_is_refused_with_status_2(scripts, tmp_path, flags, words):
-    done = scripts.run(TRAIN, *TINY, "--output_dir", tmp_path / "run", *flags)
-    assert_refused(done, *words, status=2)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_gradients_that_the_launcher_accumulates_are_not_counted_twice(scripts, tmp_path):
     launcher = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
     flags = [*TINY, "--output_dir", tmp_path / "run"]
@@ -629,14 +614,6 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest_name(scripts, tmp_
     file.write_text("dataset_name: digits\nnum_embedings: 5\n")
     done = scripts.run(TRAIN, file, "--output_dir", tmp_path / "run")
     assert_refused(done, "--num_embedings", "did you mean --num_embeddings?", status=2)
-
-
-def test_a_finished_run_in_the_way_is_not_touched(scripts, reference):
-    before = digest(reference)
-    done = scripts.run(TRAIN, *TINY, "--output_dir", reference)
-    assert_refused(done, str(reference), "another --output_dir", "--overwrite_output_dir")
-    assert digest(reference) == before
-    assert not reference.with_name("reference.partial").exists()
 
 
 def test_a_flag_that_contradicts_the_handed_in_vqvae_is_refused(scripts, autoencoder, tmp_path):

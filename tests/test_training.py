@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import suppress
 
-import datasets
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +15,7 @@ from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.arguments import RunArguments, TrainingArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
-from hf_vqvae.data.loaders import EpochShuffle, EpochStream, count_steps, make_loader
+from hf_vqvae.data.loaders import EpochShuffle, count_steps, make_loader
 from hf_vqvae.metrics.sums import Averages
 from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
@@ -74,28 +73,6 @@ def test_epochs_and_seeds_differ_and_draw_nothing_from_the_global_generator():
     loader, _ = make_loader(images, 2, TrainingArguments(train_batch_size=16))
     assert [batch["pixel_values"].shape for batch in loader] == [(16, 1, 8, 8)] * 2
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def stream(shards=3):
-    def rows(shards):
-        for shard in shards:
-            for number in range(10):
-                yield {"pixel_values": torch.tensor([float(10 * shard + number)])}
-
-    return datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": list(range(shards))})
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_is_shuffled_anew_each_epoch_and_resumed_in_its_middle(workers):
-    epochs = []
-    for epoch, first in ((0, 0), (1, 0), (1, 2)):
-        order = EpochStream(stream(), 7, batch_size=4, seed=0, num_workers=workers)
-        order.start_at(epoch, first)
-        epochs.append([int(row["pixel_values"]) for row in order])
-    assert len(epochs[0]) == len(set(epochs[0])) == 28
-    assert epochs[0] != sorted(epochs[0])
-    assert epochs[0] != epochs[1]
-    assert epochs[2] == epochs[1][8:]
 
 
 def test_steps_are_whole_batches_and_too_few_rows_are_an_error():
