@@ -10,7 +10,7 @@ __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ def measure(
     from hf_vqvae.evaluation.sample_quality import (
         check_arguments,
         choose_classifier,
+        class_names,
         measure_samples,
     )
     from hf_vqvae.evaluation.small_classifier import NoLabelsError
@@ -80,8 +81,11 @@ def measure(
     model = load_model(evaluation.model_name_or_path, evaluation.model_revision)
     check_arguments(model, sampling)
     with accelerator.main_process_first():  # one process fills the cache, the others read it
-        images, info = load_split(data, model.base_model.config, data.eval_split)
-        train_images = load_train_images(data, model) if sampling.num_samples else None
+        names = class_names(model)
+        train_images = None
+        if sampling.num_samples:
+            train_images, names = load_train_images(data, model, names)
+        images, info = load_split(data, model.base_model.config, "eval", names)
     names, classifier = info["label_names"], None
     if train_images is not None:
         try:
@@ -100,14 +104,15 @@ def measure(
     return info, metrics
 
 
-def load_train_images(data: DataArguments, model: Any) -> "DecodedImages":
-    """Load the training split for the Fréchet distance."""
+def load_train_images(
+    data: DataArguments, model: Any, label_names: list[str] | None
+) -> "tuple[DecodedImages, list[str] | None]":
+    """Load the training split for the Fréchet distance, and the names of its classes."""
     from hf_vqvae.data.splits import load_split
 
-    # `load_split` limits any split by `max_eval_samples`.
-    data = replace(data, max_eval_samples=data.max_train_samples)
     try:
-        return load_split(data, model.base_model.config, data.train_split)[0]
+        images, info = load_split(data, model.base_model.config, "train", label_names)
+        return images, info["label_names"]
     except ValueError as error:
         raise ValueError(
             f"{error} (The Fréchet distance needs the training split, `--train_split`; "

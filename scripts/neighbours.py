@@ -62,10 +62,9 @@ def main() -> None:
 
     model = load_model_with_prior(rest.model, arguments.model_revision).to(PartialState().device)
     samples = sample(model, arguments)
-    # `load_split` limits any split by `max_eval_samples`.
-    limited = replace(data, max_eval_samples=data.max_train_samples)
-    train_images, info = load_split(limited, model.base_model.config, data.train_split)
-    eval_images, _ = load_split(data, model.base_model.config, data.eval_split)
+    data = replace(data, label_column="none")
+    train_images, info = load_split(data, model.base_model.config, "train")
+    eval_images, _ = load_split(data, model.base_model.config, "eval")
     unseen, reconstructed = unseen_images(model, eval_images, arguments)
     sets = {
         "samples": samples[: arguments.num_measured],

@@ -180,11 +180,11 @@ def test_part_of_a_split_can_be_a_split(folder, arguments):
 
 def test_one_split_can_be_loaded_alone(folder, arguments):
     write_pets(folder)
-    images, info = load_split(arguments(max_eval_samples=3), CONFIG, "train")
+    images, info = load_split(arguments(max_train_samples=3), CONFIG, "train")
     assert (images.images[:, 0].numpy() == pixels_of(3)).all()
     assert info["split"] == "train" and info["count"] == 3 and info["name"] == "pets"
     with pytest.raises(DataError, match=r"`--eval_split validation`.*it has 'train', 'test'"):
-        load_split(arguments(), CONFIG, "validation")
+        load_split(arguments(eval_split="validation"), CONFIG, "eval")
 
 
 @pytest.fixture
@@ -246,10 +246,72 @@ def test_columns_can_be_named(write_columns, arguments):
     with pytest.raises(DataError, match="are equal, so there is nothing to learn"):
         load_images(arguments(label_column="fine", **settings), CONFIG)
     for label_column, names in (("fine", ["a", "b", "c"]), ("n", None)):
-        images, info = load_split(arguments(label_column=label_column, **settings), CONFIG, "test")
+        images, info = load_split(arguments(label_column=label_column, **settings), CONFIG, "eval")
         assert images.labels.tolist() == [1, 1]
         assert (info["image_column"], info["label_column"]) == ("y", label_column)
         assert info["label_names"] == names
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "values, kind, names, expected",
+    [
+        ([2, 0, None], "int16", None, [2, 0, -1]),
+        ([2.0, 0.0, float("nan")], "float64", None, [2, 0, -1]),
+        ([True, False, None], "bool", ["False", "True"], [1, 0, -1]),
+        (["dog", "cat", None], "string", ["cat", "dog"], [1, 0, -1]),
+    ],
+)
+def test_labels_of_any_kind_are_classes(
+    folder, arguments, values, kind, names, expected, streaming
+):
+    """As pandas, CSV and JSON write them: nothing but the name of the column says that they are classes."""
+    features = datasets.Features(image=datasets.Image(), target=datasets.Value(kind))
+    images = [Image.fromarray(pixels) for pixels in pixels_of(3)]
+    write(folder, "train", {"image": images, "target": values}, features)
+    write(folder, "test", {"image": images, "target": [values[0]] * 3}, features)
+    if streaming and kind == "string":
+        with pytest.raises(DataError, match=r"'target' has texts, .*`--streaming`.*none`"):
+            load_images(arguments(streaming=True), CONFIG)
+        return
+    splits = load_images(arguments(streaming=streaming), CONFIG)
+    assert [int(row["labels"]) for row in splits.train] == expected
+    assert splits.eval.labels.tolist() == [expected[0]] * 3
+    assert splits.info["label_names"] == names
+    count = f" ({len(names or [0, 1, 2])} classes)" if names or not streaming else ""
+    assert str(splits) == (
+        f"Dataset 'pets': images from column 'image', labels from column 'target'{count}."
+    )
+    without = load_images(arguments(streaming=streaming, label_column="none"), CONFIG)
+    assert without.eval.labels is None and "no labels (`--label_column` names" in str(without)
+
+
+@pytest.mark.parametrize(
+    "values, kind, message",
+    [
+        ([0, 0.5], "float32", r"label in row 1 of split 'train' is 0\.5: column 'label' must have"),
+        ([0, 70_000], "int64", r"row 1 of split 'train' is 70000: .* 0 to 65535, or -1"),
+        (["a", "b"], "string", r"row 1 of split 'test' is 'c', which is not among .*\['a', 'b'\]"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_training_split_are_named(
+    folder, arguments, values, kind, message
+):
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value(kind))
+    images = [Image.fromarray(pixels) for pixels in pixels_of(2)]
+    write(folder, "train", {"image": images, "label": values}, features)
+    values = [values[0], "c"] if kind == "string" else values[:1] * 2
+    write(folder, "test", {"image": images, "label": values}, features)
+    with pytest.raises(DataError, match=message):
+        load_images(arguments(), CONFIG)
+
+
+def test_a_model_gives_its_classes_to_a_split_that_lacks_some(folder, arguments):
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("string"))
+    images = [Image.fromarray(pixels) for pixels in pixels_of(2)]
+    write(folder, "test", {"image": images, "label": ["dog", "cow"]}, features)
+    images, info = load_split(arguments(), CONFIG, "eval", ["cat", "cow", "dog"])
+    assert images.labels.tolist() == [2, 1] and info["label_names"] == ["cat", "cow", "dog"]
 
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples"])

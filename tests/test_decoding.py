@@ -429,12 +429,12 @@ def test_hidden_and_empty_labels_are_minus_one():
 
 
 @pytest.mark.parametrize(
-    "label", [2**16, 1_700_000_000, 2**63, 2**64 - 1, 1.5, float("inf"), float("nan"), True, "1"]
+    "label", [2**16, 1_700_000_000, 2**63, 2**64 - 1, 1.5, float("inf"), True, "1"]
 )
 def test_a_label_that_can_be_no_number_of_a_class_is_named(label):
     decoder = decoder_of(label_column="label")
     row = {"image": file_of(Image.new("L", (8, 8))), "label": label}
-    message = f"label in row 7 .*is {label!r}: column 'label' .*, 0 to 65535, .*or leave it out"
+    message = f"label in row 7 .*is {label!r}: column 'label' .*, 0 to 65535, .*or `none`"
     with pytest.raises(DataError, match=message):
         decoder.decode(row, 7)
     assert decoder.decode(row | {"label": 2**16 - 1}, 7)[1] == 2**16 - 1

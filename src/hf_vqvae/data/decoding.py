@@ -4,6 +4,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -110,9 +111,25 @@ class RowDecoder:
         example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
         return example if self.label_column is None else example | {"labels": label}
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Classes by their names, for columns of names."""
+        return {name: number for number, name in enumerate(self.label_names or ())}
+
     def _label(self, row: dict[str, Any], where: str) -> int:
         label = None if self.label_column is None else row[self.label_column]
-        label = UNKNOWN_LABEL if label is None else label
+        if self.label_names is not None and isinstance(label, str | bool):
+            if str(label) not in self._numbers:
+                raise DataError(
+                    f"The label in {where} is {shown(label)}, which is not among the classes "
+                    f"{shown(self.label_names)} of the training split or the model: correct it, empty the cell "
+                    "if the class is unknown, or leave out all labels (`--label_column none`)."
+                )
+            return self._numbers[str(label)]
+        if label is None or label != label:  # pandas writes NaN into empty cells
+            label = UNKNOWN_LABEL
+        if isinstance(label, float) and label.is_integer():  # and with it floats for all numbers
+            label = int(label)
         # Without names, the largest label determines the number of classes.
         count = len(self.label_names) if self.label_names else MAX_CLASSES
         is_whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
@@ -120,7 +137,7 @@ class RowDecoder:
             raise DataError(
                 f"The label in {where} is {shown(label)}: column {self.label_column!r} must have "
                 f"the numbers of classes, 0 to {count - 1}, or {UNKNOWN_LABEL} where the class is "
-                "unknown. Name another column with `--label_column`, or leave it out."
+                "unknown. Name another column with `--label_column`, or `none`."
             )
         return int(label)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,13 @@ VARIANCE_ROWS = 10_000
 # `datasets` takes these names of split folders for classes where a folder of images has no folders of classes.
 SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
 SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
+# Columns that are taken for labels by their names, where no column is declared to have classes.
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
+NAMES = (
+    "string",
+    "large_string",
+    "bool",
+)  # dtypes of columns that have names of classes, not numbers
 ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
 
 
@@ -60,6 +67,17 @@ class ImageSplits:
     info: dict[str, Any]
     data_variance: float
 
+    def __str__(self) -> str:
+        """One line: which columns are used for what."""
+        labels, names = self.info["label_column"], self.info["label_names"]
+        used = f"Dataset {self.info['name']!r}: images from column {self.info['image_column']!r}, "
+        if labels is None:
+            return used + "no labels (`--label_column` names a column of classes)."
+        numbers = getattr(self.train, "labels", None)
+        count = len(names) if names else None if numbers is None else numbers.max().item() + 1
+        classes = "" if count is None else f" ({count:,} {'class' if count == 1 else 'classes'})"
+        return f"{used}labels from column {labels!r}{classes}."
+
 
 @dataclass
 class _Split:
@@ -84,7 +102,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     source.check_split(arguments.train_split, "--train_split")
     source.check_split(arguments.eval_split, "--eval_split")
     train = _open_split(source, arguments, config, "train")
-    evaluation = _open_split(source, arguments, config, "eval")
+    evaluation = _open_split(source, arguments, config, "eval", train.decoder.label_names)
     if not arguments.streaming:
         check_memory(train.count, train.decoder)
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
@@ -109,24 +127,37 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
 
 
 def load_split(
-    arguments: DataArguments, config: VQVAEConfig, split: str
+    arguments: DataArguments,
+    config: VQVAEConfig,
+    role: str,
+    label_names: list[str] | None = None,
 ) -> tuple[DecodedImages, dict[str, Any]]:
-    """Load the first `max_eval_samples` images of `split`, as [`load_images`] loads the evaluation split.
+    """Load one split as [`load_images`] does, into memory.
+
+    Args:
+        role: "train" or "eval".
+        label_names: the classes of a column of names, such as those of a model; by default those of this split.
 
     Returns:
         The images, and the description of the dataset as in `run.json`, with `split` and `count`.
     """
-    arguments = replace(arguments, eval_split=split)
+    split = getattr(arguments, f"{role}_split")
     source = open_source(arguments)
-    source.check_split(split, "--eval_split")
-    opened = _open_split(source, arguments, config, "eval")
+    source.check_split(split, f"--{role}_split")
+    opened = _open_split(source, arguments, config, role, label_names)
     images = decode_rows(opened.rows, opened.count, opened.decoder)
     info = _describe(source, arguments, opened.decoder)
     return images, info | {"split": split, "count": len(images)}
 
 
-def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, role: str) -> _Split:
-    """Open a split, limited to `max_*_samples` rows and to the columns in use; `role` is train or eval."""
+def _open_split(
+    source: Source,
+    arguments: DataArguments,
+    config: VQVAEConfig,
+    role: str,
+    label_names: list[str] | None = None,
+) -> _Split:
+    """Open a split, limited to `max_*_samples` rows and to the columns in use; arguments as of [`load_split`]."""
     split = getattr(arguments, f"{role}_split")
     limit = getattr(arguments, f"max_{role}_samples")
     if source.features is not None:  # before the download, so that a typo costs none
@@ -138,7 +169,11 @@ def _open_split(source: Source, arguments: DataArguments, config: VQVAEConfig, r
             "cannot be streamed: leave out `--streaming`."
         )
     image_column, label_column = _find_columns(rows.features, arguments)
-    label_names = getattr(rows.features.get(label_column), "names", None)
+    kind = rows.features.get(label_column)
+    if not _has_names(kind):
+        label_names = getattr(kind, "names", None)
+    elif label_names is None:
+        label_names = _collect_names(rows, label_column)
     count = source.splits[split] if arguments.streaming else len(rows)
     if limit is not None:
         count = limit if count is None else min(limit, count)
@@ -153,7 +188,7 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
     """Return the names of the image column and, if there is one, of the label column."""
     image_column, label_column = arguments.image_column, arguments.label_column
     for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
-        if column is not None and column not in features:
+        if column not in (None, "none", *features):
             raise DataError(
                 f"`{flag} {column}`: there is no such column, there are {', '.join(map(repr, features))}."
             )
@@ -164,6 +199,12 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
             f"Column {image_column!r} has no images but {features[image_column]}: name an image "
             f"column with `--image_column`; here these are {images}."
         )
+    return image_column, _find_labels(features, label_column)
+
+
+def _find_labels(features: datasets.Features, label_column: str | None) -> str | None:
+    if label_column == "none" and label_column not in features:
+        return None
     if label_column is None:
         classes = [
             name
@@ -171,15 +212,39 @@ def _find_columns(features: datasets.Features, arguments: DataArguments) -> tupl
             if isinstance(kind, datasets.ClassLabel)
             and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
         ]
-        return image_column, _only(classes, "label", features) if classes else None
+        if classes:
+            return _only(classes, "label", features)
+        named = {name.lower(): name for name, kind in features.items() if _has_labels(kind)}
+        return next((named[name] for name in LABEL_COLUMNS if name in named), None)
     kind = features[label_column]
-    whole = isinstance(kind, datasets.Value) and "int" in kind.dtype
-    if not whole and not isinstance(kind, datasets.ClassLabel):
+    if not _has_labels(kind) and not isinstance(kind, datasets.ClassLabel):
         raise DataError(
             f"Column {label_column!r} has no class labels but {kind}: name another with "
-            "`--label_column`, or none."
+            "`--label_column`, or `none`."
         )
-    return image_column, label_column
+    return label_column
+
+
+def _has_names(kind: Any) -> bool:
+    return isinstance(kind, datasets.Value) and kind.dtype in NAMES
+
+
+def _has_labels(kind: Any) -> bool:
+    """Return whether a column without declared classes has numbers (checked row by row) or names."""
+    numbers = isinstance(kind, datasets.Value) and ("int" in kind.dtype or "float" in kind.dtype)
+    return numbers or _has_names(kind)
+
+
+def _collect_names(rows: datasets.Dataset | datasets.IterableDataset, column: str) -> list[str]:
+    """Return the names of the classes in a column, in sorted order."""
+    if rows.features[column].dtype == "bool":
+        return ["False", "True"]
+    if isinstance(rows, datasets.IterableDataset):
+        raise DataError(
+            f"Column {column!r} has texts, and which classes there are is only known once all rows are read: leave "
+            "out `--streaming`, or the labels (`--label_column none`)."
+        )
+    return sorted(set(rows.select_columns([column]).unique(column)) - {None})
 
 
 def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:

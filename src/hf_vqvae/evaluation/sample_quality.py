@@ -196,7 +196,7 @@ class SampleEvaluator:
         controls, classes = arguments.controls, None
         if labels is not None:
             controls |= {"guidance_scale": arguments.guidance_scale}
-            names, num_classes = _class_names(model), _num_classes(model)
+            names, num_classes = class_names(model), _num_classes(model)
             classes = self.classifier.classes_of(names, num_classes)
         starts = range(0, arguments.num_samples, SAMPLES_PER_GENERATOR)
         local = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
@@ -238,7 +238,10 @@ def _needs_labels(model: VQVAEForImageGeneration) -> bool:
     return _num_classes(model) is not None and model.config.prior_config.label_dropout == 0
 
 
-def _class_names(model: VQVAEForImageGeneration) -> list[str] | None:
+def class_names(model: Model) -> list[str] | None:
+    """Return the names of the prior's classes by their numbers, None without classes."""
+    if _num_classes(model) is None:
+        return None
     names = {int(key): name for key, name in model.config.prior_config.id2label.items()}
     return [names[n] for n in sorted(names)] if len(names) == _num_classes(model) else None
 

@@ -61,6 +61,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     if images is None:
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images = load_images(arguments.data, config)
+        accelerator.print(images)
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
