@@ -59,9 +59,7 @@ class DataArguments:
     train_split: str = flag("train", "Split to train on, or a slice such as 'train[1000:]'.")
     eval_split: str = flag("test", "Split to evaluate on, or a slice such as 'train[:1000]'.")
     image_column: str | None = flag(None, "Column of the images (default: the only one).")
-    label_column: str | None = flag(
-        None, "Column of class labels, or `none` (default: found by kind and name)."
-    )
+    label_column: str | None = flag(None, "Column of labels, or `none` (default: by its kind).")
     streaming: bool = flag(
         False, "Decode training images each time they are read, if they do not fit into memory."
     )
