@@ -7,11 +7,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
@@ -32,6 +33,36 @@ SHARDING = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
+
+
+def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
+    """Returns the bytes that can still be taken on this machine, or in its container, pod or SLURM job if that is less.
+
+    Args:
+        of_process, groups: where Linux shows the control groups of this process, and those of all.
+    """
+    kinds = {  # cgroup v2 and v1: where, limit and use
+        "": (groups, "memory.max", "memory.current"),
+        "memory": (f"{groups}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
+    available = psutil.virtual_memory().available
+    lines = Path(of_process).read_text().splitlines() if Path(of_process).exists() else ()
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        kind = "memory" if "memory" in controllers.split(",") else controllers
+        if kind not in kinds:
+            continue
+        root, limit, used = kinds[kind]
+        # A container may see its name outside; then the limit is that of the root.
+        for group in (Path(root + name), *Path(root + name).parents):
+            with suppress(OSError, ValueError):  # no such group, or no limit
+                free = int((group / limit).read_text()) - int((group / used).read_text())
+                rows = (group / "memory.stat").read_text().splitlines()
+                stat = dict(row.split() for row in rows)
+                for cache in ("active_file", "inactive_file"):  # can be dropped
+                    free += int(stat.get(f"total_{cache}", stat.get(cache, 0)))
+                available = min(available, free)
+    return max(0, available)
 
 
 def keep_freed_memory() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import datasets
 import numpy as np
-import psutil
 import torch
 from datasets.utils import tqdm
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from ..distributed import available_memory
 from ..models.configuration_utils import MAX_CLASSES, shown
 from ..models.configuration_vqvae import VQVAEConfig, as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
@@ -208,7 +208,7 @@ def check_memory(count: int, decoder: RowDecoder) -> None:
     height, width = as_pair(config.image_size)
     needed = count * config.num_channels * height * width
     # Half, because training needs memory too; each process of the machine holds its own copy.
-    limit = psutil.virtual_memory().available // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    limit = available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > limit:
         raise DataError(
             f"The {count:,} images of split {decoder.split!r} take {needed / 2**30:,.1f} GiB "
