@@ -17,7 +17,7 @@ import re
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,67 +27,53 @@ import torch
 import torch.utils.benchmark
 from tqdm.auto import tqdm
 
+from hf_vqvae.arguments import check_bounds, flag
 from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
 
 MIN_SECONDS = 0.02  # shorter calls are repeated within a round
-COUNTS = ("rounds", "threads", "loop_steps", "batch_size", "loss_steps")  # flags of at least 1
 STATUS = Path("/proc/self/status")
+Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note below
 
 
 @dataclass
 class CommonArguments:
     """Flags of every command."""
 
-    rounds: int = field(default=10, metadata={"help": "Timed rounds, after a warm-up."})
-    threads: int = field(default=1, metadata={"help": "CPU threads."})
-    device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."}
-    )
+    rounds: int = flag(10, "Timed rounds, after a warm-up.", at_least=1)
+    threads: int = flag(1, "CPU threads.", at_least=1)
+    device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda.")
+
+    def __post_init__(self):
+        check_bounds(self)
 
 
 @dataclass
 class SampleArguments(CommonArguments):
     """Flags of `benchmark.py sample`."""
 
-    cases: list[str] = field(
-        default_factory=lambda: ["7x7x128x1", "7x7x128x16", "7x7x128x256", "32x32x512x1"],
-        metadata={"help": "Rows x columns x codes x images per batch, for each line."},
+    cases: list[str] = flag(
+        ["7x7x128x1", "7x7x128x16", "7x7x128x256", "32x32x512x1"],
+        "Rows x columns x codes x images per batch, for each line.",
     )
-    architectures: list[str] = field(
-        default_factory=lambda: ["plain", "gated"],
-        metadata={"help": "Networks: plain, gated.", "choices": ["plain", "gated"]},
-    )
-    hidden_size: int | None = field(
-        default=None, metadata={"help": "Channels (default: the network's)."}
-    )
-    loop_steps: int = field(
-        default=16,
-        metadata={"help": "Steps of an uncached loop that are timed, of all."},
-    )
+    loop_steps: int = flag(16, "Steps of an uncached loop that are timed, of all.", at_least=1)
 
 
 @dataclass
 class PriorArguments(CommonArguments):
     """Flags of `benchmark.py prior`."""
 
-    batch_size: int = field(default=128, metadata={"help": "Grids of codes per step."})
-    grid_size: list[int] = field(
-        default_factory=lambda: [7, 7], metadata={"help": "Rows and columns of codes."}
-    )
-    num_embeddings: int = field(default=128, metadata={"help": "Number K of codes."})
-    hidden_size: int | None = field(
-        default=None, metadata={"help": "Channels (default: the network's)."}
-    )
-    loss_steps: int = field(default=30, metadata={"help": "Steps whose losses are compared."})
-    memory: bool = field(default=True, metadata={"help": "Measure the peak memory too."})
+    batch_size: int = flag(128, "Grids of codes per step.", at_least=1)
+    grid_size: list[int] = flag([7, 7], "Rows and columns of codes.")
+    num_embeddings: int = flag(128, "Number K of codes.")
+    memory: bool = flag(True, "Measure the peak memory too.")
 
 
 @dataclass
 class VQVAEArguments(CommonArguments):
     """Flags of `benchmark.py vqvae`."""
 
-    batch_size: int = field(default=128, metadata={"help": "Images per step."})
-    image_size: int = field(default=28, metadata={"help": "Height and width in pixels."})
+    batch_size: int = flag(128, "Images per step.", at_least=1)
+    image_size: int = flag(28, "Height and width in pixels.")
 
 
 def main() -> None:
@@ -103,9 +89,6 @@ def main() -> None:
         parsers.add_parser(name, dataclasses=kind, help=text, description=text)
     values = vars(parser.parse_args())
     kind, command = commands[values.pop("command")]
-    for name in COUNTS:
-        if values.get(name, 1) < 1:
-            parser.error(f"--{name} must be at least 1, got {values[name]}.")
     arguments = kind(**values)
     try:
         torch.empty(1, device=arguments.device)
@@ -113,15 +96,11 @@ def main() -> None:
         reason = str(error).splitlines()[0]
         parser.error(f"--device {arguments.device} cannot be used here: {reason}")
     torch.set_num_threads(arguments.threads)
-    load = os.getloadavg()[0]
     header, rows, note = command(arguments)
     align = "".join("<" if name in ("network", "method", "precision") else ">" for name in header)
     table = format_table(header, rows, align)
-    environment = describe_environment(torch.device(arguments.device), load)
+    environment = describe_environment(torch.device(arguments.device))
     print(f"\n{table}\n\n{note} Medians of {arguments.rounds} interleaved rounds. {environment}.")
-
-
-Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note below
 
 
 def sample(arguments: SampleArguments) -> Table:
@@ -130,7 +109,7 @@ def sample(arguments: SampleArguments) -> Table:
 
     rows = []
     cases = [parse_case(case) for case in arguments.cases]
-    for architecture, (grid, codes, number) in product(arguments.architectures, cases):
+    for architecture, (grid, codes, number) in product(("plain", "gated"), cases):
         samplers = make_samplers(architecture, grid, codes, number, arguments)
         case = [architecture, f"{grid[0]}x{grid[1]}", str(codes), str(number)]
         seconds = time_interleaved(samplers, arguments.rounds, " ".join(case))
@@ -162,37 +141,27 @@ def parse_case(text: str) -> tuple[tuple[int, int], int, int]:
 
 def prior(arguments: PriorArguments) -> Table:
     """Compare training of the prior with a reference implementation."""
-    from benchmark_networks import REFERENCE, VARIANTS, loss_curve, make_prior_step
+    from benchmark_networks import REFERENCE, VARIANTS, make_prior_step
 
     steps = {variant.name: make_prior_step(variant, arguments) for variant in VARIANTS}
-    seconds = time_interleaved(steps, arguments.rounds, "prior")
-    losses = {
-        variant.name: loss_curve(variant, arguments)
-        for variant in VARIANTS
-        if variant.architecture == "plain"
-    }
-    memory = {}
-    if arguments.memory:
-        for variant in tqdm(VARIANTS, desc="memory", unit=" networks"):
-            make = partial(make_prior_step, variant, arguments)
-            memory[variant.name] = peak_memory(make, arguments.device)
+    rows = compare(
+        time_interleaved(steps, arguments.rounds, "prior"), REFERENCE, arguments.batch_size
+    )
     header = ["network", "ms a step", "grids/s", "times the reference"]
-    header += ["peak MiB", "peak : reference", "largest difference of the loss"]
-    curve = losses[REFERENCE.name]
-    rows = compare(seconds, REFERENCE.name, arguments.batch_size)
-    for row in rows:
-        peak, loss = memory.get(row[0]), losses.get(row[0])
-        ratio = None if peak is None else peak / memory[REFERENCE.name]
-        row += [format_number(peak and peak / 2**20), format_number(ratio)]
-        row.append("-" if loss is None else f"{((loss - curve) / curve).abs().max():.1e}")
+    if arguments.memory:
+        header += ["peak MiB", "peak : reference"]
+        peaks = [
+            peak_memory(partial(make_prior_step, variant, arguments), arguments.device)
+            for variant in tqdm(VARIANTS, desc="memory", unit=" networks")
+        ]
+        for row, peak in zip(rows, peaks, strict=True):
+            ratio = None if peak is None else peak / peaks[0]
+            row += [format_number(peak and peak / 2**20), format_number(ratio)]
     note = (
         f"Forward, backward and Adam step on {arguments.batch_size} grids. The first row, the reference, is the "
         "plain network written with masked convolutions over one-hot planes; ours is in channels-last, bf16 "
         "under autocast, as scripts/train.py trains. Peak memory is that of three steps in a process of their own, "
-        "beyond the libraries: weights, gradients, Adam and activations. The losses are of the "
-        f"first {len(curve)} steps from the same weights on the same batches, relative to the reference's, which "
-        f"fall from {curve[0]:.3f} to {curve[-1]:.3f} nats per code; Adam amplifies differences of rounding, "
-        "in float64 the curves are equal."
+        "beyond the libraries: weights, gradients, Adam and activations."
     )
     return header, rows, note
 
@@ -284,24 +253,15 @@ def status_bytes(name: str) -> int:
     return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)[1])
 
 
-def describe_environment(device: torch.device, load: float) -> str:
-    """Describe processor, cores, threads, torch and the load average at the start."""
+def describe_environment(device: torch.device) -> str:
+    """Describe processor, cores, threads and torch."""
     path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else f"model name: {platform.processor()}"
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    bf16 = [word for word in ("amx_bf16", "avx512_bf16") if re.search(rf"\b{word}\b", text)]
-    threads = torch.get_num_threads()
-    return ", ".join(
-        [
-            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper(),
-            *([model[1]] if model else []),
-            *bf16,
-            f"{os.cpu_count()} cores",
-            f"{threads} thread{'s' if threads > 1 else ''}",
-            f"torch {torch.__version__}",
-            f"load average {load:.1f} at the start",
-        ]
-    )
+    model = re.search(r"^model name\s*:\s*(.*)$", path.read_text() if path.exists() else "", re.M)
+    processor = model[1] if model else platform.processor()
+    if device.type == "cuda":
+        processor = f"{torch.cuda.get_device_name(device)}, {processor}"
+    threads = f"threads {torch.get_num_threads()} of {os.cpu_count()} cores"
+    return f"{processor}, {threads}, torch {torch.__version__}"
 
 
 def format_number(value: float | None) -> str:

@@ -4,9 +4,8 @@ Shapes: N grids, K codes, h x w grid, C channels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +22,12 @@ class ReferencePixelCNN(nn.Module):
     """Reference implementation of the plain prior: masked float32 convolutions over one-hot planes.
 
     The Keras example (whose `PixelConvLayer` multiplies kernel and mask at every call) and pythae write it like this.
-    It takes the state dict of a [`PixelCNNModel`] and gives the same logits.
+    It has the weights of a plain [`PixelCNNModel`] and gives the same logits.
     """
 
-    def __init__(self, config: PixelCNNConfig):
+    def __init__(self, model: PixelCNNModel):
         super().__init__()
+        config = model.config
         channels, self.num_codes = config.hidden_size, config.num_embeddings
         self.conv_in = _MaskedConv2d(
             self.num_codes, channels, config.kernel_size, sees_centre=False
@@ -46,6 +46,7 @@ class ReferencePixelCNN(nn.Module):
             nn.Conv2d(channels, channels, kernel_size=1) for _ in range(config.num_pixelcnn_layers)
         )
         self.conv_out = nn.Conv2d(channels, self.num_codes, kernel_size=1)
+        self.load_state_dict(model.state_dict())
 
     def forward(self, codes: Tensor, return_loss: bool = False) -> PixelCNNOutput:
         """From codes (N, h, w) in [0, K) to logits (N, K, h, w), and the loss in nats per code if asked for."""
@@ -111,15 +112,13 @@ def make_samplers(
         num_embeddings=num_embeddings,
         grid_size=grid,
         architecture=architecture,
-        hidden_size=arguments.hidden_size,
     )
     model = PixelCNNModel(config).to(arguments.device).eval()
     noise = torch.rand(number, *grid, device=arguments.device)
     codes = torch.randint(num_embeddings, noise.shape, device=arguments.device)
     networks = {"own": model}
     if architecture == "plain":
-        networks["reference"] = ReferencePixelCNN(config).to(arguments.device).eval()
-        networks["reference"].load_state_dict(model.state_dict())
+        networks["reference"] = ReferencePixelCNN(model).to(arguments.device).eval()
     samplers = {"cached": lambda: model.sample(number, batch_size=number)}
     for name, network in networks.items():
         samplers[f"{name} loop"] = partial(uncached_sample, network, noise, arguments.loop_steps)
@@ -139,7 +138,7 @@ def patterned_codes(config: PixelCNNConfig, number: int, seed: int) -> tuple[Ten
 
 
 def make_step(
-    model: nn.Module, batches: list[dict[str, Tensor]], learning_rate: float, *, bf16: bool
+    model: nn.Module, batches: list[dict[str, Tensor]], *, bf16: bool
 ) -> Callable[[], Tensor]:
     """Make a function that takes one Adam step on the next of `batches`, in turn, and returns its loss (a scalar).
 
@@ -148,7 +147,7 @@ def make_step(
         batches: arguments of the model, on its device.
         bf16: under autocast, as `--mixed_precision bf16` trains.
     """
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=LEARNING_RATE)
     device, count = next(model.parameters()).device.type, 0
 
     def step() -> Tensor:
@@ -165,8 +164,7 @@ def make_step(
     return step
 
 
-@dataclass
-class Variant:
+class Variant(NamedTuple):
     """A row of the table of `prior`."""
 
     name: str
@@ -175,9 +173,9 @@ class Variant:
     bf16: bool = False
 
 
-REFERENCE = Variant("reference, float32", reference=True)
+REFERENCE = "reference, float32"
 VARIANTS = (
-    REFERENCE,
+    Variant(REFERENCE, reference=True),
     Variant("ours, float32"),
     Variant("ours, bf16", bf16=True),
     Variant("gated by class, float32", "gated"),
@@ -185,7 +183,7 @@ VARIANTS = (
 )
 
 
-def make_prior_step(variant: Variant, arguments: Any, num_batches: int = 8):
+def make_prior_step(variant: Variant, arguments: Any):
     """Make a training step of a prior; weights and batches are equal for all variants of one architecture.
 
     Args:
@@ -196,31 +194,18 @@ def make_prior_step(variant: Variant, arguments: Any, num_batches: int = 8):
         num_embeddings=arguments.num_embeddings,
         grid_size=arguments.grid_size,
         architecture=variant.architecture,
-        hidden_size=arguments.hidden_size,
         num_classes=classes,
     )
     keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     torch.manual_seed(0)
-    model = PixelCNNModel(config)
-    if variant.reference:
-        weights = model.state_dict()
-        model = ReferencePixelCNN(config)
-        model.load_state_dict(weights)
-    else:
-        model = model.to(memory_format=torch.channels_last)
-    model = model.to(arguments.device)
+    model = PixelCNNModel(config).to(memory_format=torch.channels_last)
+    model = (ReferencePixelCNN(model) if variant.reference else model).to(arguments.device)
     batches = []
-    for seed in range(num_batches):
+    for seed in range(8):
         codes, labels = patterned_codes(config, arguments.batch_size, seed)
         batch = {"codes": codes} | ({} if classes is None else {"class_labels": labels})
         batches.append({name: value.to(arguments.device) for name, value in batch.items()})
-    return make_step(model, batches, LEARNING_RATE, bf16=variant.bf16)
-
-
-def loss_curve(variant: Variant, arguments: Any) -> Tensor:
-    """Losses (steps,) from the initial weights on, with a new batch in each step."""
-    step = make_prior_step(variant, arguments, num_batches=arguments.loss_steps)
-    return torch.stack([step() for _ in range(arguments.loss_steps)]).double().cpu()
+    return make_step(model, batches, bf16=variant.bf16)
 
 
 def make_vqvae_step(arguments: Any, bf16: bool):
@@ -231,4 +216,4 @@ def make_vqvae_step(arguments: Any, bf16: bool):
     model = VQVAEModel(VQVAEConfig(image_size=size)).to(memory_format=torch.channels_last)
     images = torch.rand(8, arguments.batch_size, 1, size, size, device=arguments.device) - 0.5
     batches = [{"pixel_values": batch} for batch in images]
-    return make_step(model.to(arguments.device), batches, LEARNING_RATE, bf16=bf16)
+    return make_step(model.to(arguments.device), batches, bf16=bf16)

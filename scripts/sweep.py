@@ -38,8 +38,6 @@ NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
 SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
 SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
 SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes")
-# Names in the folder of a sweep: points, and files about all of them.
-OWN_NAMES = re.compile(r"\.?\d+x\d+(\..+)?|results\.(json|md)|sweep\.(json|png)")
 
 SweptVQVAEArguments = config_arguments(
     VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
@@ -116,7 +114,6 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
     ]
     more = ["--overwrite_output_dir", "False"] if overwrite else []
     with locked_together(accelerator, folder), exit_on_signals(folder, same_command(*more)):
-        run_on_main_process(accelerator, lambda: check_folder(folder))
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images = load_images(points[0].data, config)
         if overwrite:
@@ -125,9 +122,8 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
             accelerator, lambda: [is_finished(run, images.info) for run in runs]
         )
         for number, (run, done) in enumerate(zip(runs, finished, strict=True), start=1):
-            vqvae, directory = run.arguments.vqvae, run.directory
-            name = f"Point {number} of {len(runs)} (num_embeddings {vqvae.num_embeddings}, "
-            name += f"embedding_dim {vqvae.embedding_dim})"
+            directory = run.directory
+            name = f"Point {number} of {len(runs)} ({directory.output_dir.name})"
             if done:
                 accelerator.print(f"{name} is finished: kept.")
                 continue
@@ -144,19 +140,11 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
     accelerator.end_training()
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError if `folder` holds anything that is not part of a sweep."""
-    others = [path.name for path in folder.glob("*") if not OWN_NAMES.fullmatch(path.name)]
-    if others:
-        raise ValueError(
-            f"{folder} holds {others[0]!r}, which is not part of a sweep: choose another --output_dir."
-        )
-
-
 def discard_points(folder: Path) -> None:
-    """Delete all points, each atomically."""
+    """Delete all points, finished and unfinished, each atomically."""
     for path in folder.glob("[0-9]*x*"):
-        atomic_remove(path, path.with_name(f".{path.name}.discarded"))
+        if re.fullmatch(r"\d+x\d+(\..+)?", path.name):
+            atomic_remove(path, path.with_name(f".{path.name}.discarded"))
 
 
 def is_finished(run: "Run", dataset: dict[str, Any]) -> bool:

@@ -10,12 +10,9 @@ from torch import nn
 
 from benchmark import PriorArguments, compare, format_number, peak_memory, time_interleaved
 from benchmark_networks import (
-    REFERENCE,
     VARIANTS,
     ReferencePixelCNN,
-    loss_curve,
     make_prior_step,
-    patterned_codes,
     uncached_sample,
 )
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
@@ -32,9 +29,7 @@ def make_pair(**settings):
     for name, parameter in prior.named_parameters():
         mean = 0.3 if name.endswith("bias") else 0.0
         nn.init.normal_(parameter, mean=mean, std=0.1)
-    reference = ReferencePixelCNN(config).eval()
-    reference.load_state_dict(prior.state_dict())
-    return prior, reference
+    return prior, ReferencePixelCNN(prior).eval()
 
 
 @pytest.mark.parametrize(
@@ -116,57 +111,22 @@ def test_numbers_are_short(value, text):
     assert format_number(value) == text
 
 
-def test_patterns_can_be_learned_and_labels_tell_them():
-    config = PixelCNNConfig(num_embeddings=50, grid_size=(3, 4))
-    codes, labels = patterned_codes(config, 400, seed=1)
-    assert codes.shape == (400, 3, 4) and codes.min() >= 0 and codes.max() < 50
-    common = torch.stack([codes[labels == label].mode(0).values for label in range(10)])
-    assert 0.75 < (codes == common[labels]).float().mean() < 0.9
-    other, _ = patterned_codes(config, 400, seed=2)
-    assert not torch.equal(codes, other)
-
-
 def test_all_plain_variants_have_one_loss_curve():
-    sizes = {"batch_size": 16, "num_embeddings": 16, "hidden_size": 64}
-    arguments = PriorArguments(device="cpu", loss_steps=40, **sizes)
-    reference = loss_curve(REFERENCE, arguments)
-    assert reference[-1] < 0.9 * reference[0]
-    plain = [
-        variant
-        for variant in VARIANTS
-        if variant.architecture == "plain" and variant is not REFERENCE
-    ]
-    assert [variant.bf16 for variant in plain] == [False, True]
-    for variant in plain:
-        tolerance = 2e-2 if variant.bf16 else 1e-3
-        torch.testing.assert_close(
-            loss_curve(variant, arguments), reference, rtol=tolerance, atol=0
-        )
-
-
-def test_in_float64_the_reference_trains_to_the_same_losses():
+    arguments = PriorArguments(device="cpu", batch_size=16, num_embeddings=16)
+    plain = [variant for variant in VARIANTS if variant.architecture == "plain"]
     curves = []
-    pair = make_pair()
-    for network in pair:
-        network.double().train()
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-        losses = []
-        for seed in range(30):
-            codes, _ = patterned_codes(pair[0].config, 16, seed)
-            loss = nn.functional.cross_entropy(network(codes).logits, codes)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-        curves.append(torch.stack(losses))
-    assert curves[0][-1] < 0.95 * curves[0][0]
-    torch.testing.assert_close(curves[0], curves[1], rtol=1e-9, atol=0)
+    for variant in plain:
+        step = make_prior_step(variant, arguments)
+        curves.append(torch.stack([step() for _ in range(16)]))
+    assert curves[0][-1] < curves[0][0] - 0.1
+    for variant, curve in zip(plain, curves, strict=True):
+        tolerance = 2e-2 if variant.bf16 else 1e-3
+        torch.testing.assert_close(curve, curves[0], rtol=tolerance, atol=0)
 
 
 def test_peak_memory_counts_weights_gradients_and_adam():
     arguments = PriorArguments(device="cpu", batch_size=2, grid_size=[3, 3], num_embeddings=1024)
-    arguments.hidden_size = 64
-    parameters = 1024 * 64 * 49 + 100_000
+    parameters = 1024 * 128 * 49 + 250_000
     peak = peak_memory(partial(make_prior_step, VARIANTS[1], arguments), "cpu")
     if peak is None:
         pytest.skip("this system does not tell a process its peak memory")
@@ -187,7 +147,7 @@ def numbers(cells):
 
 
 def test_sample_prints_a_line_for_every_case_and_method(scripts):
-    flags = ["--rounds", 2, "--cases", "3x4x8x1", "5x5x16x3", "--hidden_size", 8]
+    flags = ["--rounds", 2, "--cases", "3x4x8x1", "5x5x16x3"]
     done = scripts.run(BENCHMARK, "sample", *flags, "--loop_steps", 13, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     rows = rows_of(done.stdout)
@@ -200,22 +160,21 @@ def test_sample_prints_a_line_for_every_case_and_method(scripts):
     ]
     assert all(min(numbers(row[5:])) > 0 for row in rows)
     assert {row[7] for row in rows if row[4] == "own loop"} == {"1"}
-    for fact in ("Medians of 2 interleaved rounds", "1 thread,", f"torch {torch.__version__}"):
+    for fact in ("Medians of 2 interleaved rounds", "threads 1 of", f"torch {torch.__version__}"):
         assert fact in done.stdout
     assert "more than 13 codes, 13 of the steps" in done.stdout
     assert "gated 5x5 16 3: 100%" in done.stderr
 
 
-def test_prior_prints_throughputs_and_equal_losses(scripts):
-    sizes = ["--batch_size", 4, "--grid_size", 3, 4, "--num_embeddings", 8, "--hidden_size", 8]
-    flags = ["--rounds", 1, "--loss_steps", 5, "--no_memory", "--device", "cpu", *sizes]
+def test_prior_prints_throughputs(scripts):
+    sizes = ["--batch_size", 4, "--grid_size", 3, 4, "--num_embeddings", 8]
+    flags = ["--rounds", 1, "--no_memory", "--device", "cpu", *sizes]
     done = scripts.run(BENCHMARK, "prior", *flags)
     assert done.returncode == 0, done.stderr
     rows = rows_of(done.stdout)
     assert [row[0] for row in rows] == [variant.name for variant in VARIANTS]
-    assert rows[0][3] == "1" and rows[0][6] == "0.0e+00"
-    assert float(rows[1][6]) < 1e-3 and 0 < float(rows[2][6]) < 0.05
-    assert all(row[4:6] == ["-", "-"] and min(numbers(row[1:4])) > 0 for row in rows)
+    assert rows[0][3] == "1"
+    assert all(len(row) == 4 and min(numbers(row[1:])) > 0 for row in rows)
 
 
 def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
@@ -225,7 +184,7 @@ def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
     rows = rows_of(done.stdout)
     assert [row[0] for row in rows] == ["float32", "bf16"] and rows[0][3] == "1"
     assert min(numbers(rows[0][1:] + rows[1][1:])) > 0
-    assert "2 threads" in done.stdout
+    assert "threads 2 of" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -235,7 +194,6 @@ def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
         (["sample", "--cases", "7x7x128x0"], "--cases 7x7x128x0: each must be"),
         (["prior", "--device", "abacus"], "--device abacus cannot be used here"),
         (["vqvae", "--image_size", "30"], "image_size"),
-        (["sample", "--architectures", "round"], "invalid choice: 'round'"),
         (["sample", "--round", "3"], "unknown argument --round (did you mean --rounds?)"),
         ([], "the following arguments are required: COMMAND"),
     ],

@@ -125,10 +125,6 @@ def test_a_wrong_block_is_found_with_its_line(workspace, tmp_path):
     page = '# Page\n\n```python\nmodel = "me/vqvae"\n```\n\n```python\nassert model == "me/other"\n1 / 0\n```\n'
     with pytest.raises(AssertionError, match=r'File "page.md", line 9.*\n*ZeroDivisionError'):
         run_blocks(page, "page.md", workspace, tmp_path)
-    page = "```python\nx = [\n```\n"
-    with pytest.raises(AssertionError, match="SyntaxError"):
-        run_blocks(page, "page.md", workspace, tmp_path)
-    run_blocks("```python\nnobody.push_to_hub('me/x')\n```\n", "page.md", workspace, tmp_path)
 
 
 # Commands
@@ -255,31 +251,17 @@ def test_the_commands_marked_as_tested_run(workspace):
     "command, message",
     [
         ("python scripts/trian.py", "no script scripts/trian.py"),
-        ("python scripts/train.py scripts/other.yaml", "no file scripts/other.yaml"),
         ("python scripts/train.py --seeed 1", "no flag --seeed"),
         ("A=1 accelerate launch --num_proceses 2 scripts/train.py", "no flag --num_proceses"),
-        ("accelerate launch --num_processes 2 scripts/train.py --x", "no flag --x"),
-        ("accelerate launch --num_processes 2", "no script"),
         ("cd x && make quikstart", "no target quikstart"),
         ("python scripts/benchmark.py prior --cases 1", "no flag --cases"),
-        ("python -m pytest tests/test_nothing.py", "no file tests/test_nothing.py"),
         ('pip install -e ".[trian]"', "no extra"),
-        ("pip install -r wishes.txt", "no file wishes.txt"),
         ("conda install everything", "unknown program conda"),
     ],
 )
 def test_a_command_that_is_not_there_is_found(command, message):
     with pytest.raises(AssertionError, match=message):
         check_command(command)
-
-
-def test_commands_are_found_in_any_form():
-    page = "```bash\n# a comment\nmake \\\n  test\n\nA=1 python x.py  # tested\n```\n```python\nmake\n```\n"
-    commands = list(commands_of(page))
-    assert [command.split() for command in commands] == [
-        ["make", "test"],
-        ["A=1", "python", "x.py", "#", "tested"],
-    ]
 
 
 # Links
@@ -316,9 +298,7 @@ def test_every_link_of_a_page_leads_somewhere(page):
     "line, message",
     [
         ("[a](scripts/nothing.md)", "no file scripts/nothing.md"),
-        ("[a](#nothing)", "no heading #nothing in README.md"),
         ("[a](scripts/README.md#nothing)", "no heading #nothing in scripts/README.md"),
-        ('<img src="nothing.png">', "no file nothing.png"),
     ],
 )
 def test_a_link_that_leads_nowhere_is_found(line, message):
@@ -399,47 +379,20 @@ def test_the_file_tree_of_a_page_is_true(page):
     check_tree(TEXTS[page], [file for file in files if not file.endswith(unlisted)])
 
 
-TREE = """
-# The file tree
-
-Words.
-
-```text
-models/     what the Hub receives
-data/       images
-  rows.py   rows of a dataset
-  *.yaml    settings
-train.py
-```
-"""
-FILES = ["models/a.py", "models/b.py", "data/rows.py", "data/quick.yaml", "train.py"]
+TREE = "# The file tree\n\n```text\nmodels/     layers\ndata/       images\n  *.yaml    settings\ntrain.py\n```\n"
+FILES = ["models/a.py", "models/b.py", "data/quick.yaml", "train.py"]
 
 
 @pytest.mark.parametrize(
-    "there, gone, message",
+    "files, message",
     [
-        ([], [], None),
-        (["models/c.py", "models/deep/c.py", "data/slow.yaml"], [], None),
-        (["card.py"], [], "leaves out card.py"),
-        (["data/deep/x.yaml"], [], "leaves out data/deep/x.yaml"),
-        ([], ["data/rows.py"], "lists data/rows.py, which is not there"),
-        ([], ["models/a.py", "models/b.py"], "lists models/, which is not there"),
-        ([], ["data/quick.yaml"], r"lists data/\*.yaml, which is not there"),
+        ([*FILES, "card.py"], "leaves out card.py"),
+        ([*FILES, "data/deep/x.yaml"], "leaves out data/deep/x.yaml"),
+        (FILES[:-1], "lists train.py, which is not there"),
+        (FILES[2:], "lists models/, which is not there"),
     ],
 )
-def test_a_tree_that_is_not_true_is_found(there, gone, message):
-    files = [file for file in FILES if file not in gone] + there
-    if message is None:
+def test_a_tree_that_is_not_true_is_found(files, message):
+    check_tree(TREE, [*FILES, "models/deep/c.py"])
+    with pytest.raises(AssertionError, match=message):
         check_tree(TREE, files)
-    else:
-        with pytest.raises(AssertionError, match=message):
-            check_tree(TREE, files)
-
-
-def test_a_page_without_a_tree_or_with_two_paths_a_line_is_found():
-    with pytest.raises(AssertionError, match="no heading with `tree`"):
-        check_tree("# Files\n\n```text\nREADME.md\n```\n", FILES)
-    with pytest.raises(AssertionError, match="no text block"):
-        check_tree("# Tree\n\n```bash\nls\n```\n", FILES)
-    with pytest.raises(AssertionError, match="one path a line"):
-        check_tree("# Tree\n\n```text\nREADME.md LICENSE\n```\n", FILES)

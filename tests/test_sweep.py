@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -102,8 +101,8 @@ def test_the_table_is_printed_and_written_and_has_a_row_for_each_point(sweep):
 
 def test_progress_says_which_point_of_how_many(sweep):
     _, output = sweep
-    assert "Point 1 of 2 (num_embeddings 4, embedding_dim 2):" in output
-    assert "Point 2 of 2 (num_embeddings 8, embedding_dim 2) took" in output
+    assert "Point 1 of 2 (4x2):" in output
+    assert "Point 2 of 2 (8x2) took" in output
 
 
 def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_path, run_main):
@@ -132,8 +131,8 @@ def test_a_longer_list_adds_points_and_keeps_the_finished_ones(sweep, tmp_path, 
     grid = ["--num_embeddings", 4, 8, "--embedding_dim", 2, 3, "--checkpointing_steps", 5]
     run_main("scripts/sweep.py", *FEW, *grid, *where)
     output = capsys.readouterr().out
-    assert "Point 1 of 4 (num_embeddings 4, embedding_dim 2) is finished: kept." in output
-    assert "Point 2 of 4 (num_embeddings 4, embedding_dim 3) took" in output
+    assert "Point 1 of 4 (4x2) is finished: kept." in output
+    assert "Point 2 of 4 (4x3) took" in output
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("?x2/*")}
     points = read_json(folder / "results.json")["points"]
     assert [point["folder"] for point in points] == ["4x2", "4x3", "8x2", "8x3"]
@@ -195,22 +194,6 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--num_embedings", "8"], r"--num_embedings \(did you mean --num_embeddings\?\)"),
-        (["--train_prior", "no"], "unknown argument --train_prior"),
-        (["--num_embeddings", "many"], "argument --num_embeddings.*invalid int value: 'many'"),
-    ],
-)
-def test_a_wrong_flag_is_refused(flags, message, tmp_path, run_main, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_main("scripts/sweep.py", *TINY, *flags, "--output_dir", tmp_path / "sweep")
-    assert stop.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
-    assert not (tmp_path / "sweep").exists()
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
         (["--image_size", 30], "`image_size` must be a multiple of 4"),
         (["--num_embeddings", 8, 1], "`num_embeddings` must be at least 2, got 1"),
         (["--num_train_epochs", 0], "--num_train_epochs must be at least 1, got 0"),
@@ -262,22 +245,14 @@ def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
     assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
 
 
-@pytest.mark.parametrize("overwrite", [[], ["--overwrite_output_dir"]])
-def test_a_folder_with_anything_else_in_it_is_refused_and_kept(overwrite, tmp_path, run_main):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    flags = [*TINY, *GRID, "--output_dir", tmp_path, *overwrite]
-    with pytest.raises(SystemExit, match=r"'thesis.txt', which is not part of a sweep: choose"):
-        run_main("scripts/sweep.py", *flags)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
 def test_overwriting_discards_the_points_of_before(sweep, tmp_path, run_main, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
+    (folder / "4x2 inches.txt").write_text("not a point")
     flags = ["--num_embeddings", 4, "--embedding_dim", 2, "--seed", 1, "--overwrite_output_dir"]
     run_main("scripts/sweep.py", *FEW, *flags, "--output_dir", folder)
     assert "kept" not in capsys.readouterr().out
-    assert not (folder / "8x2").exists()
+    assert not (folder / "8x2").exists() and (folder / "4x2 inches.txt").exists()
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
 
 
@@ -304,9 +279,9 @@ def test_a_point_that_another_run_writes_is_refused(sweep, tmp_path, scripts):
     assert f"process {os.getpid()}" in done.stderr and "8x2: wait until" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--overwrite_output_dir", "--overwrite-output-dir"])
-def test_the_printed_line_of_a_sweep_that_overwrites_discards_nothing(tmp_path, scripts, flag):
-    flags = [*TINY, "--num_train_epochs", "2", *GRID, "--output_dir", tmp_path / "sweep", flag]
+def test_the_printed_line_of_a_sweep_that_overwrites_discards_nothing(tmp_path, scripts):
+    flags = [*TINY, "--num_train_epochs", "2", *GRID, "--output_dir", tmp_path / "sweep"]
+    flags += ["--overwrite-output-dir"]
     done = scripts.run("scripts/sweep.py", *flags, signals=[(3, signal.SIGTERM)])
     assert done.returncode == 128 + signal.SIGTERM
     words = shlex.split(done.stderr.strip().splitlines()[-1])
@@ -391,31 +366,3 @@ def test_the_figure_fits_on_its_page(sizes, dimensions, images, tmp_path):
     assert grey.std() > 5, "the figure is blank"
     border = [grey[:4], grey[-4:], grey[:, :4], grey[:, -4:]]
     assert all((edge == 255).all() for edge in border), "something is cropped at the border"
-
-
-def test_the_figure_shows_every_image_to_the_dot(tmp_path):
-    points = made_up_points([4, 8], [2])
-    originals, strips = some_images(8), np.stack([some_images(8) // 2, 255 - some_images(8)])
-    plot_sweep(points, originals, strips, tmp_path / "sweep.png")
-    page = np.asarray(Image.open(tmp_path / "sweep.png").convert("L")).astype(int)
-    # Four dots a pixel; the frame covers the outermost ones.
-    found = 0
-    for picture in np.concatenate([originals, *strips])[..., 0]:
-        wanted = picture.astype(int).repeat(4, 0).repeat(4, 1)[8:-8, 8:-8]
-        rows, columns = np.nonzero(page == wanted[0, 0])
-        height, width = wanted.shape
-        found += any(
-            np.array_equal(page[row : row + height, column : column + width], wanted)
-            for row, column in zip(rows, columns, strict=True)
-            if page[row, column : column + width].tolist() == wanted[0].tolist()
-        )
-    assert found == 24
-
-
-def test_the_figure_needs_a_strip_for_each_point(tmp_path):
-    points, originals = made_up_points([4, 8], [2]), some_images(3)
-    with pytest.raises(ValueError, match=r"`reconstructions` must be of shape \(2, 3, 28, 28, 1\)"):
-        plot_sweep(points, originals, originals[None], tmp_path / "sweep.png")
-    with pytest.raises(ValueError, match="1 point or more"):
-        plot_sweep([], originals, np.zeros((0, 3, 28, 28, 1), np.uint8), tmp_path / "sweep.png")
-    assert not list(tmp_path.iterdir())
