@@ -33,21 +33,14 @@ def test_rows_and_columns_of_a_rectangle_are_not_mixed_up():
     ("wrong", "message"),
     [
         ({"image_size": 30}, r"multiple of 4 \(2 \*\* 2 levels.*got 30"),
-        ({"image_size": (28, 30)}, "multiple of 4 .*got 30"),
-        ({"image_size": 2}, "multiple of 4 .*got 2"),
         ({"image_size": (28, 28, 1)}, r"one number or \(height, width\), got \(28, 28, 1\)"),
-        ({"num_channels": 0}, "`num_channels` must be at least 1, got 0"),
         (
             {"hidden_sizes": ()},
             "`hidden_sizes` must have at least one level, got none",
         ),
         ({"hidden_sizes": (32, 0)}, r"`hidden_sizes` must be at least 1, got \(32, 0\)"),
-        ({"image_size": 0}, "`image_size` must be at least 1, got 0"),
         ({"embedding_dim": 10**12}, "`embedding_dim` must be at most 65536, got 1000000000000"),
-        ({"num_residual_layers": -1}, "`num_residual_layers` must be at least 0, got -1"),
-        ({"embedding_dim": 0}, "`embedding_dim` must be at least 1, got 0"),
         ({"num_embeddings": 1}, "`num_embeddings` must be at least 2, got 1"),
-        ({"commitment_cost": -0.1}, "`commitment_cost` must be at least 0, got -0.1"),
         ({"commitment_cost": float("nan")}, "`commitment_cost` must be at least 0.*got nan"),
         ({"ema_decay": 1.0}, "`ema_decay` must be below 1, got 1.0"),
         ({"dead_code_threshold": float("inf")}, "`dead_code_threshold` must be below inf, got inf"),
@@ -62,39 +55,23 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_embeddings": 1}, "`num_embeddings` must be at least 2, got 1"),
         ({"hidden_size": 7}, r"`hidden_size` must be even \(residual blocks halve it\), got 7"),
         ({"kernel_size": 4}, r"`kernel_size` must be odd .* got 4"),
         ({"kernel_size": 1}, "`kernel_size` must be at least 3, got 1"),
-        ({"num_residual_blocks": -1}, "`num_residual_blocks` must be at least 0, got -1"),
-        ({"num_pixelcnn_layers": -1}, "`num_pixelcnn_layers` must be at least 0, got -1"),
         ({"grid_size": (7,)}, r"`grid_size` must be \(rows, columns\), got \(7,\)"),
-        ({"grid_size": (0, 7)}, r"`grid_size` must be at least 1, got \(0, 7\)"),
         (
             {"architecture": "gatd"},
             "'architecture' expected one of .*'plain', 'gated'.*, got gatd",
         ),
-        ({"num_gated_layers": 0}, "`num_gated_layers` must be at least 1, got 0"),
         ({"gated_kernel_size": 4}, r"`gated_kernel_size` must be odd .* got 4"),
-        ({"gated_kernel_size": 1}, "`gated_kernel_size` must be at least 3, got 1"),
         ({"dropout": 1.0}, "`dropout` must be below 1, got 1.0"),
-        ({"dropout": -0.1}, "`dropout` must be at least 0, got -0.1"),
-        ({"dropout": float("nan")}, "`dropout` must be at least 0, got nan"),
         ({"dropout": "0.1"}, "'dropout' .*0.1"),
         ({"label_dropout": 1.1}, "`label_dropout` must be at most 1, got 1.1"),
-        ({"label_dropout": float("nan")}, "`label_dropout` must be at least 0, got nan"),
-        ({"label_dropout": None}, "'label_dropout' .*None"),
-        ({"num_classes": 0}, "`num_classes` must be at least 1, got 0"),
-        ({"num_classes": -1}, "`num_classes` must be at least 1, got -1"),
         ({"num_classes": "3"}, "'num_classes' .*3"),
         ({"num_classes": 10**6}, "`num_classes` must be at most 65536, got 1000000"),
         (
             {"num_classes": 3, "id2label": {0: "cat", 1: "dog"}},
             r"`id2label` must name the classes 0 to 2 \(`num_classes` is 3\), got names for \[0, 1\]",
-        ),
-        (
-            {"num_classes": 2, "id2label": {1: "cat", 2: "dog"}},
-            r"`id2label` must name the classes 0 to 1 .*, got names for \[1, 2\]",
         ),
         (
             {"num_classes": 3, "id2label": {0: "cat", 1: "dog", 2: "cat"}},
@@ -104,7 +81,6 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
             {"num_classes": 2, "id2label": dict(enumerate("abcdefghijklmnopqrstuvwxyz"))},
             r"`id2label` must name the classes 0 to 1 .*, got names for \[0, 1, .*\.\.\.",
         ),
-        ({"num_classes": 2, "num_labels": 5}, "`id2label` must name the classes 0 to 1"),
     ],
 )
 def test_a_wrong_setting_of_the_prior_is_refused(wrong, message):
@@ -116,16 +92,11 @@ def test_a_wrong_setting_of_the_prior_is_refused(wrong, message):
     "wrong",
     [
         {"num_embeddings": "128"},
-        {"num_embeddings": 12.5},
         {"hidden_sizes": 32},
-        {"hidden_sizes": ("32",)},
         {"codebook_update": "sgd"},
-        {"codebook_init": "random"},
         {"image_size": 28.0},
         {"num_channels": True},
         {"embedding_dim": None},
-        {"hidden_sizes": {"0": 4}},
-        {"commitment_cost": "0.25"},
         {"data_variance": [1.0]},
     ],
 )
@@ -170,27 +141,6 @@ def test_a_config_survives_saving_and_loading(config_class, tmp_path):
     assert loaded.to_dict() == config.to_dict()
     assert type(AutoConfig.from_pretrained(tmp_path)) is config_class
     assert loaded.dtype == torch.bfloat16 and len(loaded.id2label) == 3
-
-
-def test_non_default_settings_survive_saving_and_loading(tmp_path):
-    settings = {
-        "image_size": (24, 40),
-        "num_channels": 5,
-        "hidden_sizes": (4, 6, 8),
-        "num_residual_layers": 2,
-        "embedding_dim": 3,
-        "num_embeddings": 7,
-        "commitment_cost": 1,
-        "codebook_update": "gradient",
-        "ema_decay": 0.5,
-        "codebook_init": "uniform",
-        "dead_code_threshold": 0.25,
-        "data_variance": 0.09,
-    }
-    assert settings.keys() == {field.name for field in own_fields(VQVAEConfig)}
-    VQVAEConfig(**settings).save_pretrained(tmp_path)
-    loaded = VQVAEConfig.from_pretrained(tmp_path)
-    assert {name: getattr(loaded, name) for name in settings} == settings
 
 
 def test_settings_of_a_later_version_are_ignored_with_a_warning(tmp_path, caplog):

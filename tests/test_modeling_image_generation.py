@@ -425,7 +425,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             "`seeds` must have one entry for each of the 3 of `num_images`, got 2",
         ),
         ({"output_type": "jpg"}, ValueError, '`output_type` must be "pt", "np" or "pil", got .jpg'),
-        ({"output_type": None}, ValueError, "`output_type` must be .* got None"),
         ({"pixel_values": PIXELS}, ValueError, "`pixel_values` and `pixel_mask` go together"),
         ({"pixel_mask": KNOWN}, ValueError, "`pixel_values` and `pixel_mask` go together"),
         (
@@ -439,29 +438,14 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             "`pixel_values` must be a tensor of floating-point numbers, got torch.uint8",
         ),
         (
-            {"pixel_values": PIXELS.tolist(), "pixel_mask": KNOWN},
-            TypeError,
-            "`pixel_values` must be a tensor of floating-point numbers, got list",
-        ),
-        (
             {"pixel_values": PIXELS / 0, "pixel_mask": KNOWN},
             ValueError,
             "`pixel_values` must be finite where `pixel_mask` is True",
         ),
         (
-            {"pixel_values": PIXELS[:1], "pixel_mask": KNOWN},
-            ValueError,
-            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(1, 1, 8, 16\)",
-        ),
-        (
             {"pixel_values": PIXELS.mT, "pixel_mask": KNOWN},
             ValueError,
             r"`pixel_values` must have the shape \(3, 8, 16\).*got \(1, 3, 16, 8\)",
-        ),
-        (
-            {"pixel_values": PIXELS[0], "pixel_mask": KNOWN},
-            ValueError,
-            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(8, 16\)",
         ),
         (
             {"pixel_values": PIXELS, "pixel_mask": KNOWN.float()},

@@ -183,21 +183,6 @@ def test_encode_and_decode_are_the_two_halves_of_forward():
         assert torch.equal(model.decode(encoded.codes.to(dtype)), output.reconstruction)
 
 
-def test_a_few_steps_of_training_lower_the_error():
-    for update in ("ema", "gradient"):
-        model = make_model(codebook_init="kmeans", codebook_update=update, image_size=8)
-        pixels = torch.rand(16, 1, 1, 1).expand(16, 1, 8, 8) - 0.5
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        losses = []
-        for _ in range(40):
-            output = model(pixels, return_loss=True)
-            optimizer.zero_grad()
-            output.loss.backward()
-            optimizer.step()
-            losses.append(output.reconstruction_loss.item())
-        assert losses[-1] < losses[0] / 2, (update, losses[0], losses[-1])
-
-
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
@@ -221,10 +206,8 @@ def test_pixels_of_another_shape_or_dtype_are_refused(pixels, message):
         (torch.zeros(2, 7, 7), TypeError, "tensor of integers, got torch.float32"),
         (torch.zeros(2, 7, 7, dtype=torch.bool), TypeError, "integers, got torch.bool"),
         ([[0]], TypeError, "integers, got list"),
-        (torch.zeros(2, 7, 7, dtype=torch.complex64), TypeError, "integers, got torch.complex64"),
         (torch.zeros(2, 7, 7, dtype=torch.uint64), TypeError, "integers, got torch.uint64"),
         (torch.full((2, 7, 7), 2**32 - 1, dtype=torch.uint32), ValueError, "got 4294967295"),
-        (torch.full((2, 7, 7), 128, dtype=torch.uint16), ValueError, "got 128"),
         (torch.zeros(2, 7, 8, dtype=torch.long), ValueError, r"\(batch, 7, 7\).*\(2, 7, 8\)"),
         (torch.zeros(7, 7, dtype=torch.long), ValueError, r"got \(7, 7\)"),
         (torch.full((2, 7, 7), 128), ValueError, r"in \[0, 128\), .* got 128"),

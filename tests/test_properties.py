@@ -98,24 +98,6 @@ def test_settings_that_no_version_knows_are_ignored_when_saved_and_refused_when_
             VQVAEConfig(**unknown)
 
 
-@bounded
-@given(
-    st.lists(st.integers(-3, 12), min_size=6, max_size=6),
-    st.sampled_from([torch.uint8, torch.int16, torch.int32, torch.int64]),
-    st.integers(2, 12),
-)
-def test_codes_pass_exactly_if_all_are_in_range(values, dtype, num_embeddings):
-    codes = torch.tensor(values).to(dtype).view(1, 2, 3)
-    fits = all(0 <= code < num_embeddings for code in codes.flatten().tolist())
-    if fits:
-        check_codes(codes, num_embeddings, (2, 3))
-    else:
-        with pytest.raises(ValueError, match=rf"must be in \[0, {num_embeddings}\)"):
-            check_codes(codes, num_embeddings, (2, 3))
-    with pytest.raises(ValueError, match="must have the shape"):
-        check_codes(codes, num_embeddings, (3, 2))
-
-
 @settings(bounded, max_examples=15)
 @given(vqvae_settings(), seeds, st.integers(0, 3))
 def test_codes_are_of_the_grid_and_decode_to_images_for_every_network(given_settings, seed, batch):
@@ -135,45 +117,6 @@ def test_codes_are_of_the_grid_and_decode_to_images_for_every_network(given_sett
     vectors = model.quantizer.decode(codes)
     again = model.quantizer.decode(model.quantizer.encode(vectors))
     torch.testing.assert_close(again, vectors)
-
-
-@settings(bounded, max_examples=20)
-@given(
-    st.sampled_from(["CodeConv2d", "MaskedConv2d"]),
-    st.integers(1, 6),
-    st.integers(1, 6),
-    st.integers(1, 3).map(lambda reach: 2 * reach + 1),
-    seeds,
-)
-def test_masks_hide_exactly_the_future_for_every_size(kind, height, width, kernel_size, seed):
-    from hf_vqvae.models import pixelcnn_layers
-
-    layer_class = getattr(pixelcnn_layers, kind)
-    torch.manual_seed(seed)
-    if kind == "CodeConv2d":
-        layer = layer_class(5, 3, kernel_size)
-        before = torch.randint(5, (1, height, width))
-        row, column = seed % height, seed // 7 % width
-        after = before.clone()
-        after[0, row, column] = (after[0, row, column] + 1) % 5
-        sees_centre = False
-    else:
-        layer = layer_class(2, 3, kernel_size)
-        before = torch.randn(1, 2, height, width)
-        row, column = seed % height, seed // 7 % width
-        after = before.clone()
-        after[0, :, row, column] += 1
-        sees_centre = True
-    with torch.no_grad():
-        changed = (layer(before) != layer(after)).any(1)[0]
-    position = torch.arange(height * width).view(height, width)
-    here = row * width + column
-    assert not changed[position < here].any()
-    assert bool(changed[row, column]) == sees_centre
-    reach = kernel_size // 2
-    rows, columns = position // width - row, position % width - column
-    window = (rows.abs() <= reach) & (columns.abs() <= reach) & (position > here)
-    assert torch.equal(changed & (position > here), window)
 
 
 @bounded

@@ -553,7 +553,6 @@ def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
     [
         (10, ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
         (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
-        ([3, 10], ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
         (torch.tensor([3, -1]), ValueError, r"`class_labels` must be in .*got -1"),
         ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean `three`\?\)"),
         (
@@ -561,11 +560,7 @@ def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
             ValueError,
             r"`class_labels` has no label 'xyz'; there are: \['zero', 'one',",
         ),
-        ("3", ValueError, r"`class_labels` has no label '3'"),
         (["one", 1.5], TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
-        (True, TypeError, r"`class_labels` must be numbers or names of classes, got True"),
-        ([None, 1], TypeError, r"`class_labels` must be numbers or names of classes, got None"),
-        (1.5, TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
         ({"one": 1}, TypeError, r"`class_labels` must be numbers or names .*got \{'one': 1\}"),
         (torch.zeros(2), TypeError, r"`class_labels` must be numbers or names .*got 0.0"),
         (torch.ones(2).bool(), TypeError, r"`class_labels` must be numbers or names .*got True"),
@@ -591,7 +586,6 @@ CODES, MASK = torch.zeros(4, 5).long(), torch.ones(4, 5).bool()
         ({"mask": MASK}, ValueError, "`codes` and `mask` go together"),
         ({"codes": CODES, "mask": MASK.long()}, TypeError, "`mask` must be .*bool.*int64"),
         ({"codes": CODES, "mask": [[True]]}, TypeError, "`mask` must be .*bool.*got list"),
-        ({"codes": CODES, "mask": MASK.T}, ValueError, r"`mask` must have .*\(4, 5\).*\(1, 5, 4\)"),
         ({"codes": CODES, "mask": MASK[0]}, ValueError, r"`mask` must have the shape .*got \(5,\)"),
         ({"codes": CODES.T, "mask": MASK}, ValueError, r"`codes` must have the shape \(4, 5\)"),
         (
@@ -600,14 +594,12 @@ CODES, MASK = torch.zeros(4, 5).long(), torch.ones(4, 5).bool()
             r"`mask` must have one entry for each of the 2 of `codes`, got 3",
         ),
         ({"codes": CODES.float(), "mask": MASK}, TypeError, "`codes` must be .*integers.*float32"),
-        ({"codes": MASK, "mask": MASK}, TypeError, "`codes` must be a tensor of integers.*bool"),
         (
             {"codes": CODES.tolist(), "mask": MASK},
             TypeError,
             "`codes` must be .*integers, got list",
         ),
         ({"codes": CODES + 7, "mask": MASK}, ValueError, r"`codes` must be in \[0, 7\).*got 7"),
-        ({"codes": CODES - 1, "mask": MASK}, ValueError, r"`codes` must be in \[0, 7\).*got -1"),
         (
             {"num_grids": 3, "codes": CODES.expand(2, 4, 5), "mask": MASK},
             ValueError,
@@ -629,12 +621,9 @@ def test_known_codes_that_do_not_fit_are_refused(arguments, error, message):
     ("seeds", "error", "message"),
     [
         ([0, -1], ValueError, r"`seeds` must be integers from 0 to 2\*\*63 - 1, got -1"),
-        ([0, 2**63], ValueError, r"`seeds` must be integers from 0 to .*got 9223"),
-        ([0, 1.5], ValueError, r"`seeds` must be integers .*got 1.5"),
         ([0, True], ValueError, r"`seeds` must be integers .*got True"),
         (torch.tensor([0.5, 1]), ValueError, r"`seeds` must be integers .*got 0.5"),
         ([0, "1"], ValueError, r"`seeds` must be integers .*got '1'"),
-        ([0], ValueError, r"`seeds` must have one entry for each of the 2 of `num_grids`, got 1"),
         ([0, 1, 2], ValueError, r"`seeds` must have one entry .* 2 of `num_grids`, got 3"),
         ([], ValueError, r"`seeds` must have at least one entry"),
         (torch.zeros(2, 2).long(), ValueError, r"`seeds` must be integers .*got \[0, 0\]"),
