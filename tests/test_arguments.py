@@ -127,8 +127,14 @@ def test_a_wrong_flag_is_named_with_its_rule(refuse, words, message):
     assert message in refuse(*words)
 
 
-@pytest.mark.parametrize("text", ["- seed", "seed", "", "seed: [", "\t: x"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_encoding_of_a_file_is_its_own_and_not_that_of_the_locale(parse, tmp_path, encoding):
+    (tmp_path / "run.yaml").write_text("output_dir: naïve\n", encoding)
+    assert parse(tmp_path / "run.yaml")[3].output_dir == "naïve"
+
+
+@pytest.mark.parametrize("text", ["- seed", "seed", "", "seed: [", "\t: x", "naïve: 1"])
 def test_a_file_that_maps_no_flags_to_values_is_refused(refuse, tmp_path, text):
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    file.write_text(text, "latin-1")
     assert str(file) in refuse(file)

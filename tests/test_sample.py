@@ -1,5 +1,9 @@
 """scripts/sample.py: images out of a trained model."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from PIL import Image
 
 from hf_vqvae import VQVAEConfig, VQVAEForImageGeneration, VQVAEModel
 from support.models import make_model
+from support.scripts import ROOT
 
 SAMPLE = "scripts/sample.py"
 
@@ -196,6 +201,18 @@ def test_a_box_that_leaves_nothing_to_do_is_refused(scripts, model, keep, messag
     done = scripts.run(SAMPLE, model, *flags, *keep)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out.png").exists()
+
+
+def test_neither_the_backend_of_a_notebook_nor_an_encoding_stops_a_script(model, tmp_path):
+    path = tmp_path / "Fréchet.png"
+    done = subprocess.run(
+        [sys.executable, ROOT / SAMPLE, model, "--num_images", "1", "--output_file", path],
+        env=os.environ | {"MPLBACKEND": "module://not.installed", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Fr?chet.png\n") and path.exists()
 
 
 def test_an_unknown_flag_is_refused_and_not_guessed(scripts, model):

@@ -601,6 +601,19 @@ def test_bad_input_is_refused_before_anything_is_written(scripts, tmp_path, flag
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("package", ["accelerate", "matplotlib", "jinja2"])
+def test_a_missing_extra_is_one_line_before_any_work(tmp_path, package):
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, TRAIN, *TINY, "--output_dir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+    )
+    assert_refused(done, package, "pip install 'hf_vqvae[train,plot,demo]'")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_gradients_that_the_launcher_accumulates_are_not_counted_twice(scripts, tmp_path):
     launcher = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
     flags = [*TINY, "--output_dir", tmp_path / "run"]

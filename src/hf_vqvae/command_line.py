@@ -1,6 +1,7 @@
 """Run scripts: parse command lines and YAML or JSON files of flags, report errors, format tables."""
 
 import difflib
+import os
 import sys
 from argparse import (
     Action,
@@ -83,8 +84,21 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     Args:
         errors: expected ones besides `ValueError`, `OSError` and `FloatingPointError`.
     """
+    # Figures are files, and the backend of a notebook may be missing in the environment of its `!python`.
+    os.environ["MPLBACKEND"] = "Agg"
+    sys.stdout.reconfigure(errors="replace")  # as stderr, it ends no run where it is not UTF-8
     try:
         main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "hf_vqvae":
+            raise
+        extras = "[train,plot,demo]"
+        sys.exit(
+            f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'."
+        )
+    except UnicodeEncodeError as error:  # a file's name, where the locale is not UTF-8
+        sys.exit(f"Error: {error.encoding} cannot write {error.object!r}: set PYTHONUTF8=1.")
     except (ValueError, OSError, FloatingPointError, *errors) as error:
         sys.exit(f"Error: {error}")
 
@@ -102,7 +116,7 @@ def flags_of_file(path: str) -> list[str]:
     """
     try:
         # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_bytes())  # UTF-8, whatever the locale
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot read the arguments in {path}: {reason}") from error
