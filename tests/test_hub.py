@@ -283,9 +283,10 @@ def test_push_to_hub_from_python_brings_everything_along(pushed_from_python, ser
 def test_a_model_without_a_run_gets_a_card_without_results(pushed_from_python, server):
     files = server.repo("me/autoencoder").find("main").files
     card = files["README.md"].content.decode()
-    assert 'from_pretrained("me/autoencoder", trust_remote_code=True)' in card
+    assert 'model_id = "me/autoencoder"' in card
     assert "this card has no results" in card
     metadata = read_card_metadata(card)
+    assert metadata["license"] == "apache-2.0"
     assert metadata["pipeline_tag"] == "unconditional-image-generation"
     assert metadata["library_name"] == "transformers" and "model-index" not in metadata
     assert json.loads(files["preprocessor_config.json"].content)["size"] == {

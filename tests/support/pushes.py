@@ -10,6 +10,7 @@ from PIL import Image
 from hf_vqvae import VQVAEForImageGeneration, VQVAEImageProcessorPil
 from hf_vqvae.hub.card_signature import sign_card
 from hf_vqvae.model_card.card import write_card
+from hf_vqvae.model_card.records import hash_saved_weights
 from hf_vqvae.publishing.staging import add_code
 from support.models import make_model
 from support.scripts import ScriptServer
@@ -43,8 +44,12 @@ def make_run(folder):
     VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     error = {"name": "Reconstruction MSE", "value": 0.0042, "split": "test", "count": 9}
     error |= {"scale": "[0, 1]", "stage": "vqvae", "protocol": "mean over all pixels"}
-    records = {"metrics": {"reconstruction_mse": error}, "history": {}, "run": {}}
+    records = {"metrics": {"reconstruction_mse": error}, "history": {}}
+    records["run"] = {"weights_sha256": hash_saved_weights(folder)}
+    records["run"]["dataset"] = {"name": "me/digits", "kind": "hub", "revision": "0" * 40}
     records["arguments"] = {"seed": 0, "dataset_name": "/home/somebody/secret/mnist"}
+    records["arguments"] |= {"dataset_revision": None, "cache_dir": "/home/somebody/.cache"}
+    records["arguments"] |= {"push_to_hub": True, "hub_model_id": "me/tiny", "hub_license": "mit"}
     for name, record in records.items():
         (folder / f"{name}.json").write_text(json.dumps(record))
     for name in ("figures", "checkpoints/step-1", "codes"):

@@ -16,6 +16,8 @@ from .requests import is_ambiguous, retry
 logger = logging.get_logger(__name__)
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+# Files of a run that are pushed beside its model; checkpoints and codes are not.
+RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
 
 
 class EditedCardError(ValueError):
@@ -143,21 +145,24 @@ def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
 
 
 def _operations(api: HfApi, repo_id: str, head, folder: Path, edited_card: str, tags) -> list:
-    """Return what the commit does: add the files of `folder`, and delete weights of an earlier push."""
+    """Return what the commit does: add the files of `folder`, and delete weights and records of an earlier push."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): path for path in paths}
-    # An earlier model.safetensors would be loaded instead of new shards.
-    stale = [file.rfilename for file in head.siblings if _is_weights(file.rfilename)]
-    stale = [name for name in stale if name not in files] if any(map(_is_weights, files)) else []
-    if "README.md" in files and any(file.rfilename == "README.md" for file in head.siblings):
+    there = [file.rfilename for file in head.siblings]
+    stale = []
+    if any(_matches(name, WEIGHTS) for name in files):
+        # An earlier model.safetensors would be loaded instead of new shards, and an earlier run is of other weights.
+        patterns = WEIGHTS + (RUN_FILES if "run.json" in there else ())
+        stale = [name for name in there if _matches(name, patterns) and name not in files]
+    if "README.md" in files and "README.md" in there:
         card = _choose_card(api, repo_id, head.sha, files.pop("README.md"), edited_card, tags)
         files |= {} if card is None else {"README.md": card}
     additions = [CommitOperationAdd(path, content) for path, content in files.items()]
     return [*additions, *map(CommitOperationDelete, stale)]
 
 
-def _is_weights(name: str) -> bool:
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in WEIGHTS)
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(name.count("/") == p.count("/") and fnmatch(name, p) for p in patterns)
 
 
 def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_card: str, tags):

@@ -17,11 +17,11 @@ from .context import (
     describe_run,
     eval_results,
     hub_type,
-    read_record,
     results_table,
     setting_tables,
 )
 from .escaping import as_string, clean
+from .records import check_records, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,12 @@ def build_card(
 
     Raises:
         FileNotFoundError: if there is no config.json.
-        ValueError: if config.json is of another model type, or a record is damaged.
+        ValueError: if config.json is of another model type, or a record is damaged or of other weights.
         ImportError: without Jinja2 (extra `train`).
     """
     run_folder = Path(run_folder).resolve()
     config, settings = _read_config(run_folder)
+    check_records(run_folder)
     metrics, run = read_record(run_folder, "metrics.json"), read_record(run_folder, "run.json")
     arguments = read_record(run_folder, "arguments.json")
     name = repo_id or clean(run_folder.name.removesuffix(".partial"))

@@ -1,11 +1,9 @@
 """Read the records of a run into the context of the card's template."""
 
-import json
 import math
 import re
 from collections import Counter
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from ..models import (
     VQVAEForImageGenerationConfig,
     VQVAEModel,
 )
-from ..models.configuration_utils import own_fields, shown
+from ..models.configuration_utils import own_fields
 from ..models.pipeline_image_generation import TASK
 from .escaping import (
     as_code,
@@ -34,24 +32,6 @@ from .escaping import (
 
 MAX_CLASSES_SHOWN = 20
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-
-
-def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of the run; a missing file is empty.
-
-    Raises:
-        ValueError: if the file is not a JSON object.
-    """
-    path = folder / name
-    try:
-        record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{name} in {folder.name} is damaged: it must be an object, got {shown(record)}."
-        )
-    return record
 
 
 def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..data.decoding import to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
 from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEModel
-from .context import read_record
+from .records import read_record
 
 if TYPE_CHECKING:
     from ..data.decoding import DecodedImages

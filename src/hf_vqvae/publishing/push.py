@@ -19,7 +19,7 @@ from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
-from ..model_card.context import read_record
+from ..model_card.records import check_records, read_record
 from .staging import add_code, copy_files, copy_run_files, update_card
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
@@ -204,6 +204,7 @@ def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> No
         name = architectures[0] if architectures and isinstance(architectures, list) else "no name"
         if name not in ("VQVAEModel", "VQVAEForImageGeneration"):
             raise ValueError(f"its model is {name}, which is not a model of hf_vqvae.")
+        check_records(folder)
         copy_files(folder, staging, ("config.json", "preprocessor_config.json", *WEIGHTS))
         copy_run_files(folder, staging)
         add_code(staging, getattr(models, name))

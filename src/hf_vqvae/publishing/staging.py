@@ -1,35 +1,36 @@
 """Prepare the folder that is uploaded: weights, configs, image processor, model code and card."""
 
 import json
+import os
 import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .. import models
+from ..arguments import HubArguments
+from ..files import write_json
 from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card, unsigned
-from ..hub.commit import WEIGHTS, commit_folder, full_name
-from ..hub.download import weight_files
+from ..hub.commit import RUN_FILES, WEIGHTS, commit_folder, full_name
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
-from ..model_card.escaping import without_path
+from ..model_card.escaping import as_string, without_path
+from ..model_card.records import hash_saved_weights, hash_weights, read_record, training_alone
 from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
-
-# Files of a run that are uploaded beside its model; checkpoints and codes are not.
-RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*")
 
 # Lines of code in a run's card that name the model to load.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
@@ -52,7 +53,7 @@ def save_for_hub(
 
     Args:
         folder: an empty or new folder.
-        repo_id: the name that a generated card tells readers to load.
+        repo_id: the name that a generated card tells readers to load; by default, a new card names the folder.
         max_shard_size: as of `save_pretrained`.
         tags: tags to add to those of the card.
         token: reads the repo that the model came from, where that is private.
@@ -75,7 +76,8 @@ def save_for_hub(
     if source is not None and _is_described_by_card_in(source, model):
         copy_run_files(source, folder)
     else:
-        (folder / "README.md").write_text(sign_card(_build_card(model, repo_id)), "utf-8")
+        card = _build_card(model, repo_id or folder.resolve().name, _license_of(source))
+        (folder / "README.md").write_text(sign_card(card), "utf-8")
     tags = [tags] if isinstance(tags, str) else tags or []
     update_card(folder, repo_id, tags=[*(model.model_tags or []), *tags])
 
@@ -170,12 +172,12 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 
 
 def copy_run_files(source: Path, folder: Path) -> None:
-    """Copy the files of a run beside its model; paths in arguments.json are shortened to their last part."""
+    """Copy the files of a run beside its model; arguments.json repeats the training alone, without paths to folders."""
     copy_files(source, folder, RUN_FILES)
-    arguments = folder / "arguments.json"
-    if arguments.exists():
-        values = _without_paths(json.loads(arguments.read_text("utf-8")))
-        arguments.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    if (folder / "arguments.json").exists():
+        dataset = read_record(folder, "run.json").get("dataset") or {}
+        values = training_alone(read_record(folder, "arguments.json"), dataset)
+        write_json(folder / "arguments.json", _without_paths(values))
 
 
 def _without_paths(value):
@@ -202,7 +204,10 @@ def _find_source(model, token) -> Path | None:
         return Path(name) if name else None
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
-        return Path(retry(snapshot_download, name, allow_patterns=patterns, token=token))
+        commit = _find_cached_commit(name, model)
+        return Path(
+            retry(snapshot_download, name, revision=commit, allow_patterns=patterns, token=token)
+        )
     except Exception as error:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
@@ -211,6 +216,20 @@ def _find_source(model, token) -> Path | None:
             f"The card of {name}, which this model comes from, could not be read: {error}"
         )
         return None
+
+
+def _find_cached_commit(repo_id: str, model) -> str | None:
+    """Return the commit that the model was loaded from: the latest one in the cache with its weights.
+
+    transformers does not keep the commit. The repo's newest one may have other weights.
+    """
+    repo = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type="model"))
+    own = hash_weights(model.state_dict())
+    for snapshot in sorted(repo.glob("snapshots/*"), key=os.path.getmtime, reverse=True):
+        with suppress(OSError, ValueError, SafetensorError):  # incomplete or damaged
+            if hash_saved_weights(snapshot) == own:
+                return snapshot.name
+    return None
 
 
 def image_processor_for(model):
@@ -224,19 +243,10 @@ def _is_described_by_card_in(source: Path, model) -> bool:
     card = source / "README.md"
     if not card.exists():
         return False
+    recorded = read_record(source, "run.json").get("weights_sha256")
     if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8", "replace")):
         return False  # a card of `_build_card`, for another name
-    saved_config = json.loads((source / "config.json").read_text("utf-8"))
-    same = type(model).__name__ in saved_config.get("architectures", [])
-    if same:
-        saved = {}
-        for file in weight_files(source):
-            saved |= load_file(file)
-        weights = model.state_dict()
-        same = saved.keys() == weights.keys() and all(
-            value.dtype == saved[name].dtype and torch.equal(value.cpu(), saved[name])
-            for name, value in weights.items()
-        )
+    same = hash_weights(model.state_dict()) == (recorded or hash_saved_weights(source))
     if not same:
         logger.warning(
             f"This model is not the one in {source}: it is published with a card without results."
@@ -275,21 +285,29 @@ def update_card(
     path.write_text(sign_card(str(card)) if generated else str(card), "utf-8")
 
 
-def _build_card(model, repo_id: str) -> str:
+def _license_of(source: Path | None) -> str:
+    """Return the license on the card in `source`, or else that of a run by default."""
+    license = None
+    if source is not None and (source / "README.md").exists():
+        with suppress(*CARD_DAMAGE):
+            license = ModelCard.load(source / "README.md").data.license
+    return license or HubArguments.hub_license
+
+
+def _build_card(model, model_id: str, license: str) -> str:
     """Return a card without results. Jinja2 is not a dependency of the models, so there is no template."""
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag=TASK, tags=["vq-vae", "pixelcnn", "hf_vqvae"]
-    )
+    tags = ["vq-vae", "pixelcnn", "hf_vqvae"]
+    data = ModelCardData(license=license, library_name="transformers", pipeline_tag=TASK, tags=tags)
     left_out = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
     settings = model.config.to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in left_out}
     return (
         f"---\n{data.to_yaml()}\n---\n\n"
-        f"# {repo_id.split('/')[-1] or type(model).__name__}\n\n"
+        f"# {type(model).__name__}\n\n"
         f"A `{type(model).__name__}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. "
         "2017, [Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior.\n\n"
         "No record of a training run came with it, so this card has no results.\n\n"
-        "```python\nfrom transformers import AutoModel\n\n"
-        f'model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)\n```\n\n'
+        f"```python\nfrom transformers import AutoModel\n\nmodel_id = {as_string(model_id)}\n"
+        "model = AutoModel.from_pretrained(model_id, trust_remote_code=True)\n```\n\n"
         f"## Settings\n\n```json\n{json.dumps(settings, indent=2, default=str)}\n```\n"
     )

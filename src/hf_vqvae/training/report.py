@@ -15,6 +15,7 @@ from ..evaluation.sample_quality import SampleQualityArguments, choose_classifie
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
 from ..model_card.card import write_card
+from ..model_card.records import hash_saved_weights, training_alone
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code, image_processor_for
@@ -28,9 +29,7 @@ TRACKED_IMAGES = 16
 def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run: Run) -> None:
     """Measures the trained model and completes the directory of the unfinished run."""
     accelerator, folder = run.accelerator, run.directory.partial
-    # The record can be given to train.py again: how this run was resumed is not part of it.
-    values = run.arguments.values | {"resume_from_checkpoint": None, "resume_with_changes": False}
-    values |= {"overwrite_output_dir": False}
+    values = run.arguments.values
     split = images.info["eval_split"]
     metrics, counts = evaluate_model(model, images.eval, accelerator, split=split)
     if isinstance(model, VQVAEForImageGeneration) and values["num_eval_samples"]:
@@ -51,8 +50,10 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
     with writing_errors(folder / "model.safetensors", KEPT):
         model.save_pretrained(folder)
         image_processor_for(model).save_pretrained(folder)
+    record["weights_sha256"] = hash_saved_weights(folder)
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "arguments.json", values)
+    # The record can be given to train.py again.
+    write_json(folder / "arguments.json", training_alone(values, images.info))
     write_json(folder / "run.json", record)
     generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
     train = images.train if isinstance(images.train, DecodedImages) else None

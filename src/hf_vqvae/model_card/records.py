@@ -1,0 +1,82 @@
+"""Read the records of a run, and check that they belong to its weights."""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..arguments import HubArguments
+from ..hub.commit import WEIGHTS
+from ..hub.download import weight_files
+from ..models.configuration_utils import shown
+
+
+def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of the run; a missing file is empty.
+
+    Raises:
+        ValueError: if the file is not a JSON object.
+    """
+    path = folder / name
+    try:
+        record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{name} in {folder.name} is damaged: it must be an object, got {shown(record)}."
+        )
+    return record
+
+
+def training_alone(arguments: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of a run so that they repeat its training, on the same commit of `dataset`, and push nothing.
+
+    Args:
+        arguments: as in arguments.json.
+        dataset: as in run.json.
+    """
+    others = {one.name: one.default for one in fields(HubArguments) if one.name != "hub_license"}
+    others |= {"resume_from_checkpoint": None, "resume_with_changes": False}
+    others |= {"overwrite_output_dir": False, "cache_dir": None}
+    if dataset.get("revision"):
+        others["dataset_revision"] = dataset["revision"]
+    return {name: others.get(name, value) for name, value in arguments.items()}
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and values, whatever files or devices the tensors are on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_saved_weights(folder: Path) -> str:
+    """Return [`hash_weights`] of the safetensors files of the model in `folder`."""
+    weights = {}
+    for file in weight_files(folder):
+        weights |= load_file(file)
+    return hash_weights(weights)
+
+
+def check_records(folder: Path) -> None:
+    """Check that the records of a run belong to the weights beside them; older runs do not say to which they belong.
+
+    Raises:
+        ValueError: if run.json names other weights.
+    """
+    recorded = read_record(folder, "run.json").get("weights_sha256")
+    if recorded is None or not any(folder.glob(WEIGHTS[0])):
+        return
+    if recorded != hash_saved_weights(folder):
+        raise ValueError(
+            f"run.json in {folder.name} describes other weights than those beside it: put the weights of the run back, "
+            "or push these from Python (model.push_to_hub), with a card without results."
+        )
