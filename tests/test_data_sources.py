@@ -113,6 +113,16 @@ def test_an_unknown_split_is_refused_with_those_that_exist(folder, open_named):
             source.check_split("val", "--eval_split")
 
 
+def test_a_cache_that_cannot_be_written_is_named_and_not_the_dataset(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = str(tmp_path / "file" / "cache")
+    message = (
+        rf"^The cache {cache}/ cannot be used \(Not a directory: .*`--cache_dir`, or set HF_HOME"
+    )
+    with pytest.raises(DataError, match=message):
+        open_source(DataArguments(dataset_name=str(folder), cache_dir=cache)).read("train")
+
+
 def test_files_that_are_damaged_are_refused(folder, open_named):
     (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match=r"'shades' was found but cannot be read: .*[Pp]arquet"):

@@ -60,6 +60,7 @@ class Source:
         rows: the builder that reads the splits, or the splits themselves.
         files: prefixes of the paths and addresses of the dataset's own files. A row that names
             another file, of this machine or of the network, is refused.
+        cache: folder of prepared datasets and extracted archives, with a final slash.
 
     Raises:
         DataError: if one of the dataset's files has another prefix.
@@ -71,6 +72,7 @@ class Source:
     load_command: str
     rows: datasets.DatasetBuilder | datasets.DatasetDict
     files: tuple[str, ...] = ()
+    cache: str = ""
 
     def __post_init__(self) -> None:
         named = {} if self._in_memory else self.rows.config.data_files or {}
@@ -151,6 +153,7 @@ class Source:
         try:
             yield
         except BROKEN as error:
+            _check_cache(error, self.cache)
             raise DataError(
                 f"Dataset {self.name!r} was found but cannot be read: {error.__cause__ or error}"
             ) from error
@@ -189,9 +192,10 @@ def open_source(arguments: DataArguments) -> Source:
         # Absolute, because a bare "csv" or "imagefolder" would mean a loader of `datasets`.
         path = path.resolve()
         builder = _find_builder(str(path), arguments)
-        files = (os.path.join(path, ""), _cache(arguments))
+        cache = _cache(arguments)
+        files = (os.path.join(path, ""), cache)
         command = _load_command(f"./{path.name}", arguments)
-        return Source(path.name, "folder", None, command, builder, files)
+        return Source(path.name, "folder", None, command, builder, files, cache)
     if path.exists():
         raise DataError(f"`--dataset_name {name}` is a file: name the folder it is in.")
     if re.match(r"[./~]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1 or not name:
@@ -214,14 +218,26 @@ def _open_hub(arguments: DataArguments) -> Source:
             f"and the cache has {name!r} at commit {revision}: go online, or leave the flag out."
         )
     downloads = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
-    files = (downloads, _cache(arguments), f"hf://datasets/{name}@")
-    return Source(name, "hub", revision, _load_command(name, arguments), builder, files)
+    cache = _cache(arguments)
+    files = (downloads, cache, f"hf://datasets/{name}@")
+    return Source(name, "hub", revision, _load_command(name, arguments), builder, files, cache)
 
 
 def _cache(arguments: DataArguments) -> str:
-    """Folder of prepared datasets and extracted archives, with a final slash."""
     folder = os.path.expanduser(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE)
     return os.path.join(os.path.abspath(folder), "")
+
+
+def _check_cache(error: Exception, cache: str) -> None:
+    """Raise `DataError` if `error` is about one of the caches, and not about the dataset."""
+    cause = error.__cause__ or error
+    place = str(getattr(cause, "filename", None))
+    for folder in (cache, os.path.join(constants.HF_HUB_CACHE, "")):
+        if place.startswith(folder) or folder.startswith(place):
+            raise DataError(
+                f"The cache {folder} cannot be used ({cause.strerror}: {place}): name another folder with "
+                "`--cache_dir`, or set HF_HOME."
+            ) from error
 
 
 def _find_commit(arguments: DataArguments) -> str | None:
@@ -271,6 +287,7 @@ def _find_builder(
             revision=revision,
         )
     except BROKEN as error:
+        _check_cache(error, _cache(arguments))
         if is_offline:
             raise DataError(
                 f"`--dataset_name {name}`: there is no such folder, the Hub "
