@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` need python3 (3.10 or later) and make, nothing else.
+# `make quickstart` and `make test` need make and a Python that pyproject.toml allows (PYTHON=python3.13), nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --no-deps -e . # refuses an older Python before torch is downloaded
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@

@@ -20,6 +20,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from importlib.metadata import metadata
 from pathlib import Path
@@ -222,7 +223,10 @@ def test_every_command_of_a_page_exists(page):
         check_command(command)
 
 
-def test_the_readme_has_the_two_commands():
+def test_the_readme_has_the_two_commands_and_the_oldest_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    assert f"Python {oldest} or later" in TEXTS["README.md"]
     assert {"make quickstart", "make test"} <= set(commands_of(TEXTS["README.md"]))
 
 
