@@ -112,12 +112,13 @@ def weight_files(folder: str) -> list[Path]:
     """List the files of weights of a model: model.safetensors, or the shards that the index names.
 
     Raises:
-        OSError: if there is neither.
+        OSError: if there is neither, or it may not be read.
         ValueError: if the index names anything but safetensors files in `folder`.
     """
     whole, index = (Path(folder) / name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     if whole.is_file():
-        return [whole]
+        with whole.open("rb"):  # safetensors says of a file that it may not read that there is none
+            return [whole]
     if not index.is_file():
         raise OSError(f"there is no file {SAFE_WEIGHTS_NAME} in {folder}")
     try:
