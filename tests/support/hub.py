@@ -2,9 +2,8 @@
 
 `huggingface_hub`, `transformers` and `datasets` run against it unmodified. It keeps repositories,
 branches, pull requests and large files in memory, checks tokens as the Hub does, and can be told
-to fail. Large files go through plain LFS only, so clients need `HF_HUB_DISABLE_XET=1`; that, the
-endpoint and the token are read at import, so give `server.environment(home, token=...)` to a fresh
-process:
+to fail. Large files go through LFS, or through Xet where asked (then uploads alone). Clients read which, the
+endpoint and the token at import, so give `server.environment(home, token=...)` to a fresh process:
 
     with HubServer() as server:
         server.add_token("hf_write", user="me")
@@ -28,6 +27,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from support.xet import XET_ROUTES, XetRoutes
 
 LARGE_FILE_SUFFIXES = (".safetensors", ".bin", ".parquet", ".arrow", ".npz", ".gz", ".zip")
 GIT_ATTRIBUTES = "".join(
@@ -156,6 +157,8 @@ class HubServer:
             None  # larger files are to be uploaded in parts of so many bytes
         )
         self.parts: dict[tuple[str, int], bytes] = {}
+        self.xorbs_sent: dict[str, bytes] = {}
+        self.xorbs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.failures: list[Failure] = []
         self.lock = threading.RLock()
@@ -254,14 +257,18 @@ class HubServer:
     def repo(self, name: str, kind: str = "model") -> Repo:
         return self.repos[kind, name]
 
-    def environment(self, home: str | Path, token: str | None = None) -> dict[str, str]:
+    def environment(
+        self, home: str | Path, token: str | None = None, xet: bool = False
+    ) -> dict[str, str]:
         """The variables a client process needs, without any token or cache of this machine."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         kept.pop("HUGGING_FACE_HUB_TOKEN", None)
         variables = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": str(int(not xet)),
+            "HF_XET_XORB_COMPRESSION_POLICY": "none",  # Python could not decompress it
+            "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
@@ -340,7 +347,7 @@ def find_card_errors(metadata: Any) -> list[str]:
     return errors
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(XetRoutes, BaseHTTPRequestHandler):
     """One method a kind of request; `ROUTES` below says which."""
 
     protocol_version = "HTTP/1.1"
@@ -458,7 +465,7 @@ class _Handler(BaseHTTPRequestHandler):
     # Rights
 
     def _token(self) -> str:
-        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+        return self.headers.get("Authorization", "").removeprefix("Bearer ").removeprefix("xet_")
 
     def _authenticate(self) -> Account | None:
         token = self._token()
@@ -604,23 +611,6 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         return 200, listed, {}
 
-    def discussions(self, account: Account | None, kind: str, repo: str):
-        found = self._find_repo(account, kind, repo)
-        listed = [
-            {
-                "title": found.find(name).title,
-                "num": int(name.removeprefix("refs/pr/")),
-                "author": {"name": found.find(name).author},
-                "createdAt": found.find(name).date,
-                "status": "open",
-                "repo": {"name": repo, "type": kind},
-                "isPullRequest": True,
-            }
-            for name in found.refs
-            if name.startswith("refs/pr/")
-        ]
-        return 200, {"count": len(listed), "start": 0, "discussions": listed}, {}
-
     def create_branch(self, account: Account | None, kind: str, repo: str, branch: str):
         found = self._find_repo(account, kind, repo)
         self._check_write(account, found)
@@ -631,14 +621,6 @@ class _Handler(BaseHTTPRequestHandler):
         start = json.loads(self.body or b"{}").get("startingPoint", "main")
         found.refs[branch] = self._find_commit(found, start).oid
         return 201, {}, {}
-
-    def delete_branch(self, account: Account | None, kind: str, repo: str, branch: str):
-        found = self._find_repo(account, kind, repo)
-        self._check_write(account, found)
-        if branch == "main" or branch not in found.refs:
-            raise Refusal(404, f"Reference doesn't exist: {branch}", "RevisionNotFound")
-        del found.refs[branch]
-        return 200, {}, {}
 
     # Reading files
 
@@ -672,12 +654,6 @@ class _Handler(BaseHTTPRequestHandler):
         if folder and not entries:
             raise Refusal(404, f"{folder} does not exist on {revision!r}", "EntryNotFound")
         return 200, entries, {}
-
-    def paths_info(self, account: Account | None, kind: str, repo: str, revision: str):
-        commit = self._find_commit(self._find_repo(account, kind, repo), revision)
-        paths = parse_qs(self.body.decode()).get("paths", [])
-        known = {entry["path"]: entry for entry in self._list_folder(commit, "", recursive=True)}
-        return 200, [known[path] for path in paths if path in known], {}
 
     def resolve(self, account: Account | None, kind: str, repo: str, revision: str, path: str):
         commit = self._find_commit(
@@ -816,6 +792,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 ROUTES = [
+    *XET_ROUTES,
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create_repo),
     ("DELETE", r"/api/repos/delete", _Handler.delete_repo),
@@ -823,12 +800,9 @@ ROUTES = [
     ("GET", ANY_REPO + r"(/revision/(?P<revision>[^/]+))?", _Handler.repo_info),
     ("GET", ANY_REPO + r"/auth-check(?P<write>/write)?", _Handler.auth_check),
     ("GET", ANY_REPO + r"/refs", _Handler.refs),
-    ("GET", ANY_REPO + r"/discussions", _Handler.discussions),
     ("GET", ANY_REPO + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
     ("POST", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.create_branch),
-    ("DELETE", ANY_REPO + r"/branch/(?P<branch>[^/]+)", _Handler.delete_branch),
     ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
-    ("POST", ANY_REPO + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     ("POST", ANY_REPO + r"/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     ("POST", ANY_REPO + r"/commit/(?P<revision>[^/]+)", _Handler.commit),
     (

@@ -32,6 +32,15 @@ STAGES = {
     "validate": ("POST", r"^/api/validate-yaml"),
     "commit": ("POST", r"^/api/models/me/tiny/commit/"),
 }
+# Those that Xet makes in place of "batch", "upload" and "verify"; after an error in the middle three, it uploads
+# to /xet/v1/xorbs.
+XET_STAGES = {
+    "token": ("GET", r"^/api/models/me/tiny/xet-write-token/"),
+    "grant": ("POST", r"^/xet/v1/(xorb-grants|xorbs)/"),
+    "storage": ("PUT|POST", r"^/xet(-storage|/v1/xorbs)/"),
+    "stored": ("POST", r"^/xet/v1/(xorb-commits|xorbs)/"),
+    "shard": ("POST", r"^/xet/v[12]/shards"),
+}
 
 
 def model_of_run():
@@ -80,6 +89,8 @@ class World:
         hub = self.hub
         for kept in (hub.repos, hub.large_files, hub.failures, hub.tokens, hub.requests, hub.parts):
             kept.clear()
+        for kept in (hub.xorbs, hub.xorbs_sent):
+            kept.clear()
         hub.part_size = None
         hub.add_token(TOKEN)
         self.count += 1
@@ -92,7 +103,7 @@ class World:
     def fail(self, stage: str, fault: int | str, **options) -> None:
         if fault in (429, 500, 503, "late_504"):
             options["Retry_After"] = "0"  # the client makes a second of it, the package none
-        self.hub.fail(*STAGES[stage], status=fault, **options)
+        self.hub.fail(*(STAGES | XET_STAGES)[stage], status=fault, **options)
 
     def run(self, *words: str):
         done = self.client.run(*words, environment={"HF_TOKEN": TOKEN})
@@ -105,7 +116,7 @@ class World:
         return self.run("scripts/push_to_hub.py", self.folder, "--hub_model_id", "me/tiny", *flags)
 
     def requests(self, stage: str) -> int:
-        methods, path = STAGES[stage]
+        methods, path = (STAGES | XET_STAGES)[stage]
         return sum(
             method in methods.split("|") and re.search(path, url.partition("?")[0]) is not None
             for method, url in self.hub.requests
@@ -142,6 +153,6 @@ class World:
         self.hub.add_token(TOKEN)
 
 
-def hub_client(hub, home):
+def hub_client(hub, home, xet=False):
     """A server of scripts whose Hub is `hub`, and whose pauses before a repeated request are ten times shorter."""
-    return ScriptServer(home, environment=hub.environment(home), haste=10)
+    return ScriptServer(home, environment=hub.environment(home, xet=xet), haste=10)
