@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers.utils import logging
 
 from .card_signature import CARD_DAMAGE, add_tags, is_as_signed
-from .errors import httpx
+from .errors import httpx, status_of
 from .requests import is_ambiguous, retry
 
 logger = logging.get_logger(__name__)
@@ -85,8 +85,24 @@ def full_name(api: HfApi, repo_id: str) -> str:
 @contextmanager
 def _ensure_repo(api: HfApi, repo_id: str, private: bool | None):
     """Create the repo if it is missing; delete it if the block raises and it is still empty."""
-    created = _create_repo(api, repo_id, private)
+    created = False
+
+    def create() -> None:
+        nonlocal created
+        try:
+            api.create_repo(repo_id, private=private)
+            created = True
+        except BaseException as error:
+            if status_of(error) == 409:
+                return  # it exists: created by an attempt whose answer was lost, or by somebody else
+            created = created or not isinstance(error, Exception) or is_ambiguous(error)
+            raise
+
     try:
+        try:
+            retry(api.repo_info, repo_id)
+        except RepositoryNotFoundError:
+            retry(create)
         if private and not created and not retry(api.repo_info, repo_id).private:
             raise ValueError(
                 f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed."
@@ -100,42 +116,14 @@ def _ensure_repo(api: HfApi, repo_id: str, private: bool | None):
         raise
 
 
-def _create_repo(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Create the repo if it is missing; return whether this call created it."""
-    ambiguous = False
-
-    def create() -> None:
-        nonlocal ambiguous
-        try:
-            api.create_repo(repo_id, private=private)
-        except Exception as error:
-            ambiguous = ambiguous or is_ambiguous(error)
-            raise
-
-    try:
-        retry(api.repo_info, repo_id)
-        return False
-    except RepositoryNotFoundError:
-        pass
-    try:
-        retry(create)
-    except BaseException as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
-            return ambiguous  # it exists: created by an attempt whose answer was lost, or by somebody else
-        if ambiguous or not isinstance(error, Exception):
-            _delete_empty_repo(api, repo_id)
-        raise
-    return True
-
-
 def _delete_empty_repo(api: HfApi, repo_id: str) -> None:
     """Delete a repo that this push created, unless anything was committed to it."""
     try:
-        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
+        refs = retry(api.list_repo_refs, repo_id, include_pull_requests=True)
         heads = {ref.target_commit for ref in [*refs.branches, *(refs.pull_requests or [])]}
-        files = {file.rfilename for file in api.repo_info(repo_id).siblings}
+        files = {file.rfilename for file in retry(api.repo_info, repo_id).siblings}
         if len(heads) == 1 and files <= {".gitattributes"}:  # only the Hub's own commit
-            api.delete_repo(repo_id)
+            retry(api.delete_repo, repo_id, missing_ok=True)
             return
     except RepositoryNotFoundError:
         return  # it was not created after all
@@ -192,11 +180,18 @@ def _choose_card(api: HfApi, repo_id: str, revision: str, ours: Path, edited_car
 
 def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) -> CommitInfo:
     """Make one commit on top of `parent`, also if answers of the Hub are lost."""
-    target = {name: options[name] for name in ("revision", "create_pr")}
-    additions = [each for each in operations if isinstance(each, CommitOperationAdd)]
-    # Large files first: a retry of the commit does not upload them again, and the client retries these requests.
-    api.preupload_lfs_files(repo_id, additions=additions, free_memory=False, **target)
-    earlier = _pull_requests(api, repo_id) if options["create_pr"] else []
+    create_pr, branch = options["create_pr"], options["revision"] or "main"
+    # Large files first: a retry of the commit does not upload them again. The client retries all but Xet enough.
+    retry(
+        api.preupload_lfs_files,
+        repo_id,
+        only=ConnectionError,
+        additions=[each for each in operations if isinstance(each, CommitOperationAdd)],
+        free_memory=False,
+        revision=options["revision"],
+        create_pr=create_pr,
+    )
+    earlier = _pull_requests(api, repo_id) if create_pr else []
     ambiguous = False
 
     def attempt() -> CommitInfo:
@@ -211,12 +206,14 @@ def _commit(api: HfApi, repo_id: str, operations: list, parent: str, **options) 
             found = None
             unknown = isinstance(error, httpx.TimeoutException)  # the Hub may still be busy with it
             try:
-                found = _find_commit(api, repo_id, parent, earlier, **options)
+                names = [branch]
+                if create_pr:
+                    names = [name for name in _pull_requests(api, repo_id) if name not in earlier]
+                found = _find_commit(api, repo_id, names, parent, options)
             except Exception:
                 unknown = True
             if found is None and unknown:
-                branch = f"commits/{options['revision'] or 'main'}"
-                page = "discussions" if options["create_pr"] else branch
+                page = "discussions" if create_pr else f"commits/{branch}"
                 raise UnknownCommitError(
                     f"the Hub may have made the commit all the same: look at {api.endpoint}/{repo_id}/{page} before "
                     "you push again."
@@ -234,26 +231,20 @@ def _pull_requests(api: HfApi, repo_id: str) -> list[str]:
 
 
 def _find_commit(
-    api: HfApi, repo_id: str, parent: str, earlier: list[str], **options
+    api: HfApi, repo_id: str, names: list[str], parent: str, options: dict
 ) -> CommitInfo | None:
-    """Return the commit on top of `parent` with this title, or None if the Hub does not have it.
-
-    Args:
-        earlier: pull requests to leave out, because they were opened before.
-    """
-    message, create_pr = options["commit_message"], options["create_pr"]
-    description = options["commit_description"] or ""
-    page = f"{api.endpoint}/{repo_id}"
-    names = [options["revision"] or "main"]
-    if create_pr:
-        names = [name for name in _pull_requests(api, repo_id) if name not in earlier]
+    """Return the commit on top of `parent` with this title in the branches `names`, or None if there is none."""
+    message, page = options["commit_message"], f"{api.endpoint}/{repo_id}"
     for name in names:
-        commits = retry(api.list_repo_commits, repo_id, revision=name)
-        for commit, before in pairwise(commits):
+        for commit, before in pairwise(retry(api.list_repo_commits, repo_id, revision=name)):
             if before.commit_id == parent and commit.title == message.splitlines()[0]:
-                oid = commit.commit_id
-                number = name.removeprefix("refs/pr/")
-                request = f"{page}/discussions/{number}" if create_pr else None
-                url = f"{page}/commit/{oid}"
-                return CommitInfo(url, message, description, oid, api.endpoint, request)
+                request = f"{page}/discussions/{name.removeprefix('refs/pr/')}"
+                return CommitInfo(
+                    f"{page}/commit/{commit.commit_id}",
+                    message,
+                    options["commit_description"] or "",
+                    commit.commit_id,
+                    api.endpoint,
+                    request if options["create_pr"] else None,
+                )
     return None

@@ -55,7 +55,7 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
         begun = cached.is_dir() and not isinstance(error, RevisionNotFoundError)
         kept = "What was downloaded is kept: the same command goes on. " if begun else ""
         raise ValueError(
-            f"{failed} getting it from the Hub failed: {explain(error)} {kept}{way_out}"
+            f"{failed} getting it from the Hub failed: {explain(error, 'download')} {kept}{way_out}"
         ) from error
 
 
