@@ -1,6 +1,7 @@
 """Publishing and loading, end to end: real clients, a loopback Hub, fresh processes and caches."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_a_failed_push_says_what_failed_and_how_to_go_on(published, run_folder):
     assert "Traceback" not in failed.stderr
     assert "the Hub answered 503" in failed.stderr
     assert not is_there_after_failure, "no empty repo is left"
-    assert words[:3] == ["python", "scripts/push_to_hub.py", str(run_folder)]
+    assert words[:3] == ["python", str(ROOT / "scripts/push_to_hub.py"), str(run_folder)]
     assert words[3:] == ["--hub_model_id", "me/tiny", "--hub_private", "--hub_license", "mit"]
 
 
@@ -370,6 +371,8 @@ def outcomes(server, run_folder, tmp_path_factory):
             "check network": outcome(check_can_push, "lab/offline", {TOKEN!r}),
             "check both": outcome(check_can_push, "me/mine", {TOKEN!r}, create_pr=True,
                                   revision="v1"),
+            "check license": outcome(check_can_push, "me/mine", {TOKEN!r}, license="apache2"),
+            "push license": outcome(push_folder, folder, "me/mine", token={TOKEN!r}, license="apache2"),
             "push no token": outcome(push_folder, folder, "me/mine"),
             "push read": outcome(push_folder, folder, "me/mine", token="hf_read"),
             "push edited": outcome(push_folder, folder, "me/edited", token={TOKEN!r}),
@@ -412,8 +415,16 @@ def test_what_goes_wrong_is_named(outcomes, run_folder, case, message):
     assert message in said
     if case.startswith("push"):
         assert f"The run is complete in {run_folder}" in said
-        assert "python scripts/push_to_hub.py" in said
+        assert f"python {ROOT / 'scripts/push_to_hub.py'}" in said
         assert ("--overwrite_card" in said) == (case == "push edited")
+
+
+def test_a_license_that_the_hub_refuses_is_found_before_training(outcomes):
+    kind, said = outcomes["check license"]
+    assert kind == "ValueError" and "`--hub_license apache2` is refused by the Hub" in said
+    kind, said = outcomes["push license"]
+    assert kind == "PushError" and "must be one of [apache-2.0" in said and "--hub_license" in said
+    assert "push_to_hub.py" not in said, "the same command would fail again"
 
 
 def test_failed_pushes_and_checks_commit_nothing(outcomes, server):
@@ -519,10 +530,11 @@ def test_a_damaged_card_of_a_run_is_named(tmp_path, card):
         model.save_for_hub(tmp_path / "repo")
 
 
-def test_the_command_repeats_the_options_and_survives_a_shell():
+def test_the_command_repeats_the_options_and_survives_a_shell_in_any_folder():
     command = push_command("my runs/a", "me/a", create_pr=True, commit_message="Don't ask")
-    assert shlex.split(command)[2:] == [
-        "my runs/a",
+    assert shlex.split(command)[1:] == [
+        str(ROOT / "scripts/push_to_hub.py"),
+        f"{os.getcwd()}/my runs/a",
         "--hub_model_id",
         "me/a",
         "--hub_create_pr",
@@ -533,8 +545,8 @@ def test_the_command_repeats_the_options_and_survives_a_shell():
 
 def test_what_begins_with_a_dash_is_no_flag_of_the_command():
     command = push_command("-tiny", "me/a", revision="", commit_message="-x")
-    words = ["./-tiny", "--hub_model_id", "me/a", "--hub_revision", "", "--hub_commit_message=-x"]
-    assert shlex.split(command)[2:] == words
+    words = ["--hub_model_id", "me/a", "--hub_revision", "", "--hub_commit_message=-x"]
+    assert shlex.split(command)[3:] == words
 
 
 @pytest.mark.parametrize("revision", ["", " "])

@@ -313,6 +313,9 @@ def read_card_data(content: bytes) -> dict[str, Any]:
         return {}
 
 
+LICENSES = ("apache-2.0", "cc-by-4.0", "mit", "openrail", "other")  # some of the Hub's
+
+
 def find_card_errors(metadata: Any) -> list[str]:
     """What the Hub refuses in a card's metadata (the rules that matter for a model card)."""
     if not isinstance(metadata, dict):
@@ -322,6 +325,8 @@ def find_card_errors(metadata: Any) -> list[str]:
         for key in ("license", "pipeline_tag", "library_name")
         if not isinstance(metadata.get(key, ""), str)
     ]
+    if metadata.get("license", "mit") not in LICENSES:
+        errors.append(f'"license" must be one of [{", ".join(LICENSES)}]')
     errors += [
         f'"{key}" must be a list of strings'
         for key in ("tags", "datasets", "metrics")

@@ -1,6 +1,8 @@
 """Check before training whether a push would be accepted, without changing anything on the Hub."""
 
-from huggingface_hub import HfApi, constants, get_token
+import textwrap
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -29,18 +31,19 @@ def check_can_push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    license: str | None = None,
 ) -> str:
     """Check, without changing anything on the Hub, whether a push to `repo_id` would be accepted.
 
     Args:
         token: by default that of `HF_TOKEN` or `hf auth login`.
-        private, revision, create_pr: as of `push_folder`.
+        private, revision, create_pr, license: as of `push_folder`.
 
     Returns:
         The full name `owner/name`.
 
     Raises:
-        ValueError: if the name is invalid.
+        ValueError: if the name is invalid, or the Hub refuses the license.
         PushError: if there is no token, the Hub does not accept it, it has no right to write there, the Hub
             cannot be reached, or the options contradict each other or the repo.
     """
@@ -70,11 +73,27 @@ def check_can_push(
                     f"{constants.ENDPOINT}/settings/tokens."
                 )
             _check_repo(api, user, full_name, private, create_pr)
+            refusal = license and _refusal(license)
     except FAILURES as error:
         if isinstance(error, PushError):
             raise
         raise PushError(f"Cannot push to {repo_id}: {explain(error)}") from error
+    if refusal:
+        raise ValueError(
+            f"`--hub_license {license}` is refused by the Hub: {refusal}. Identifiers of licenses are listed at "
+            "https://huggingface.co/docs/hub/repositories-licenses; `other` is one, too."
+        )
     return full_name
+
+
+def _refusal(license: str) -> str | None:
+    """Return why the Hub refuses a card with this license, if it does."""
+    card = ModelCard(f"---\n{ModelCardData(license=license).to_yaml()}\n---\n")
+    try:
+        retry(card.validate)
+    except ValueError as error:
+        return textwrap.shorten(str(error), 300).rstrip(".")
+    return None
 
 
 def _token_of(user: dict) -> dict:

@@ -80,6 +80,13 @@ def push_folder(
     except PushError:
         raise
     except FAILURES as error:
+        if (
+            type(error) is ValueError
+        ):  # an option or the metadata of the card: the same push fails again
+            raise PushError(
+                f"Cannot push {folder} to {repo_id}: {error}\nThe run is complete in {folder}: push it with other flags; "
+                "--hub_license sets the license on the card."
+            ) from error
         options |= {"commit_message": commit_message, "license": license}
         options["overwrite_card"] = overwrite_card or isinstance(error, EditedCardError)
         raise PushError(
@@ -96,22 +103,23 @@ def target_of(hub: HubTargetArguments) -> dict:
         "private": hub.hub_private,
         "revision": hub.hub_revision,
         "create_pr": hub.hub_create_pr,
+        "license": hub.hub_license,
     }
 
 
 def options_of(hub: HubTargetArguments) -> dict:
     """Return the options of `push_folder` from a script's flags."""
-    return target_of(hub) | {"commit_message": hub.hub_commit_message, "license": hub.hub_license}
+    return target_of(hub) | {"commit_message": hub.hub_commit_message}
 
 
 def push_command(
     folder: str | Path, repo_id: str, *, overwrite_card: bool = False, **options: str | bool | None
 ) -> str:
-    """Return the command line of a `push_folder`; options that are None or False are left out."""
+    """Return the command line of a `push_folder`, for any folder; options that are None or False are left out."""
     flags = {f"hub_{name}": value for name, value in options.items()}
     flags["overwrite_card"] = overwrite_card
-    folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
-    words = ["python", "scripts/push_to_hub.py", folder, "--hub_model_id", repo_id]
+    script = Path(__file__).parents[3] / "scripts" / "push_to_hub.py"
+    words = ["python", str(script), str(Path(folder).absolute()), "--hub_model_id", repo_id]
     for name, value in flags.items():
         if value is True:
             words.append(f"--{name}")
