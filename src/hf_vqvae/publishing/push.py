@@ -80,12 +80,11 @@ def push_folder(
     except PushError:
         raise
     except FAILURES as error:
-        if (
-            type(error) is ValueError
-        ):  # an option or the metadata of the card: the same push fails again
+        if type(error) is ValueError:
+            # Of an option or of the card's metadata: the same push would fail again.
             raise PushError(
-                f"Cannot push {folder} to {repo_id}: {error}\nThe run is complete in {folder}: push it with other flags; "
-                "--hub_license sets the license on the card."
+                f"Cannot push {folder} to {repo_id}: {error}\nThe run is complete in {folder}: push it with other "
+                "flags; --hub_license changes the license on the card."
             ) from error
         options |= {"commit_message": commit_message, "license": license}
         options["overwrite_card"] = overwrite_card or isinstance(error, EditedCardError)
