@@ -85,7 +85,7 @@ def measure(
         train_images = None
         if sampling.num_samples:
             train_images, names = load_train_images(data, model, names)
-        images, info = load_split(data, model.base_model.config, "eval", names)
+        images, info = load_split(data, model.config, "eval", names)
     names, classifier = info["label_names"], None
     if train_images is not None:
         try:
@@ -111,7 +111,7 @@ def load_train_images(
     from hf_vqvae.data.splits import load_split
 
     try:
-        images, info = load_split(data, model.base_model.config, "train", label_names)
+        images, info = load_split(data, model.config, "train", label_names)
         return images, info["label_names"]
     except ValueError as error:
         raise ValueError(

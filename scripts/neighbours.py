@@ -63,8 +63,8 @@ def main() -> None:
     model = load_model_with_prior(rest.model, arguments.model_revision).to(PartialState().device)
     samples = sample(model, arguments)
     data = replace(data, label_column="none")
-    train_images, info = load_split(data, model.base_model.config, "train")
-    eval_images, _ = load_split(data, model.base_model.config, "eval")
+    train_images, info = load_split(data, model.config, "train")
+    eval_images, _ = load_split(data, model.config, "eval")
     unseen, reconstructed = unseen_images(model, eval_images, arguments)
     sets = {
         "samples": samples[: arguments.num_measured],

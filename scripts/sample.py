@@ -8,6 +8,7 @@ python scripts/sample.py outputs/mnist --image digit.png --keep upper --output_f
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,14 +66,14 @@ def main() -> None:
     hf_vqvae.register()
     from accelerate import PartialState
 
-    from hf_vqvae.data.masks import open_image
     from hf_vqvae.hub.download import load_model_with_prior
+    from hf_vqvae.models.image_processing_vqvae import read_image
 
-    picture = None if arguments.image is None else open_image(arguments.image)
+    picture = None if arguments.image is None else read_image(arguments.image)
     model = load_model_with_prior(rest.model, arguments.model_revision)
     kept = None
     if picture is not None:
-        kept = read_kept_part(picture, arguments.keep, model.config.vqvae_config)
+        kept = read_kept_part(picture, arguments.keep, model.config)
     images = sample(model.to(PartialState().device), arguments, kept)
     if output.suffix.lower() == ".png":
         write_grid(images, kept, output)
@@ -113,13 +114,24 @@ def check(arguments: SampleArguments, output: Path) -> None:
 
 def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
     """`pixel_values` (1, C, H, W) of the picture, and a mask, bool (H, W), True where they are kept."""
-    from hf_vqvae.data.masks import HALVES, box_mask, half_mask, to_pixel_values
+    from hf_vqvae.data.masks import HALVES, box_mask, half_mask
+    from hf_vqvae.hub.download import image_processor_for
+    from hf_vqvae.models.image_processing_vqvae import MODES
 
+    processor = image_processor_for(config)
     if keep[0] in HALVES:
-        mask = half_mask(keep[0], config)
+        mask = half_mask(keep[0], config.vqvae_config)
+    elif processor.resize_mode == "squash":
+        mask = box_mask(tuple(int(word) for word in keep), picture.size, config.vqvae_config)
     else:
-        mask = box_mask(tuple(int(word) for word in keep), picture.size, config)
-    return to_pixel_values(picture, config), mask
+        raise ValueError(
+            f"--keep takes a box only for models that squash images, and this one has `resize_mode` "
+            f"{processor.resize_mode!r}: keep {', '.join(HALVES)}."
+        )
+    if picture.mode != MODES.get(config.num_channels):
+        mode = MODES.get(config.num_channels)
+        print(f"The image is converted from {picture.mode} to {mode}.", file=sys.stderr)
+    return processor(picture, return_tensors="pt").pixel_values, mask
 
 
 def sample(

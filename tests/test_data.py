@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import DataArguments
-from hf_vqvae.data.decoding import DecodedImages, scale_pixels
+from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.data.rows import scale_pixels
 from hf_vqvae.data.sources import DataError
 from hf_vqvae.data.splits import StreamedImages, load_images, load_split
 from hf_vqvae.distributed import available_memory
@@ -38,6 +39,12 @@ def arguments(folder, tmp_path):
         return DataArguments(**(defaults | settings))
 
     return make
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def pixels_of(count, seed=0):
@@ -217,8 +224,12 @@ CLASSES = datasets.ClassLabel(names=["a", "b", "c"])
             {},
             r"'fine', 'coarse' all have labels: say which with `--label_column`",
         ),
-        ({"n": WHOLE}, {}, r"No column has images; .*'n': Value\('int32'\).*cast_column"),
-        ({"x": IMAGE, "n": WHOLE}, {"image_column": "n"}, r"'n' has no images but .*\['x'\]"),
+        ({"n": WHOLE}, {}, r"No column has images; there are 'n'\. Images are files"),
+        (
+            {"x": IMAGE, "n": WHOLE},
+            {"image_column": "n"},
+            r"'n' has no images but .*here these are 'x'\.",
+        ),
         ({"x": IMAGE}, {"label_column": "x"}, r"'x' has no class labels but Image"),
         (
             {"x": IMAGE, "n": datasets.Array2D((1, 2), "int64")},
@@ -313,6 +324,69 @@ def test_a_model_gives_its_classes_to_a_split_that_lacks_some(folder, arguments)
     write(folder, "test", {"image": images, "label": ["dog", "cow"]}, features)
     images, info = load_split(arguments(), CONFIG, "eval", ["cat", "cow", "dog"])
     assert images.labels.tolist() == [2, 1] and info["label_names"] == ["cat", "cow", "dog"]
+
+
+PIXELS = pixels_of(3)
+
+
+@pytest.mark.parametrize(
+    "kind, cells",
+    [
+        (datasets.Image(mode="L"), [Image.fromarray(p).convert("RGB") for p in PIXELS]),
+        (datasets.Value("binary"), [png(p) for p in PIXELS]),
+        (
+            {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            [{"bytes": png(p), "path": "a.png"} for p in PIXELS],
+        ),
+        (datasets.Array2D((8, 8), "uint8"), list(PIXELS)),
+        (datasets.Array3D((8, 8, 1), "float32"), list(PIXELS[..., None])),
+        (datasets.List(datasets.List(datasets.Value("int64"))), PIXELS.tolist()),
+    ],
+    ids=["declared", "bytes", "struct", "array", "channels", "lists"],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_every_kind_of_image_are_read(folder, arguments, kind, cells, streaming):
+    for split in ("train", "test"):
+        columns = {"x": cells, "size": [8, 8, 8]}
+        write(folder, split, columns, datasets.Features(x=kind, size=datasets.Value("int64")))
+    splits = load_images(arguments(streaming=streaming), CONFIG)
+    assert (splits.eval.images[:, 0].numpy() == PIXELS).all()
+    rows = torch.stack([row["pixel_values"] for row in splits.train])
+    assert torch.equal(rows, scale_pixels(splits.eval.images))
+
+
+def test_many_columns_that_cannot_be_images_give_a_short_line(folder, arguments):
+    columns = {f"pixel{number}": [1] for number in range(785)}
+    kinds = datasets.Features({name: datasets.Value("int64") for name in columns})
+    for split in ("train", "test"):
+        write(folder, split, columns, kinds)
+    for settings in ({}, {"image_column": "pixel9"}, {"image_column": "image"}):
+        with pytest.raises(DataError, match=r"--image_column|No column has images") as caught:
+            load_images(arguments(**settings), CONFIG)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_how_images_are_fitted_is_said_and_saved(folder, arguments, streaming, capsys, tmp_path):
+    """Flags win over what a model was trained with."""
+    config = VQVAEConfig(image_size=8, num_channels=3)
+    features = datasets.Features(image=datasets.Image())
+    clear = Image.new("RGBA", (16, 8), (9, 9, 9, 0))
+    for split in ("train", "test"):
+        write(folder, split, {"image": [Image.new("RGB", (16, 8)), clear]}, features)
+    settings = {"resize_mode": "pad", "background": "white", "streaming": streaming}
+    splits = load_images(arguments(**settings), config)
+    assert splits.eval.images[0, :, :, 0].unique().tolist() == [0, 255]
+    assert splits.eval.images[1].unique().tolist() == [255]
+    said = capsys.readouterr().err
+    for split in ("train", "test"):
+        assert f"Of 2 images of split '{split}', 1 are converted to RGB" in said
+    splits.processor.save_pretrained(tmp_path / "model")
+    config.name_or_path = str(tmp_path / "model")
+    padded, _ = load_split(arguments(), config, "eval")
+    assert torch.equal(padded.images, splits.eval.images)
+    cropped, _ = load_split(arguments(resize_mode="crop"), config, "eval")
+    assert cropped.images[0].unique().tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples"])

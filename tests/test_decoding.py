@@ -13,18 +13,12 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from hf_vqvae.data.decoding import (
-    DecodedImages,
-    RowDecoder,
-    can_be_image,
-    decode_image,
-    decode_rows,
-    scale_pixels,
-)
-from hf_vqvae.data.masks import open_image
+from hf_vqvae.data.decoding import DecodedImages, decode_rows
+from hf_vqvae.data.rows import RowDecoder, can_be_image, scale_pixels
 from hf_vqvae.data.sources import DataError
+from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
-from hf_vqvae.models.image_processing_vqvae import VQVAEImageProcessorPil
+from hf_vqvae.models.image_processing_vqvae import read_image
 
 GREY = VQVAEConfig(image_size=8)
 COLOUR = VQVAEConfig(image_size=8, num_channels=3)
@@ -72,94 +66,185 @@ def file_of(image, format="PNG", **options):
     return {"bytes": stream.getvalue(), "path": None}
 
 
-def decoder_of(config=GREY, label_names=None, label_column=None):
-    return RowDecoder("train", "image", label_column, label_names, config)
+def decoder_of(config=GREY, label_names=None, label_column=None, mode=None, **settings):
+    processor = image_processor_for(config, **settings)
+    return RowDecoder("train", "image", label_column, label_names, processor, mode=mode)
+
+
+def decode(cell, config=GREY, **options):
+    return decoder_of(config, **options).decode({"image": cell}, 0)[0]
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
 def test_8_bit_pixels_of_the_right_size_stay_as_they_are(noise, channels, mode):
     pixels = noise[..., 0] if channels == 1 else noise[..., :channels]
     config = VQVAEConfig(image_size=8, num_channels=channels)
-    decoded = decode_image(file_of(Image.fromarray(pixels, mode)), config)
+    decoded = decode(file_of(Image.fromarray(pixels, mode)), config)
     assert decoded.dtype == np.uint8 and decoded.shape == (channels, 8, 8)
     assert (decoded == noise[..., :channels].transpose(2, 0, 1)).all()
-
-
-def test_a_1_bit_image_is_black_and_white(noise):
-    bits = noise[..., 0] > 127
-    assert (decode_image(file_of(Image.fromarray(bits)), GREY)[0] == bits * 255).all()
-
-
-def test_a_palette_is_its_colours(noise):
-    image = Image.fromarray(noise[..., :3]).quantize(16)
-    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    assert (decode_image(file_of(image), COLOUR) == expected).all()
-    with pytest.raises(DataError, match=r"has 3 channels \(mode P\), but `num_channels` is 1"):
-        decode_image(file_of(image), GREY)
-
-
-def test_a_palette_of_greys_is_grey_or_colour_as_the_model_wants(noise):
-    image = Image.fromarray(noise[..., 0]).convert("P")
-    image.putpalette([value for grey in range(256) for value in (255 - grey,) * 3])
-    assert (decode_image(file_of(image), GREY)[0] == 255 - noise[..., 0]).all()
-    assert (decode_image(file_of(image), COLOUR) == 255 - noise[..., 0]).all()
-
-
-def test_cmyk_becomes_rgb(noise):
-    image = Image.fromarray(noise, "CMYK")
-    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    assert (decode_image(file_of(image, "TIFF"), COLOUR) == expected).all()
 
 
 def test_exif_orientation_is_applied(noise):
     image = Image.fromarray(noise[..., 0])
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned clockwise
-    assert (decode_image(file_of(image, exif=exif), GREY)[0] == np.rot90(noise[..., 0], -1)).all()
+    assert (decode(file_of(image, exif=exif))[0] == np.rot90(noise[..., 0], -1)).all()
+
+
+def grey_palette(noise):
+    image = Image.fromarray(noise[..., 0]).convert("P")
+    image.putpalette([value for grey in range(256) for value in (255 - grey,) * 3])
+    return image
+
+
+RED, OPAQUE = (200, 0, 0), (200, 0, 0, 255)
 
 
 @pytest.mark.parametrize(
-    "mode, config, message",
+    "image, channels, pixel, kind",
     [
-        ("RGB", GREY, r"3 channels \(mode RGB\).*is 1: use `--num_channels 3`, or .* to L first"),
-        ("L", COLOUR, r"1 channel \(mode L\).*is 3: use `--num_channels 1`, or .* to RGB first"),
-        ("RGBA", COLOUR, r"4 channels \(mode RGBA\).*is 3: use `--num_channels 4`, or .* to RGB"),
-        ("LA", GREY, r"2 channels \(mode LA\).*is 1: use `--num_channels 2`, or .* to L first"),
-        ("L", VQVAEConfig(image_size=8, num_channels=5), r"is 5: use `--num_channels 1`\.$"),
-        ("I;16", GREY, r"more than 8 bits a channel \(mode I;16\).*8 bits a channel first"),
+        (Image.new("L", (8, 8), 9), 3, (9, 9, 9), "L"),
+        (Image.new("L", (8, 8), 9), 2, (9, 255), "L"),
+        (Image.new("L", (8, 8), 9), 4, (9, 9, 9, 255), "L"),
+        (Image.new("1", (8, 8), 1), 1, (255,), "1"),
+        (Image.new("1", (8, 8), 1), 3, (255, 255, 255), "1"),
+        (Image.new("LA", (8, 8), (9, 0)), 1, (0,), "LA"),
+        (Image.new("LA", (8, 8), (9, 255)), 3, (9, 9, 9), "LA"),
+        (Image.new("LA", (8, 8), (9, 7)), 4, (9, 9, 9, 7), "LA"),
+        (Image.new("RGB", (8, 8), RED), 1, (60,), "RGB"),  # ITU-R 601: 0.299 of red
+        (Image.new("RGB", (8, 8), RED), 2, (60, 255), "RGB"),
+        (Image.new("RGB", (8, 8), RED), 4, OPAQUE, "RGB"),
+        (Image.new("RGBA", (8, 8), OPAQUE), 3, RED, "RGBA"),
+        (Image.new("RGBA", (8, 8), (200, 0, 0, 0)), 3, (0, 0, 0), "RGBA"),
+        (Image.new("RGBA", (8, 8), (200, 0, 0, 51)), 3, (40, 0, 0), "RGBA"),
+        (Image.new("RGBA", (8, 8), OPAQUE), 1, (60,), "RGBA"),
+        (Image.new("RGBA", (8, 8), (200, 0, 0, 7)), 2, (60, 7), "RGBA"),
+        (Image.new("RGB", (8, 8), RED).quantize(2), 3, RED, "P"),
+        (Image.new("RGB", (8, 8), RED).quantize(2), 1, (60,), "P"),
+        (Image.new("RGB", (8, 8), RED).quantize(2), 4, OPAQUE, "P"),
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), 3, (255, 0, 0), "CMYK"),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else repr(value),
+)
+def test_other_channels_are_converted_and_named(image, channels, pixel, kind):
+    config = VQVAEConfig(image_size=8, num_channels=channels)
+    cell = file_of(image, "TIFF" if kind == "CMYK" else "PNG")
+    pixels, _, converted_from = decoder_of(config).decode({"image": cell}, 0)
+    assert tuple(pixels[:, 3, 3]) == pixel and converted_from == kind
+
+
+def test_a_palette_of_greys_is_grey_or_colour_as_the_model_wants(noise):
+    cell = file_of(grey_palette(noise))
+    for config in (GREY, COLOUR):
+        assert (decode(cell, config) == 255 - noise[..., 0]).all()
+
+
+@pytest.mark.parametrize("mode, transparency", [("RGB", RED), ("P", 0), ("L", 9)])
+@pytest.mark.parametrize("channels, seen", [(1, 255), (3, 255), (4, 0)])
+def test_a_transparent_colour_is_transparent(mode, transparency, channels, seen):
+    colour = {"RGB": RED, "P": 0, "L": 9}[mode]
+    cell = file_of(Image.new(mode, (8, 8), colour), transparency=transparency)
+    config = VQVAEConfig(image_size=8, num_channels=channels)
+    assert (decode(cell, config, background="white")[-1] == seen).all()
+
+
+def test_the_background_is_a_colour(noise):
+    cell = file_of(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
+    assert decode(cell, COLOUR, background="#ff8000")[:, 0, 0].tolist() == [255, 128, 0]
+    assert decode(cell, GREY, background="white")[0, 0, 0] == 255
+
+
+def test_the_number_of_converted_images_is_printed(capsys):
+    images = [Image.new(mode, (8, 8)) for mode in ("RGB", "L", "RGBA", "L", "P", "RGB")]
+    decode_rows(rows_of(map(file_of, images)), 6, decoder_of(COLOUR))
+    line = (
+        "Of 6 images of split 'train', 4 are converted to RGB (--num_channels 3): 2 L, 1 RGBA, 1 P."
+    )
+    assert line in capsys.readouterr().err
+    decode_rows(rows_of([file_of(images[0])]), 1, decoder_of(COLOUR))
+    assert "converted" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("declared, pixel", [("L", 60), (None, 60), ("1", 0), ("RGB", 60)])
+def test_the_mode_that_a_dataset_declares_is_that_of_its_images(declared, pixel):
+    """As in `datasets`, which has no background: where RGB is declared, alpha is dropped."""
+    cell = file_of(Image.new("RGB", (8, 8), RED))
+    assert decode(cell, mode=declared)[0, 3, 3] == pixel
+    clear = file_of(Image.new("RGBA", (8, 8), (200, 0, 0, 0)))
+    assert decode(clear, COLOUR, mode="RGB")[:, 3, 3].tolist() == [200, 0, 0]
+
+
+def test_no_file_has_the_channels_of_some_models():
+    config = VQVAEConfig(image_size=8, num_channels=5)
+    with pytest.raises(DataError, match="model's images have 5 channels, which no image file has"):
+        decode(file_of(Image.new("L", (8, 8))), config)
+
+
+@pytest.mark.parametrize(
+    "resize_mode, expected",
+    [
+        # 0 to 3 are columns of an image twice as wide as high, 9 is the background.
+        ("squash", [[0, 0, 1, 1, 2, 2, 3, 3]] * 8),
+        ("crop", [[1, 1, 1, 1, 2, 2, 2, 2]] * 8),
+        ("pad", [[9] * 8] * 2 + [[0, 0, 1, 1, 2, 2, 3, 3]] * 4 + [[9] * 8] * 2),
     ],
 )
-def test_channels_that_do_not_fit_are_refused_with_the_way_out(mode, config, message):
-    with pytest.raises(DataError, match=message):
-        decode_image(file_of(Image.new(mode, (8, 8))), config)
+@pytest.mark.parametrize("turned", [False, True])
+def test_images_of_another_aspect_ratio_are_squashed_cropped_or_padded(
+    resize_mode, expected, turned
+):
+    values, expected = np.repeat([[0, 1, 2, 3]], 2, 0), np.array(expected)
+    values, expected = (values.T, expected.T) if turned else (values, expected)
+    image = Image.fromarray((values * 20).astype(np.uint8)).resize((4, 8) if turned else (8, 4), 0)
+    pixels = decode(file_of(image), resize_mode=resize_mode, resample=0, background=f"#{'b4' * 3}")
+    assert (pixels[0] == expected * 20).all()
 
 
-def test_a_transparent_colour_counts_as_an_alpha_channel():
-    cell = file_of(Image.new("RGB", (8, 8)), transparency=(0, 0, 0))
-    with pytest.raises(DataError, match="has 4 channels"):
-        decode_image(cell, COLOUR)
-    rgba = decode_image(cell, VQVAEConfig(image_size=8, num_channels=4))
-    assert not rgba[3].any(), "the whole image is see-through"
+ROWS = [[0, 50], [100, 255]]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(8, 8), (20, 13), (5, 6)], ids=["same", "larger", "smaller"])
-def test_decoded_pixels_equal_those_of_the_image_processor(channels, size):
-    shape = (size[1], size[0], channels)
-    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    config = VQVAEConfig(image_size=(8, 12), num_channels=channels)
-    decoded = scale_pixels(torch.from_numpy(decode_image(file_of(image), config)))
-    processor = VQVAEImageProcessorPil(size={"height": 8, "width": 12})
-    expected = processor(image, return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        file_of(Image.fromarray(np.array(ROWS, np.uint8)))["bytes"],
+        {"bytes": file_of(Image.fromarray(np.array(ROWS, np.uint8)))["bytes"]},
+        ROWS,
+        [ROWS],
+        [[[value] for value in row] for row in ROWS],
+        [[[value] * 3 for value in row] for row in ROWS],
+        np.array(ROWS, np.float32),
+    ],
+    ids=["bytes", "struct", "rows", "planes", "pixels", "colours", "floats"],
+)
+def test_cells_of_every_kind_are_images(cell):
+    config = VQVAEConfig(image_size=2, hidden_sizes=[4])
+    assert decode(cell, config).tolist() == [ROWS]
+
+
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ([[0, 256]], r"values are int64 from 0 to 256, and not whole numbers from 0 to 255"),
+        ([[-1, 0]], "int64 from -1 to 0"),
+        ([[0.0, 0.5]], "float64 from 0 to 0.5"),
+        ([[0.0, 1.0]], "float64 from 0 to 1,"),
+        ([[0.0, float("nan")]], "float64 from nan to nan"),
+        ([0, 1], r"its shape is \(2,\), and not \(H, W\), \(H, W, C\) or \(C, H, W\)"),
+        (np.zeros((5, 2, 6)), r"its shape is \(5, 2, 6\)"),
+        ([[0, 1], [2]], "inhomogeneous"),
+        ([[0, None]], "NoneType"),
+    ],
+)
+def test_cells_that_are_no_8_bit_pixels_are_named(cell, message):
+    with pytest.raises(DataError, match=f"image in row 0 of split 'train' cannot .*{message}"):
+        decode(cell)
 
 
 @pytest.mark.parametrize("channels, mode", [(2, "LA"), (4, "RGBA")])
 def test_alpha_is_resized_with_the_colours(channels, mode):
     config = VQVAEConfig(image_size=8, num_channels=channels)
     image = Image.new(mode, (16, 16), (200,) * channels)
-    assert np.abs(decode_image(file_of(image), config).astype(int) - 200).max() <= 1
+    assert np.abs(decode(file_of(image), config).astype(int) - 200).max() <= 1
 
 
 def test_scaled_pixels_come_back_exactly():
@@ -208,14 +293,14 @@ def test_decoded_images_refuse_other_types_and_shapes(images, labels, message):
 def test_an_animated_image_is_refused_with_its_frames(format, options):
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 100, 200)]
     cell = file_of(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    with pytest.raises(DataError, match="has 3 frames, of which only one could be used: save"):
-        decode_image(cell, GREY)
+    with pytest.raises(DataError, match="has 3 frames: save one, or each"):
+        decode(cell, GREY)
 
 
 def test_the_first_of_the_pictures_that_a_camera_puts_into_a_jpeg_is_taken(noise):
     pictures = [Image.new("L", (8, 8), 60), Image.new("L", (8, 8), 200)]
     cell = file_of(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
-    assert abs(int(decode_image(cell, GREY).mean()) - 60) <= 2
+    assert abs(int(decode(cell, GREY).mean()) - 60) <= 2
 
 
 def png_of(width, height, depth=8, colour=0, content=b"\0" * 100):
@@ -255,7 +340,7 @@ def png_of(width, height, depth=8, colour=0, content=b"\0" * 100):
 )
 def test_bombs_and_images_without_a_pixel_are_named_and_take_no_memory(cell):
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"row 0 of split 'train'.* (cannot be decoded|channels)"):
+    with pytest.raises(DataError, match=r"row 0 of split 'train'.* cannot be decoded"):
         decode_rows(rows_of([cell]), 1, decoder_of())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -268,7 +353,7 @@ def test_bombs_and_images_without_a_pixel_are_named_and_take_no_memory(cell):
 )
 def test_images_of_more_than_8_bits_are_refused_in_every_format(format, mode):
     with pytest.raises(DataError, match="has more than 8 bits a channel"):
-        decode_image(file_of(Image.new(mode, (8, 8)), format), GREY)
+        decode(file_of(Image.new(mode, (8, 8)), format))
 
 
 def deep_png(colour):
@@ -306,14 +391,14 @@ DEEP |= {"tiff": deep_tiff(), "sgi": deep_sgi()}
 def test_channels_of_16_bits_are_refused_in_colour_too(cell, channels):
     Image.open(io.BytesIO(cell["bytes"])).load()  # PIL makes 8 bits of it without a word
     with pytest.raises(DataError, match="has more than 8 bits a channel"):
-        decode_image(cell, VQVAEConfig(image_size=8, num_channels=channels))
+        decode(cell, VQVAEConfig(image_size=8, num_channels=channels))
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
 def test_a_text_of_8_bit_numbers_is_an_image(kind):
     values = {"bytes": f"P{kind} 8 8 {'' if kind == 1 else 255}\n".encode() + b" 1" * 192}
     config = VQVAEConfig(image_size=8, num_channels=3 if kind == 3 else 1)
-    assert set(decode_image(values, config).flat) == {0 if kind == 1 else 1}
+    assert set(decode(values, config).flat) == {0 if kind == 1 else 1}
 
 
 def test_a_turned_image_of_several_frames_is_refused_too():
@@ -322,7 +407,7 @@ def test_a_turned_image_of_several_frames_is_refused_too():
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 100)]
     cell = file_of(frames[0], "PNG", save_all=True, append_images=frames[1:], exif=exif)
     with pytest.raises(DataError, match="has 2 frames"):
-        decode_image(cell, GREY)
+        decode(cell, GREY)
 
 
 @pytest.fixture
@@ -349,12 +434,13 @@ def test_no_program_is_started_to_decode_an_image(drawing, tmp_path, name):
     if name is not None:
         (tmp_path / name).write_bytes(content)
         cell = {"bytes": None, "path": str(tmp_path / name)}
-    decoder = RowDecoder("train", "image", None, None, GREY, files=(str(tmp_path),))
+    processor = image_processor_for(GREY)
+    decoder = RowDecoder("train", "image", None, None, processor, files=(str(tmp_path),))
     with pytest.raises(DataError, match=r"row 0 .*cannot be decoded \(EPS is a drawing.*PNG\)"):
         decoder.decode({"image": cell}, 0)
     if name is not None:
         with pytest.raises(ValueError, match=f"cannot read the image .*{name}: EPS is a drawing"):
-            open_image(tmp_path / name)
+            read_image(tmp_path / name)
     assert not mark.exists()
 
 
@@ -363,8 +449,8 @@ def test_a_file_that_cannot_be_completed_is_refused_by_name(tmp_path, name):
     avif = file_of(Image.new("L", (8, 8)), "AVIF")["bytes"]
     frames = {"save_all": True, "append_images": [Image.new("L", (8, 8), 99)]}
     content, message = {
-        "i16": (file_of(Image.new("I;16", (8, 8)))["bytes"], "the image .* has more than 8 bits"),
-        "deep": (deep_png(6)["bytes"], "the image .* has more than 8 bits"),
+        "i16": (file_of(Image.new("I;16", (8, 8)))["bytes"], "a.png: it has more than 8 bits"),
+        "deep": (deep_png(6)["bytes"], "a.png: it has more than 8 bits"),
         "float": (file_of(Image.new("F", (8, 8)), "TIFF")["bytes"], "has more than 8 bits"),
         "frames": (file_of(Image.new("L", (8, 8)), "GIF", **frames)["bytes"], "has 2 frames"),
         "dds": (b"DDS " + struct.pack("<I", 124) + b"\1" * 120, "cannot read the image"),
@@ -374,7 +460,7 @@ def test_a_file_that_cannot_be_completed_is_refused_by_name(tmp_path, name):
     }[name]
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        open_image(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 def rows_of(cells, labels=None):
@@ -412,10 +498,9 @@ def test_the_first_image_that_cannot_be_decoded_is_named_with_its_split_and_row(
     "cell, message",
     [
         ({"bytes": b"no image", "path": None}, r"cannot be decoded \(no image format of PIL\)"),
-        (file_of(Image.new("RGB", (8, 8))), "row 1 of split 'train' has 3 channels"),
         (None, "no image in row 1 of split 'train': remove the row"),
     ],
-    ids=["text", "colour", "none"],
+    ids=["text", "none"],
 )
 def test_a_row_that_is_no_image_of_the_model_is_named(cell, message):
     with pytest.raises(DataError, match=message):

@@ -1,5 +1,8 @@
 """Images to `pixel_values` and back."""
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from hf_vqvae import VQVAEConfig, VQVAEImageProcessorPil
+from hf_vqvae.data.rows import RowDecoder
+from hf_vqvae.hub.download import image_processor_for
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_any_number_of_channels_goes_in_as_an_array(processor, channels, size):
     image = np.full((channels, *size), 51, np.uint8)
     pixels = processor(image, input_data_format="channels_first", return_tensors="pt").pixel_values
     torch.testing.assert_close(pixels, torch.full((1, channels, 16, 24), -0.3))
-    with pytest.raises(ValueError, match=f"1, 3 or 4 channels, got {channels}: use output_type="):
+    with pytest.raises(ValueError, match=f"'np' or 'pt' for images of {channels} channels"):
         processor.postprocess(pixels)
     assert processor.postprocess(pixels, output_type="np").shape == (1, 16, 24, channels)
 
@@ -126,8 +131,9 @@ def test_a_black_float_image_means_the_same_on_every_scale(processor):
         (np.full((4, 4), np.nan), {}, r"in \[0, 255\], got nan to nan"),
         (np.full((4, 4), 2, np.uint8), {"do_rescale": False}, r"in \[0, 1\], got 2 to 2: pass"),
         (np.zeros((2, 8, 8), np.uint8), {}, "Unable to infer channel dimension format"),
-        ([], {}, "`images` is empty: pass at least one image"),
+        ([], {}, r"`images` must be at least one image, got \[\]"),
         ([np.zeros((8, 8, 3)), np.zeros((8, 8))], {}, r"got \[1, 3\]: convert them first"),
+        (np.zeros((8, 8, 3)), {"num_channels": 1}, r"must have 1 channels, got \[3\]: convert"),
     ],
 )
 def test_what_would_be_scaled_wrongly_is_refused(processor, image, options, message):
@@ -139,6 +145,89 @@ def test_sixteen_bit_images_go_in_with_their_factor(processor):
     image = np.full((16, 24), 65535, np.uint16)
     pixels = processor(image, rescale_factor=1 / 65535, return_tensors="pt").pixel_values
     torch.testing.assert_close(pixels, torch.full((1, 1, 16, 24), 0.5))
+
+
+def turned():
+    """A grey image that is to be shown turned clockwise."""
+    image, exif = Image.fromarray(every_value(1)[..., 0]), Image.Exif()
+    exif[0x0112] = 6
+    return image, {"exif": exif}
+
+
+IMAGES = {
+    "turned": turned(),
+    "colour": (Image.fromarray(every_value(3)), {}),
+    "alpha": (Image.fromarray(every_value(4)), {}),
+    "palette": (Image.fromarray(every_value(3)).quantize(8), {"transparency": 2}),
+    "bits": (Image.fromarray(every_value(1)[..., 0] > 99), {}),
+    "wide": (Image.fromarray(every_value(3)).resize((50, 20)), {}),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("resize_mode", ["squash", "crop", "pad"])
+def test_a_file_is_the_same_in_training_and_at_use_in_every_form(
+    tmp_path, name, channels, resize_mode
+):
+    (image, options), path = IMAGES[name], tmp_path / "a.png"
+    image.save(path, **options)
+    config = VQVAEConfig(image_size=(16, 24), num_channels=channels)
+    processor = image_processor_for(config, resize_mode=resize_mode, background="#0080ff")
+    decoder = RowDecoder("train", "image", None, None, processor)
+    row = {"image": {"bytes": path.read_bytes(), "path": None}}
+    expected = decoder.decode_streamed(row, 0)["pixel_values"][None]
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    rows = datasets.Dataset.from_dict({"image": [str(path)]}).cast_column("image", datasets.Image())
+    for form in (str(path), path, path.read_bytes(), Image.open(path), rows[0]["image"], [path]):
+        assert torch.equal(loaded(form, return_tensors="pt").pixel_values, expected), form
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_8_bit_arrays_become_grey_or_colour_as_the_model_wants(channels):
+    processor = VQVAEImageProcessorPil(size={"height": 16, "width": 24}, num_channels=channels)
+    image = Image.fromarray(every_value(3))
+    expected = processor(image, return_tensors="pt").pixel_values
+    assert expected.shape == (1, channels, 16, 24)
+    for name, form in forms(every_value(3)):
+        if "float" not in name:
+            assert torch.equal(processor(form, return_tensors="pt").pixel_values, expected), name
+
+
+@pytest.mark.parametrize("open_file", [str, Path, Path.read_bytes, Image.open])
+@pytest.mark.parametrize("name", ["frames.gif", "deep.png", "drawing.eps"])
+def test_a_file_that_training_refuses_is_refused_at_use(processor, tmp_path, name, open_file):
+    path, grey = tmp_path / name, Image.new("L", (8, 8))
+    if name == "frames.gif":
+        grey.save(path, save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    elif name == "deep.png":
+        Image.fromarray(np.full((8, 8), 2**16 - 1, np.uint16)).save(path)
+    else:
+        grey.save(path)
+    with pytest.raises(ValueError, match=r"has 2 frames|more than 8 bits|\[0, 255\]|is a drawing"):
+        processor(open_file(path))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            {"resize_mode": "stretch"},
+            "`resize_mode` must be squash, crop or pad, got 'stretch'",
+        ),
+        ({"background": "no colour"}, "`background` must be a colour such as .*, got 'no colour'"),
+        ({"background": 3}, "`background` must be a colour .*, got 3"),
+    ],
+)
+def test_unknown_names_among_the_settings_are_refused(processor, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        VQVAEImageProcessorPil(**wrong)
+
+
+def test_only_8_bit_images_are_cropped_and_padded(processor):
+    with pytest.raises(ValueError, match=r"`resize_mode` must be 'squash' for other .* got 'crop'"):
+        processor(np.zeros((8, 8), np.float32), resize_mode="crop")
 
 
 def test_pil_modes_are_read_as_colours(processor):

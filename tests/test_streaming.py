@@ -20,8 +20,8 @@ from PIL import Image
 
 from hf_vqvae import VQVAEConfig
 from hf_vqvae.arguments import DataArguments, TrainingArguments
-from hf_vqvae.data.decoding import RowDecoder
 from hf_vqvae.data.loaders import SHUFFLED_ROWS, make_loader
+from hf_vqvae.data.rows import RowDecoder
 from hf_vqvae.data.splits import load_images
 from support.runs import TRAIN
 
@@ -171,7 +171,7 @@ def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_pat
 BAD_ROW = """
 import runpy, sys
 import hf_vqvae.data.splits
-from hf_vqvae.data.decoding import RowDecoder
+from hf_vqvae.data.rows import RowDecoder
 hf_vqvae.data.splits.VARIANCE_ROWS = 20  # as if what is damaged came after the first 10,000
 decode = RowDecoder.decode
 def damaged(self, row, number):

@@ -60,9 +60,13 @@ class DataArguments:
     eval_split: str = flag("test", "Split to evaluate on, or a slice such as 'train[:1000]'.")
     image_column: str | None = flag(None, "Column of the images (default: the only one).")
     label_column: str | None = flag(None, "Column of labels, or `none` (default: by its kind).")
-    streaming: bool = flag(
-        False, "Decode training images each time they are read, if they do not fit into memory."
+    resize_mode: str | None = flag(
+        None,
+        "How images of another aspect ratio are fitted (default: squash, or as the model has it).",
+        choices=["squash", "crop", "pad"],
     )
+    background: str | None = flag(None, "Colour behind transparency and padding (default: black).")
+    streaming: bool = flag(False, "Decode training images as they are read, not into memory.")
     max_train_samples: int | None = flag(None, "Train on the first N rows only.", at_least=1)
     max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.", at_least=1)
     cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
@@ -116,8 +120,7 @@ class TrainingArguments:
     )
     prior_average_decay: float = flag(
         0.999,
-        "Decay per step of the moving average of the prior's weights, which is evaluated and "
-        "saved; 0 saves the last weights.",
+        "Decay per step of the prior's averaged weights, which are saved; 0 saves the last ones.",
         "prior",
         at_least=0,
         below=1,
@@ -147,10 +150,7 @@ class TrainingArguments:
     checkpoints_total_limit: int = flag(2, "Latest checkpoints to keep.", "run", at_least=1)
     logging_steps: int = flag(50, "Steps between logs to bar and trackers.", "run", at_least=1)
     num_eval_samples: int = flag(
-        1000,
-        "Samples for the Fréchet distance to the evaluation split, with features of a small "
-        "classifier trained on the labels; 0 skips it.",
-        "evaluation",
+        1000, "Samples for the Fréchet distance to the evaluation split; 0 skips it.", "evaluation"
     )
     log_with: list[str] = flag(
         [], "Trackers to log to.", "run", choices=["tensorboard", "wandb", "trackio"]

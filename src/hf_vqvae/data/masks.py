@@ -1,15 +1,9 @@
-"""Read an image to complete, and make masks of its known part."""
-
-import sys
-from pathlib import Path
+"""Make masks of the known part of an image to complete."""
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..models import VQVAEConfig, VQVAEImageProcessorPil
-from .image_files import MODES, read_image
-from .sources import DataError
+from ..models import VQVAEConfig
 
 HALVES = ("upper", "lower", "left", "right")
 
@@ -68,34 +62,3 @@ def box_mask(
 def _to_pixels(cells: Tensor, config: VQVAEConfig) -> Tensor:
     side = config.downsampling_factor
     return cells.repeat_interleave(side, 0).repeat_interleave(side, 1)
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Read an image file and apply its EXIF orientation.
-
-    Raises:
-        ValueError: if it cannot be read, or has several frames or more than 8 bits a channel.
-    """
-    try:
-        return read_image(path)
-    except DataError as error:
-        raise ValueError(f"the image {path} {error}") from error
-    except Exception as error:  # decoders raise errors of any type for a broken file
-        raise ValueError(f"cannot read the image {path}: {error}.") from error
-
-
-def to_pixel_values(image: Image.Image, config: VQVAEConfig) -> Tensor:
-    """Resize and scale an image to (1, C, H, W) in [-0.5, 0.5]; print a line if its channels are converted.
-
-    Raises:
-        ValueError: if image files cannot have the model's number of channels.
-    """
-    mode = MODES.get(config.num_channels)
-    if mode is None:
-        raise ValueError(f"the model's images have {config.num_channels} channels, no file's has.")
-    if image.mode != mode:
-        print(f"The image is converted from {image.mode} to {mode}.", file=sys.stderr)
-        image = image.convert(mode)
-    height, width = (side * config.downsampling_factor for side in config.grid_size)
-    processor = VQVAEImageProcessorPil(size={"height": height, "width": width})
-    return processor(image, return_tensors="pt").pixel_values

@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from ..arguments import DataArguments
+from ..hub.download import image_processor_for
 from ..models.configuration_vqvae import VQVAEConfig
-from .decoding import ROWS_PER_BATCH, DecodedImages, RowDecoder, check_memory, decode_rows
+from ..models.image_processing_vqvae import VQVAEImageProcessorPil
+from .decoding import (
+    ROWS_PER_BATCH,
+    DecodedImages,
+    check_memory,
+    decode_rows,
+    report_conversions,
+)
+from .rows import RowDecoder, collect_names, find_columns, has_names
 from .sources import DataError, Source, open_source
 
 VARIANCE_ROWS = 10_000
-# `datasets` takes these names of split folders for classes where a folder of images has no folders of classes.
-SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
-SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
-# Columns that are taken for labels by their names, where no column is declared to have classes.
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
-NAMES = (
-    "string",
-    "large_string",
-    "bool",
-)  # dtypes of columns that have names of classes, not numbers
 ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
 
 
@@ -60,12 +59,14 @@ class ImageSplits:
             on those of its first 10,000 rows).
         data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
             of its first 10,000 rows.
+        processor: converted the images, and is saved with the model.
     """
 
     train: DecodedImages | StreamedImages
     eval: DecodedImages
     info: dict[str, Any]
     data_variance: float
+    processor: VQVAEImageProcessorPil
 
     def __str__(self) -> str:
         """One line: which columns are used for what."""
@@ -96,7 +97,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
 
     Raises:
         DataError: if a split or column is missing or empty, or the images do not fit `config` or
-            memory; see also [`open_source`] and [`decode_image`].
+            memory; see also [`open_source`] and [`read_image`].
     """
     source = open_source(arguments)
     source.check_split(arguments.train_split, "--train_split")
@@ -108,13 +109,15 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
         train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
-        labels: list[int] = []
-        pixels = _decode_first(train_images, labels)
+        labels, modes = [], []
+        pixels = _decode_first(train_images, labels, modes)
     else:
         train_images = decode_rows(train.rows, train.count, train.decoder)
         pixels = train_images.images.split(ROWS_PER_BATCH)
     digest = hashlib.sha256()
     variance = _variance(pixels, train.decoder.split, digest)
+    if arguments.streaming:
+        report_conversions(modes, train.decoder)
     train_labels = torch.tensor(labels) if arguments.streaming else train_images.labels
     for part in (*eval_images.images.split(ROWS_PER_BATCH), eval_images.labels, train_labels):
         if part is not None:
@@ -123,7 +126,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
     info = _describe(source, arguments, train.decoder) | splits | counts
     info |= {"fingerprint": digest.hexdigest()}
-    return ImageSplits(train_images, eval_images, info, variance)
+    return ImageSplits(train_images, eval_images, info, variance, train.decoder.processor)
 
 
 def load_split(
@@ -161,104 +164,38 @@ def _open_split(
     split = getattr(arguments, f"{role}_split")
     limit = getattr(arguments, f"max_{role}_samples")
     if source.features is not None:  # before the download, so that a typo costs none
-        _find_columns(source.features, arguments)
+        find_columns(source.features, arguments)
     rows = source.stream(split) if arguments.streaming else source.read(split)
     if rows.features is None:
         raise DataError(
             f"The files of dataset {source.name!r} do not say which columns they have, so they "
             "cannot be streamed: leave out `--streaming`."
         )
-    image_column, label_column = _find_columns(rows.features, arguments)
+    image_column, label_column = find_columns(rows.features, arguments)
     kind = rows.features.get(label_column)
-    if not _has_names(kind):
+    if not has_names(kind):
         label_names = getattr(kind, "names", None)
     elif label_names is None:
-        label_names = _collect_names(rows, label_column)
+        label_names = collect_names(rows, label_column)
     count = source.splits[split] if arguments.streaming else len(rows)
     if limit is not None:
         count = limit if count is None else min(limit, count)
         rows = rows.take(count)
     rows = rows.select_columns([column for column in (image_column, label_column) if column])
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    decoder = RowDecoder(split, image_column, label_column, label_names, config, files=source.files)
-    return _Split(rows, count, decoder)
-
-
-def _find_columns(features: datasets.Features, arguments: DataArguments) -> tuple[str, str | None]:
-    """Return the names of the image column and, if there is one, of the label column."""
-    image_column, label_column = arguments.image_column, arguments.label_column
-    for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
-        if column not in (None, "none", *features):
-            raise DataError(
-                f"`{flag} {column}`: there is no such column, there are {', '.join(map(repr, features))}."
-            )
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image_column = image_column or _only(images, "image", features)
-    if image_column not in images:
-        raise DataError(
-            f"Column {image_column!r} has no images but {features[image_column]}: name an image "
-            f"column with `--image_column`; here these are {images}."
-        )
-    return image_column, _find_labels(features, label_column)
-
-
-def _find_labels(features: datasets.Features, label_column: str | None) -> str | None:
-    if label_column == "none" and label_column not in features:
-        return None
-    if label_column is None:
-        classes = [
-            name
-            for name, kind in features.items()
-            if isinstance(kind, datasets.ClassLabel)
-            and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
-        ]
-        if classes:
-            return _only(classes, "label", features)
-        named = {name.lower(): name for name, kind in features.items() if _has_labels(kind)}
-        return next((named[name] for name in LABEL_COLUMNS if name in named), None)
-    kind = features[label_column]
-    if not _has_labels(kind) and not isinstance(kind, datasets.ClassLabel):
-        raise DataError(
-            f"Column {label_column!r} has no class labels but {kind}: name another with "
-            "`--label_column`, or `none`."
-        )
-    return label_column
-
-
-def _has_names(kind: Any) -> bool:
-    return isinstance(kind, datasets.Value) and kind.dtype in NAMES
-
-
-def _has_labels(kind: Any) -> bool:
-    """Return whether a column without declared classes has numbers (checked row by row) or names."""
-    numbers = isinstance(kind, datasets.Value) and ("int" in kind.dtype or "float" in kind.dtype)
-    return numbers or _has_names(kind)
-
-
-def _collect_names(rows: datasets.Dataset | datasets.IterableDataset, column: str) -> list[str]:
-    """Return the names of the classes in a column, in sorted order."""
-    if rows.features[column].dtype == "bool":
-        return ["False", "True"]
-    if isinstance(rows, datasets.IterableDataset):
-        raise DataError(
-            f"Column {column!r} has texts, and which classes there are is only known once all rows are read: leave "
-            "out `--streaming`, or the labels (`--label_column none`)."
-        )
-    return sorted(set(rows.select_columns([column]).unique(column)) - {None})
-
-
-def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        raise DataError(
-            f"Columns {', '.join(map(repr, candidates))} all have {kind}s: say which with "
-            f"`--{kind}_column`."
-        )
-    raise DataError(
-        f"No column has {kind}s; there are {features}. A column of pixels as lists can be cast "
-        "with `datasets` (`cast_column(name, datasets.Image())`) and saved as parquet."
+    kind = rows.features[image_column]
+    if isinstance(kind, datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    given = {"resize_mode": arguments.resize_mode, "background": arguments.background}.items()
+    decoder = RowDecoder(
+        split,
+        image_column,
+        label_column,
+        label_names,
+        image_processor_for(config, **{name: value for name, value in given if value is not None}),
+        source.files,
+        getattr(kind, "mode", None),
     )
+    return _Split(rows, count, decoder)
 
 
 def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
@@ -278,10 +215,13 @@ def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
     return {ROW_NUMBER: number}
 
 
-def _decode_first(images: StreamedImages, labels: list[int]) -> Iterator[Tensor]:
-    """Decode the first rows of a stream to uint8 (C, H, W), and append their labels, if any, to `labels`."""
+def _decode_first(
+    images: StreamedImages, labels: list[int], modes: list[str | None]
+) -> Iterator[Tensor]:
+    """Decode the first rows of a stream to uint8 (C, H, W); append their labels, if any, and modes to the lists."""
     for row in islice(images.rows, VARIANCE_ROWS):
-        pixels, label = images.decoder.decode(row, row[ROW_NUMBER])
+        pixels, label, mode = images.decoder.decode(row, row[ROW_NUMBER])
+        modes.append(mode)
         if images.decoder.label_column is not None:
             labels.append(label)
         yield torch.from_numpy(pixels)

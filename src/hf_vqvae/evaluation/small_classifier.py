@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.decoding import DecodedImages, scale_pixels
+from ..data.decoding import DecodedImages
+from ..data.rows import scale_pixels
 from ..distributed import run_on_main_process
 from ..files import atomic_remove, atomic_replace, writing_errors
 from ..models import VQVAEImageProcessorPil

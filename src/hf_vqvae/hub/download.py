@@ -1,4 +1,4 @@
-"""Download a model from the Hub, and load it after its weights' headers were compared with its config."""
+"""Download a model from the Hub; load it, once its weights' headers fit its config, and its image processor."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,10 @@ from ..models import (
     VQVAEConfig,
     VQVAEForImageGeneration,
     VQVAEForImageGenerationConfig,
+    VQVAEImageProcessorPil,
     VQVAEModel,
 )
+from ..models.configuration_vqvae import as_pair
 from .commit import WEIGHTS
 from .errors import FAILURES, explain
 from .requests import TIMEOUT, request_timeout, retry
@@ -106,6 +108,19 @@ def load_model_with_prior(
             f"scripts/train.py --vqvae_name_or_path {name_or_path}."
         )
     return model
+
+
+def image_processor_for(config, folder=None, **settings) -> VQVAEImageProcessorPil:
+    """Load the image processor beside a model, or make one, for images of the size and channels in `config`.
+
+    `folder` is where the model was saved, by default what `config` was loaded from. `settings` are changed.
+    """
+    height, width = as_pair(config.image_size)
+    settings |= {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
+    folder = folder or config.name_or_path
+    if folder and Path(folder, "preprocessor_config.json").exists():
+        return VQVAEImageProcessorPil.from_pretrained(folder, **settings)
+    return VQVAEImageProcessorPil(**settings)
 
 
 def weight_files(folder: str) -> list[Path]:

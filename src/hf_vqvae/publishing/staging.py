@@ -22,11 +22,11 @@ from ..arguments import HubArguments
 from ..files import write_json
 from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card, unsigned
 from ..hub.commit import RUN_FILES, WEIGHTS, commit_folder, full_name
+from ..hub.download import image_processor_for
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
 from ..model_card.escaping import as_string, without_path
 from ..model_card.records import hash_saved_weights, hash_weights, read_record, training_alone
-from ..models.configuration_vqvae import as_pair
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 
@@ -67,11 +67,7 @@ def save_for_hub(
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     source = _find_source(model, token)
     if model.main_input_name == "pixel_values":  # not a prior, which is given codes
-        saved = source is not None and (source / "preprocessor_config.json").exists()
-        processor = (
-            VQVAEImageProcessorPil.from_pretrained(source) if saved else image_processor_for(model)
-        )
-        processor.save_pretrained(folder)
+        image_processor_for(model.config, source).save_pretrained(folder)
     add_code(folder, type(model))
     if source is not None and _is_described_by_card_in(source, model):
         copy_run_files(source, folder)
@@ -230,12 +226,6 @@ def _find_cached_commit(repo_id: str, model) -> str | None:
             if hash_saved_weights(snapshot) == own:
                 return snapshot.name
     return None
-
-
-def image_processor_for(model):
-    """Return an image processor for the image size of a model."""
-    height, width = as_pair(model.config.image_size)
-    return VQVAEImageProcessorPil(size={"height": height, "width": width})
 
 
 def _is_described_by_card_in(source: Path, model) -> bool:

@@ -18,7 +18,7 @@ from ..model_card.card import write_card
 from ..model_card.records import hash_saved_weights, training_alone
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
-from ..publishing.staging import add_code, image_processor_for
+from ..publishing.staging import add_code
 from .run_directory import KEPT, Run
 
 PACKAGES = ("hf_vqvae", "torch", "transformers", "huggingface_hub", "accelerate", "datasets")
@@ -49,7 +49,7 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
     }
     with writing_errors(folder / "model.safetensors", KEPT):
         model.save_pretrained(folder)
-        image_processor_for(model).save_pretrained(folder)
+        images.processor.save_pretrained(folder)
     record["weights_sha256"] = hash_saved_weights(folder)
     write_json(folder / "metrics.json", metrics)
     # The record can be given to train.py again.

@@ -49,8 +49,9 @@ def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQV
     config = VQVAEConfig(**given)
     if pretrained is None:
         return config
-    trained = load_model(pretrained).config
-    trained = getattr(trained, "vqvae_config", trained)
+    whole = load_model(pretrained).config
+    trained = getattr(whole, "vqvae_config", whole)
+    trained.name_or_path = whole.name_or_path  # beside it lies the image processor
     default = VQVAEConfig()
     for name in given:
         wanted, there = getattr(config, name), getattr(trained, name)
