@@ -1,5 +1,6 @@
 """Files that are whole or absent."""
 
+import errno
 import json
 import os
 
@@ -77,6 +78,20 @@ def test_a_folder_takes_its_place_with_all_that_is_in_it_and_replaces_none(tmp_p
     with pytest.raises(OSError):
         atomic_replace(writing, place)
     assert (place / "deep" / "file").read_text() == "1"
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_stops_nothing(tmp_path, monkeypatch, code):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", fail)
+    write_json(tmp_path / "record.json", 1)
+    assert read_json(tmp_path / "record.json") == 1
+    code = errno.ENOSPC  # but what is not on the disk is not taken for written
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "record.json", 2)
+    assert read_json(tmp_path / "record.json") == 1
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from support.runs import (
     TERM,
     TINY,
     TRAIN,
+    USR1,
     assert_refused,
     assert_same_run,
     read,
@@ -228,7 +229,7 @@ def test_a_run_stopped_in_many_places_ends_as_if_it_had_not_been(scripts, refere
         (2, KILL, None),  # before the first checkpoint
         (1, TERM, "vqvae-1"),
         (7, INT, "vqvae-8"),  # in the last step of stage 1
-        (3, INT, "prior-3"),
+        (3, USR1, "prior-3"),
         (2, KILL, "prior-3"),
     ]
     stop(scripts, folder, sessions)

@@ -116,8 +116,9 @@ def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
 
 
 DEAF = """
-import ctypes, sys, time
+import ctypes, signal, sys, time
 from hf_vqvae.training.signals import catch_signals
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
 with catch_signals() as caught:
     print("ready", flush=True)
@@ -158,7 +159,9 @@ def wait_for(job, printed):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")])
+@pytest.mark.parametrize(
+    "first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT"), ("HUP", "USR1")]
+)
 def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(
     deaf, first, second
 ):
@@ -177,8 +180,9 @@ def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_wait
     assert f"{second.name}: ended without a checkpoint" in done.stderr
 
 
-def test_signals_act_as_before_when_they_are_no_longer_caught(deaf):
-    process = deaf("")
+def test_ignored_signals_stay_so_and_others_act_as_before_when_no_longer_caught(deaf):
+    process = deaf("nohup")
+    process.send(signal.SIGHUP)
     process.send(signal.SIGTERM)
     wait_for(process, f"ready\n[{int(signal.SIGTERM)}]\nleft\n")
     process.send(signal.SIGTERM)

@@ -1,10 +1,8 @@
 """Distributed setup and cross-process consistency checks."""
 
-import ctypes
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +17,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object
 
 from .arguments import TrainingArguments
+from .system import keep_freed_memory
 
 # Timeout of collective operations. While the main process downloads a dataset or writes the card, the others wait, and
 # the default of 10 minutes on GPUs would end them. A process that dies ends the waiting at once.
@@ -63,17 +62,6 @@ def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/
                     free += int(stat.get(f"total_{cache}", stat.get(cache, 0)))
                 available = min(available, free)
     return max(0, available)
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep the memory of a step's large tensors for the next step.
-
-    Returning it to the system, the default, costs page faults: a quarter of the time of a step of the default VQ-VAE.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
 
 
 def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:

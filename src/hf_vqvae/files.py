@@ -10,6 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .system import sync
+
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
@@ -42,9 +44,9 @@ def atomic_replace(writing: Path, place: Path) -> None:
     """
     follow_umask(writing)
     for path in (*writing.rglob("*"), writing):
-        _sync(path)
+        sync(path)
     os.replace(writing, place)
-    _sync(place.parent)
+    sync(place.parent)
 
 
 def follow_umask(folder: Path) -> None:
@@ -71,16 +73,6 @@ def atomic_remove(path: Path, aside: Path) -> None:
     if os.path.lexists(path):
         os.rename(path, aside)
     remove(aside)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ TINY += ["--dropout", "0", "--label_dropout", "0", "--num_eval_samples", "0"]
 LATEST = ["--resume_from_checkpoint", "latest"]
 RECORDS = ("config.json", "history.json", "metrics.json", "preprocessor_config.json")
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+USR1 = signal.SIGUSR1
 
 
 def read(folder, name):

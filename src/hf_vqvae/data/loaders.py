@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from ..arguments import TrainingArguments
+from ..system import STOP_SIGNALS
 from .splits import StreamedImages
 
 # Undecoded rows in the shuffle buffer of a stream.
@@ -143,7 +144,7 @@ def _rows_or_error(rows: list[dict[str, Any] | ValueError]) -> dict[str, Any] | 
 def _leave_signals_to_parent(_worker: int) -> None:
     """Ignore signals in a worker: its end would end the run before the checkpoint is saved."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -20,6 +20,7 @@ from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
 from ..model_card.records import check_records, read_record
+from ..system import stop_signals
 from .staging import add_code, copy_files, copy_run_files, update_card
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")
@@ -130,12 +131,12 @@ def push_command(
 
 @contextmanager
 def push_stopped_by_signals(command: str) -> Iterator[None]:
-    """Exit with status 128 + the signal's number if SIGINT or SIGTERM stops the push in the block; print `command`.
+    """Exit with status 128 + the signal's number if one of [`stop_signals`] stops the push, and print `command`.
 
     After the first signal, running uploads end and a repo that the push created is deleted. A second signal exits at
     once.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in stop_signals()}
 
     def report(number: int) -> None:
         name = signal.Signals(number).name

@@ -3,13 +3,14 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from ..distributed import run_on_main_process
+from ..system import skip_unsupported
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def locked_together(accelerator: Accelerator, folder: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """Holds the lock of `folder`, a hidden file beside it that names the process.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends. On a file system without locks there is none.
 
     Raises:
         ValueError: if another process holds it.
@@ -36,17 +37,25 @@ def locked(folder: Path) -> Iterator[None]:
     place = Path(os.path.realpath(folder))  # one lock for all names of a folder
     path = place.parent / f".{place.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire(blocking=False)
+        with skip_unsupported():
+            lock.acquire(blocking=False)
     except Timeout:
-        holder = path.read_text("utf-8") or "another process"
+        holder = ""
+        with suppress(OSError):  # Windows lets no other process read it
+            holder = path.read_text("utf-8")
+        holder = holder or "another process"
         raise ValueError(
             f"{holder} is writing the run {folder}: wait until it has ended, or choose another --output_dir."
         ) from None
     try:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        with suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: a waiting process then makes a new one
+        with suppress(
+            OSError
+        ):  # while it is held, where the system can: a waiting process makes a new one
+            path.unlink()
         lock.release()

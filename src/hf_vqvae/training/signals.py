@@ -4,6 +4,7 @@ import errno
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import is_first_process, named_distributed_errors
+from ..system import stop_signals
 from .run_directory import KEPT
 
 NO_SIGNAL = 0
@@ -28,18 +30,18 @@ class Interrupted(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list it yields; a second signal ends the process at once.
+    """Collects the signals of [`stop_signals`] in the list it yields; a second one ends the process at once.
 
     Signals within a second of the first count as one: a launcher forwards a signal that its processes receive too.
     """
     caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = stop_signals()
     before = {
         number: signal.signal(number, lambda n, _frame: caught.append(n)) for number in numbers
     }
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=_end_on_second, args=(reading, numbers), daemon=True)
     watcher.start()
     try:
@@ -48,21 +50,21 @@ def catch_signals() -> Iterator[list[int]]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.set_blocking(writing, True)  # no handler writes any more, and the watcher still reads
-        # Closing does not end a pipe that forked workers share.
-        os.write(writing, bytes([NO_SIGNAL]))
+        writing.setblocking(True)  # no handler writes any more, and the watcher still reads
+        # Closing does not end a connection that forked workers share.
+        writing.send(bytes([NO_SIGNAL]))
         watcher.join()
-        os.close(writing)
-        os.close(reading)
+        writing.close()
+        reading.close()
 
 
-def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
-    """Ends the process at the second signal whose number arrives in a pipe; runs in a thread.
+def _end_on_second(reading: socket.socket, numbers: list[signal.Signals]) -> None:
+    """Ends the process at the second signal whose number arrives in a socket; runs in a thread.
 
     A handler would have to wait for the main thread, which may be blocked in a collective operation.
     """
     first = None
-    while (number := os.read(reading, 1)[0]) != NO_SIGNAL:
+    while (number := reading.recv(1)[0]) != NO_SIGNAL:
         now = time.monotonic()
         if number not in numbers:
             continue
@@ -80,7 +82,7 @@ def _end_on_second(reading: int, numbers: tuple[int, ...]) -> None:
 
 @contextmanager
 def exit_on_signals(written: Path, command: str) -> Iterator[None]:
-    """Exits with status 128 + number when SIGINT or SIGTERM stops the block, and prints how to resume.
+    """Exits with status 128 + number when one of [`stop_signals`] stops the block, and prints how to resume.
 
     Args:
         written: a path that exists once there is something to resume.
@@ -93,7 +95,7 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
     def interrupt(number: int, _frame: Any) -> None:
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         with named_distributed_errors():
             yield
@@ -114,7 +116,8 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
             raise
         raise OSError(f"{error}. {KEPT}") from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def same_command(*more: str) -> str:

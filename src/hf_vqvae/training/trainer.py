@@ -1,6 +1,6 @@
 """Train a stage under Accelerate: one loop for both stages."""
 
-import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ class StageTrainer:
         """Trains to the end, from the last undamaged of the `saved` checkpoints; returns the history, one row an epoch.
 
         Raises:
-            Interrupted: after a checkpoint, if SIGINT or SIGTERM came.
+            Interrupted: after a checkpoint, if a signal came.
             FloatingPointError: if the loss is NaN or infinite.
             ValueError: if the checkpoints are of another run, or a stream ends too early.
             OSError: if a checkpoint cannot be written.
@@ -158,7 +158,7 @@ class StageTrainer:
                     self._end_epoch(bar)
                     self._stop_if_signalled(caught)
         if caught:  # a signal arrived after the last check: raise it again for the next handler
-            os.kill(os.getpid(), caught[0])
+            signal.raise_signal(caught[0])
         self._swap_weights_()
         return self.history
 
