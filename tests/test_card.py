@@ -225,8 +225,8 @@ GOLDEN = {
 
 
 def without_help(card):
-    """A card without what may change with every flag: the tables of settings."""
-    text = re.sub(r"(?<=\n\| Setting \| Value \|\n)(\|.*\n)+", "", str(card))
+    """A card without what may change with every flag or requirement: the tables of settings, what pip installs."""
+    text = re.sub(r"(?<=\n\| Setting \| Value \|\n)(\|.*\n)+|(?<=\npip install ).*", "", str(card))
     return re.sub(r"\n<!-- hf_vqvae: this card was generated.*", "", text).rstrip()
 
 

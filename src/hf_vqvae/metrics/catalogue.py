@@ -21,7 +21,7 @@ class Metric:
         group: heading in the card's table of results.
         protocol: how it is measured.
         better: "↓" or "↑", the direction of improvement, if there is one.
-        hub_type: the Hub's name of the metric, where that is not the key.
+        hub_type: the Hub's name of the metric, if the Hub knows it.
     """
 
     name: str

@@ -8,15 +8,16 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..files import atomic_replace
 from ..hub.card_signature import is_as_signed, sign_card
+from ..metrics.catalogue import METRICS
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import (
     class_counts,
     describe_dataset,
     describe_model,
+    describe_package,
     describe_run,
     eval_results,
-    hub_type,
     results_table,
     setting_tables,
 )
@@ -59,13 +60,16 @@ def build_card(
     name = repo_id or clean(run_folder.name.removesuffix(".partial"))
     dataset = describe_dataset(run.get("dataset") or {})
     has_prior = isinstance(config, VQVAEForImageGenerationConfig)
+    known_metrics = [
+        one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type
+    ]
     data = ModelCardData(
         license=license or arguments.get("hub_license") or "apache-2.0",
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["vq-vae", *(["pixelcnn"] if has_prior else []), "hf_vqvae"],
         datasets=[dataset["name"]] if dataset["is_hub"] else None,
-        metrics=[hub_type(key) for key in metrics] or None,
+        metrics=known_metrics or None,
         model_name=name.split("/")[-1],
         eval_results=eval_results(metrics, dataset) or None,
     )
@@ -83,6 +87,7 @@ def build_card(
         model_id=as_string(name),
         has_code=repo_id is not None or "auto_map" in settings,
         run=describe_run(run),
+        package=describe_package(),
     )
     # Sections that are left out leave empty lines behind.
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)

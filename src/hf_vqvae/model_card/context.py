@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import fields
+from importlib.metadata import metadata
 from typing import Any
 
 import torch
@@ -31,7 +32,21 @@ from .escaping import (
 )
 
 MAX_CLASSES_SHOWN = 20
+# Names of datasets whose ids are not their names.
+DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def describe_package() -> dict[str, Any]:
+    """Return the version of this package, its address if pyproject.toml has one, and what loading a model needs."""
+    package = metadata("hf_vqvae")
+    urls = dict(url.split(", ", 1) for url in package.get_all("Project-URL") or [])
+    needs = [need for need in package.get_all("Requires-Dist") or [] if ";" not in need]
+    return {
+        "version": package["Version"],
+        "address": urls.get("Repository"),
+        "needs": " ".join(f'"{need}"' for need in needs),
+    }
 
 
 def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[str, Any]:
@@ -117,13 +132,13 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
     kind = (
         dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
     )
-    raw = dataset["raw"]
+    raw, name = dataset["raw"], dataset["name"].split("/")[-1]
     return [
         EvalResult(
             task_type=TASK,
             task_name="Unconditional image generation",
             dataset_type=kind,
-            dataset_name=dataset["name"] or "evaluation data",
+            dataset_name=DATASETS.get(name.lower(), name) or "evaluation data",
             dataset_config=None if raw.get("config") is None else clean(raw["config"]),
             dataset_split=clean(metric["split"]),
             dataset_revision=raw.get("revision") if dataset["is_hub"] else None,

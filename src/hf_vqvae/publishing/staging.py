@@ -25,6 +25,7 @@ from ..hub.commit import RUN_FILES, WEIGHTS, commit_folder, full_name
 from ..hub.download import image_processor_for
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
+from ..model_card.context import describe_package
 from ..model_card.escaping import as_string, without_path
 from ..model_card.records import hash_saved_weights, hash_weights, read_record, training_alone
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
@@ -288,15 +289,17 @@ def _build_card(model, model_id: str, license: str) -> str:
     """Return a card without results. Jinja2 is not a dependency of the models, so there is no template."""
     tags = ["vq-vae", "pixelcnn", "hf_vqvae"]
     data = ModelCardData(license=license, library_name="transformers", pipeline_tag=TASK, tags=tags)
+    titles = {"VQVAEModel": "VQ-VAE", "PixelCNNModel": "PixelCNN prior of a VQ-VAE"}
     left_out = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
     settings = model.config.to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in left_out}
     return (
         f"---\n{data.to_yaml()}\n---\n\n"
-        f"# {type(model).__name__}\n\n"
+        f"# {titles.get(type(model).__name__, 'VQ-VAE with a PixelCNN prior')}\n\n"
         f"A `{type(model).__name__}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. "
         "2017, [Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior.\n\n"
         "No record of a training run came with it, so this card has no results.\n\n"
+        f"```bash\npip install {describe_package()['needs']}\n```\n\n"
         f"```python\nfrom transformers import AutoModel\n\nmodel_id = {as_string(model_id)}\n"
         "model = AutoModel.from_pretrained(model_id, trust_remote_code=True)\n```\n\n"
         f"## Settings\n\n```json\n{json.dumps(settings, indent=2, default=str)}\n```\n"
