@@ -1,10 +1,16 @@
 """`pipeline("unconditional-image-generation")`."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from hf_vqvae import ImageGenerationPipeline, VQVAEForImageGeneration, VQVAEImageProcessorPil
 from support.models import make_model
@@ -88,3 +94,63 @@ def test_wrong_arguments_are_refused(folder, arguments, message):
     pipe = pipeline("unconditional-image-generation", model=str(folder))
     with pytest.raises((ValueError, TypeError), match=message):
         pipe(**arguments)
+
+
+# Saved again
+
+# Where the package cannot be imported: loads a repo, saves each part in one folder and the pipeline in another.
+PROGRAM = """
+import sys
+
+sys.modules["hf_vqvae"] = None  # `import hf_vqvae` raises ImportError from here on
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+repo, parts, whole = sys.argv[1:]
+for cls in (AutoModel, AutoImageProcessor):
+    cls.from_pretrained(repo, trust_remote_code=True).save_pretrained(parts)
+pipeline(model=parts, trust_remote_code=True).save_pretrained(whole)
+pipe = pipeline("unconditional-image-generation", model=whole, trust_remote_code=True)
+assert type(pipe).__module__.startswith("transformers_modules.")
+pipe(2, seed=5)[1].save(f"{whole}/image.png")
+"""
+
+
+@pytest.fixture
+def repo(tmp_path):
+    make_model().save_for_hub(tmp_path / "repo")
+    return str(tmp_path / "repo")
+
+
+def test_nothing_asks_for_trust_where_the_package_is_imported(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    parts, whole = str(tmp_path / "parts"), str(tmp_path / "whole")
+    AutoModel.from_pretrained(repo).save_pretrained(parts)
+    AutoImageProcessor.from_pretrained(repo).save_pretrained(parts)
+    pipeline(model=parts).save_pretrained(whole)
+    for folder in (parts, whole):
+        assert {path.name for path in Path(folder).iterdir()} == {
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        }
+        for name in ("config.json", "preprocessor_config.json"):
+            assert (
+                not {"auto_map", "custom_pipelines"}
+                & json.loads(Path(folder, name).read_text()).keys()
+            )
+    expected = np.stack(pipeline("unconditional-image-generation", model=repo)(2, seed=5))
+    for folder in (repo, parts, whole):
+        for task in (None, "unconditional-image-generation"):
+            pipe = pipeline(task, model=folder)
+            assert type(pipe) is ImageGenerationPipeline
+            np.testing.assert_array_equal(np.stack(pipe(2, seed=5)), expected)
+
+
+def test_what_code_of_a_repo_saves_holds_that_code(repo, tmp_path):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    program = [sys.executable, "-c", PROGRAM, repo, parts, whole]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, env=os.environ | offline, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = pipeline("unconditional-image-generation", model=repo)(seed=6)[0]
+    np.testing.assert_array_equal(np.asarray(Image.open(whole / "image.png")), np.asarray(expected))

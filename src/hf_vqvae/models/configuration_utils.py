@@ -34,8 +34,8 @@ BOUNDS = {
     "below": operator.lt,
 }
 # Keys of a saved config that are not fields.
-_SAVED_KEYS = {"model_type", "auto_map", "custom_pipelines", "num_labels", "torch_dtype"}
-_SAVED_KEYS |= {"output_attentions"}
+_CODE_KEYS = {"auto_map", "custom_pipelines"}
+_SAVED_KEYS = {"model_type", "num_labels", "torch_dtype", "output_attentions"} | _CODE_KEYS
 # Further arguments that `PreTrainedConfig.from_dict` hands to the constructor.
 _ARGUMENTS = {"name_or_path", "attn_implementation", "experts_implementation"}
 
@@ -79,6 +79,17 @@ def strict(config_class):
     return config_class
 
 
+def without_code(settings: dict, owner) -> dict:
+    """Return saved settings of `owner` without the names of code files, unless its own class is such code.
+
+    The installed package neither reads nor saves these files, so that what it saves must not name them. Code of a repo
+    copies itself when it saves.
+    """
+    if type(owner).__module__.startswith("transformers_modules."):
+        return settings
+    return {key: value for key, value in settings.items() if key not in _CODE_KEYS}
+
+
 @strict
 class StrictConfig(PreTrainedConfig):
     """`PreTrainedConfig` keeps an unknown key as an attribute, so that a misspelt setting has no effect and no error.
@@ -101,7 +112,7 @@ class StrictConfig(PreTrainedConfig):
             raise ValueError(
                 f"{type(self).__name__} has no setting {hints}. Its settings are: {settings}."
             )
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_code(kwargs, self))
 
     def validate_bounds(self):
         """Check every setting against the bounds of its field."""

@@ -14,6 +14,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_utils import without_code
 from .input_checks import require
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of PIL, for each number of channels
@@ -67,7 +68,7 @@ class VQVAEImageProcessorPil(PilBackend):
 
     def __init__(self, **kwargs):
         _check_settings(kwargs)
-        super().__init__(**kwargs)
+        super().__init__(**without_code(kwargs, self))
 
     def preprocess(self, images, *args, **kwargs):
         """Convert images to `pixel_values`; any setting of the processor can be passed for one call."""

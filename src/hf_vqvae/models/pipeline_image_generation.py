@@ -21,6 +21,7 @@ class ImageGenerationPipeline(Pipeline):
     _load_tokenizer = False
     _load_image_processor = True
     _load_feature_extractor = False
+    _load_video_processor = False
     _load_processor = False
 
     def _sanitize_parameters(self, **arguments):
@@ -51,3 +52,9 @@ class ImageGenerationPipeline(Pipeline):
 
     def postprocess(self, outputs):
         return self.image_processor.postprocess(outputs["images"])
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model and image processor, which load as this pipeline again."""
+        # That of transformers adds the code of a registered pipeline, but not of the model.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory, **kwargs)
