@@ -74,12 +74,7 @@ def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) ->
 
 
 def check_codes(codes, num_embeddings: int, grid_size: tuple[int, int] | None = None) -> Tensor:
-    """Return codes as a tensor, after checking that they are integers (B, h, w) in [0, K).
-
-    Raises:
-        TypeError: if the codes are not a tensor of integers.
-        ValueError: if the shape is not (B, *grid_size) or a code is out of range.
-    """
+    """Return codes as a tensor, after checking that they are integers (B, *grid_size) in [0, K)."""
     codes = as_tensor("codes", codes, "integers")
     if codes.dim() != 3 or (grid_size and tuple(codes.shape[1:]) != tuple(grid_size)):
         rows, columns = grid_size or ("rows", "columns")
@@ -91,12 +86,7 @@ def check_codes(codes, num_embeddings: int, grid_size: tuple[int, int] | None = 
 
 
 def check_labels(class_labels, num_classes: int | None, batch: int) -> Tensor | None:
-    """Return class labels as a tensor, after checking that they are integers (B,) in [0, num_classes), or -1 for unknown.
-
-    Raises:
-        TypeError: if they are not a tensor of integers.
-        ValueError: if the model is unconditional, the shape is not (B,) or a label is out of range.
-    """
+    """Return class labels as a tensor, after checking that they are integers (B,) in [0, num_classes), or -1 for unknown."""
     if class_labels is None:
         return None
     if num_classes is None:
@@ -113,15 +103,7 @@ def check_labels(class_labels, num_classes: int | None, batch: int) -> Tensor | 
 
 
 def count_grids(name: str, number: int | None, **arguments: ClassLabels | Seeds | None) -> int:
-    """Return how many grids to draw: `number`, or as many as labels, seeds or known grids, or 1.
-
-    Args:
-        name: of the argument `number`.
-        arguments: those that may have one entry for each grid.
-
-    Raises:
-        ValueError: if `number` is not an integer of at least 1, or two of the arguments disagree.
-    """
+    """Return how many grids to draw: `number`, which is called `name`, or as many as an argument has entries, or 1."""
     is_valid = number is None or (is_integer(number) and number >= 1)
     require(is_valid, name, number, "an integer of at least 1")
     for key, value in arguments.items():
@@ -184,10 +166,10 @@ def _label_row(label: int | str, config: PixelCNNConfig) -> int:
 
 def known_codes(
     codes: Tensor | None, mask: Tensor | None, config: PixelCNNConfig, number: int
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Expand known codes and their mask to (number, h, w) each."""
+) -> tuple[Tensor, Tensor] | None:
+    """Expand known codes and their mask to (number, h, w) each; None if nothing is known."""
     if codes is None and mask is None:
-        return None, None
+        return None
     if codes is None or mask is None:
         raise ValueError("`codes` and `mask` go together: name both, or neither.")
     codes = as_batch("codes", codes, "integers", config.grid_size, number).long()

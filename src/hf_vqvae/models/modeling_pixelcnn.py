@@ -246,10 +246,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device
         labels = label_rows(class_labels, self.config, number, guidance_scale != 1)
-        codes, mask = known_codes(codes, mask, self.config, number)
+        known = known_codes(codes, mask, self.config, number)
         noise = draw_noise(generator, seeds, (number, *self.config.grid_size), device)
-        labels, codes, mask = (
-            None if one is None else one.to(device) for one in (labels, codes, mask)
-        )
-        drawn = sample_codes(self, settings, noise, labels, codes, mask, batch_size)
+        drawn = sample_codes(self, settings, noise, labels, known, batch_size)
         return drawn.clone()  # an ordinary tensor, not one of inference mode

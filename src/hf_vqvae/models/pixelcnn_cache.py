@@ -62,12 +62,7 @@ class PixelCNNCache:
         return self._weight(conv, "bias"), kernel
 
     def _tables(self, above: Tensor, left: Tensor) -> None:
-        """Set the tables of the first layer.
-
-        Args:
-            above: (K, taps, C), what each code adds at each tap of the rows above, from left to right.
-            left: (K, r, C), the same for the taps to the left.
-        """
+        """Set the tables of what each code adds at the taps above (K, taps, C), from left to right, and left (K, r, C)."""
         # A further code, of zeros, stands for positions outside the grid.
         padded = torch.empty(
             self.num_codes + 1, *above.shape[1:], dtype=self.dtype, device=self.device

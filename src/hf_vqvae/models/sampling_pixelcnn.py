@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import logging
 
 from .input_checks import as_list, is_integer, require
@@ -73,22 +73,13 @@ class DrawSettings:
         return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
-def sample_codes(
-    prior: nn.Module,
-    settings: DrawSettings,
-    noise: Tensor,
-    labels: Tensor | None,
-    codes: Tensor | None,
-    mask: Tensor | None,
-    batch_size: int,
-) -> Tensor:
+def sample_codes(prior, settings: DrawSettings, noise: Tensor, labels, known, batch_size) -> Tensor:
     """Draw codes (N, h, w) in batches, with a progress bar if there are several.
 
     Args:
-        noise: (N, h, w) in [0, 1).
+        noise: (N, h, w) in [0, 1), on the device of the prior.
         labels: (N,) rows of the class embeddings; the last stands for no label. None for a prior without classes.
-        codes, mask: (N, h, w), known codes and where they are known, or None.
-        batch_size: grids that are drawn at a time.
+        known: codes (N, h, w) and a mask (N, h, w) of those that are known, or None.
     """
     starts = range(0, len(noise), batch_size)
     drawn, row, shape = [], None, None
@@ -98,12 +89,12 @@ def sample_codes(
     with torch.inference_mode(), torch.autocast(noise.device.type, enabled=False), bar:
         for start in starts:
             part = slice(start, start + batch_size)
-            batch_labels = None if labels is None else labels[part]
-            known = None if mask is None else (codes[part], mask[part])
+            batch_labels = None if labels is None else labels[part].to(noise.device)
+            batch_known = None if known is None else [values[part] for values in known]
             if shape != noise[part].shape or labels is not None:
                 shape = noise[part].shape
-                row = _Row(prior, settings, noise[part], batch_labels, known)
-            drawn.append(row.draw_grids(noise[part], known))
+                row = _Row(prior, settings, noise[part], batch_labels, batch_known)
+            drawn.append(row.draw_grids(noise[part], batch_known))
             bar.update(len(noise[part]))
     return torch.cat(drawn)
 
