@@ -19,7 +19,7 @@ from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.model_card.card import build_card, write_card
-from hf_vqvae.model_card.context import describe_dataset, hub_type
+from hf_vqvae.model_card.context import describe_dataset
 from hf_vqvae.model_card.run_figures import choose_images, write_figures
 from hf_vqvae.models import (
     PixelCNNConfig,
@@ -246,8 +246,8 @@ def test_the_numbers_of_the_example_are_those_of_its_record():
     card = ModelCard((EXAMPLE / "README.md").read_text("utf-8"))
     metrics = json.loads((EXAMPLE / "metrics.json").read_text())
     assert len(card.data.eval_results) == len(metrics)
-    for (key, metric), result in zip(metrics.items(), card.data.eval_results, strict=True):
-        assert result.metric_type == hub_type(key) and result.metric_value == metric["value"]
+    for metric, result in zip(metrics.values(), card.data.eval_results, strict=True):
+        assert result.metric_value == metric["value"] and result.metric_name == metric["name"]
         assert result.metric_args["protocol"] == metric["protocol"]
 
 

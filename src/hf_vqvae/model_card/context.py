@@ -58,10 +58,12 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
     bits = rows * columns * math.log2(vqvae.num_embeddings)
     pixel_bits = 8 * rows * columns * side * side * vqvae.num_channels
     colors = {1: "grey", 3: "RGB"}
+    first = prior.id2label[0] if prior and prior.num_classes else None
     return {
         "vqvae": vqvae,
         "prior": prior,
-        "label": prior and prior.num_classes and _label_in_code(prior.id2label[0]),
+        # The first class in Python: its name, or 0 if that is not one line of text.
+        "label": None if first is None else as_string(first) if clean(first) == first else "0",
         "labels_only": bool(prior and prior.num_classes and prior.label_dropout == 0),
         "height": rows * side,
         "width": columns * side,
@@ -75,11 +77,6 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
         "vqvae_parameters": _count_parameters(VQVAEModel, vqvae),
         "prior_parameters": prior and _count_parameters(PixelCNNModel, prior),
     }
-
-
-def _label_in_code(name: str) -> str:
-    """Write the first class in Python: its name, or 0 if the name is not one line of text."""
-    return as_string(name) if clean(name) == name else "0"
 
 
 def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -> str:
@@ -132,6 +129,7 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
     kind = (
         dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
     )
+    protocol = ("count", "scale", "protocol")
     raw, name = dataset["raw"], dataset["name"].split("/")[-1]
     return [
         EvalResult(
@@ -142,24 +140,14 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
             dataset_config=None if raw.get("config") is None else clean(raw["config"]),
             dataset_split=clean(metric["split"]),
             dataset_revision=raw.get("revision") if dataset["is_hub"] else None,
-            metric_type=hub_type(key),
+            metric_type=METRICS.get(key, OTHER).hub_type or key,
             metric_name=metric["name"],
             metric_value=metric["value"],
-            metric_args=_protocol(metric),
+            metric_args={name: metric[name] for name in protocol if metric.get(name) is not None},
         )
         for key, metric in metrics.items()
         if math.isfinite(metric["value"])
     ]
-
-
-def hub_type(key: str) -> str:
-    """The Hub's name of a metric, or its key."""
-    return METRICS.get(key, OTHER).hub_type or key
-
-
-def _protocol(metric: dict[str, Any]) -> dict[str, Any]:
-    keys = ("count", "scale", "protocol")
-    return {key: metric[key] for key in keys if metric.get(key) is not None}
 
 
 def results_table(metrics: dict[str, dict]) -> dict[str, Any]:

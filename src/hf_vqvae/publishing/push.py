@@ -99,12 +99,8 @@ def push_folder(
 
 def target_of(hub: HubTargetArguments) -> dict:
     """Return the options of `check_can_push` from a script's flags."""
-    return {
-        "private": hub.hub_private,
-        "revision": hub.hub_revision,
-        "create_pr": hub.hub_create_pr,
-        "license": hub.hub_license,
-    }
+    names = ("private", "revision", "create_pr", "license")
+    return {name: getattr(hub, f"hub_{name}") for name in names}
 
 
 def options_of(hub: HubTargetArguments) -> dict:

@@ -54,7 +54,7 @@ def save_for_hub(
 
     Args:
         folder: an empty or new folder.
-        repo_id: the name that a generated card tells readers to load; by default, a new card names the folder.
+        repo_id: the name that a generated card tells readers to load; by default that of the folder.
         max_shard_size: as of `save_pretrained`.
         tags: tags to add to those of the card.
         token: reads the repo that the model came from, where that is private.
@@ -65,6 +65,7 @@ def save_for_hub(
     if not isinstance(repo_id, str) or repo_id:
         validate_repo_id(repo_id)  # the card's code contains it
     folder = Path(folder)
+    repo_id = repo_id or folder.resolve().name
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     source = _find_source(model, token)
     if model.main_input_name == "pixel_values":  # not a prior, which is given codes
@@ -73,7 +74,7 @@ def save_for_hub(
     if source is not None and _is_described_by_card_in(source, model):
         copy_run_files(source, folder)
     else:
-        card = _build_card(model, repo_id or folder.resolve().name, _license_of(source))
+        card = _build_card(model, _license_of(source))
         (folder / "README.md").write_text(sign_card(card), "utf-8")
     tags = [tags] if isinstance(tags, str) else tags or []
     update_card(folder, repo_id, tags=[*(model.model_tags or []), *tags])
@@ -231,18 +232,14 @@ def _find_cached_commit(repo_id: str, model) -> str | None:
 
 def _is_described_by_card_in(source: Path, model) -> bool:
     """Return whether `source` has the card of a run, and weights that are equal to those of the model."""
-    card = source / "README.md"
-    if not card.exists():
-        return False
+    card, run = source / "README.md", source / "run.json"
+    if not card.exists() or (not run.exists() and is_as_signed(card.read_text("utf-8", "replace"))):
+        return False  # no card, or one of `_build_card`
     recorded = read_record(source, "run.json").get("weights_sha256")
-    if not (source / "run.json").exists() and is_as_signed(card.read_text("utf-8", "replace")):
-        return False  # a card of `_build_card`, for another name
-    same = hash_weights(model.state_dict()) == (recorded or hash_saved_weights(source))
-    if not same:
-        logger.warning(
-            f"This model is not the one in {source}: it is published with a card without results."
-        )
-    return same
+    if hash_weights(model.state_dict()) == (recorded or hash_saved_weights(source)):
+        return True
+    logger.warning(f"The model is not the one in {source}: its card will have no results.")
+    return False
 
 
 def update_card(
@@ -259,8 +256,8 @@ def update_card(
     try:
         text = path.read_text("utf-8")
         generated = is_as_signed(text)
-        if generated and repo_id:
-            text = _MODEL_ID.sub(lambda match: match[1] + json.dumps(repo_id), text)
+        if generated:
+            text = _MODEL_ID.sub(lambda match: match[1] + as_string(repo_id), text)
         card = ModelCard(unsigned(text))
     except CARD_DAMAGE as error:
         raise ValueError(
@@ -270,7 +267,7 @@ def update_card(
         return
     if license:
         card.data.license = license
-    if generated and repo_id and card.data.model_name:
+    if generated and card.data.model_name:
         card.data.model_name = repo_id.split("/")[-1]
     add_tags(card, tags or [])
     path.write_text(sign_card(str(card)) if generated else str(card), "utf-8")
@@ -285,22 +282,19 @@ def _license_of(source: Path | None) -> str:
     return license or HubArguments.hub_license
 
 
-def _build_card(model, model_id: str, license: str) -> str:
+def _build_card(model, license: str) -> str:
     """Return a card without results. Jinja2 is not a dependency of the models, so there is no template."""
     tags = ["vq-vae", "pixelcnn", "hf_vqvae"]
     data = ModelCardData(license=license, library_name="transformers", pipeline_tag=TASK, tags=tags)
+    name = type(model).__name__
     titles = {"VQVAEModel": "VQ-VAE", "PixelCNNModel": "PixelCNN prior of a VQ-VAE"}
-    left_out = ("auto_map", "custom_pipelines", "architectures", "transformers_version", "dtype")
-    settings = model.config.to_diff_dict()
-    settings = {key: value for key, value in settings.items() if key not in left_out}
     return (
-        f"---\n{data.to_yaml()}\n---\n\n"
-        f"# {titles.get(type(model).__name__, 'VQ-VAE with a PixelCNN prior')}\n\n"
-        f"A `{type(model).__name__}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. "
-        "2017, [Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior.\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {titles.get(name, 'VQ-VAE with a PixelCNN prior')}\n\n"
+        f"A `{name}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. 2017, "
+        "[Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior. "
+        "Its settings are in [config.json](config.json).\n\n"
         "No record of a training run came with it, so this card has no results.\n\n"
         f"```bash\npip install {describe_package()['needs']}\n```\n\n"
-        f"```python\nfrom transformers import AutoModel\n\nmodel_id = {as_string(model_id)}\n"
-        "model = AutoModel.from_pretrained(model_id, trust_remote_code=True)\n```\n\n"
-        f"## Settings\n\n```json\n{json.dumps(settings, indent=2, default=str)}\n```\n"
+        '```python\nfrom transformers import AutoModel\n\nmodel_id = ""\n'
+        "model = AutoModel.from_pretrained(model_id, trust_remote_code=True)\n```\n"
     )
