@@ -295,7 +295,7 @@ def test_labels_of_any_kind_are_classes(
         f"Dataset 'pets': images from column 'image', labels from column 'target'{count}."
     )
     without = load_images(arguments(streaming=streaming, label_column="none"), CONFIG)
-    assert without.eval.labels is None and "no labels (`--label_column` names" in str(without)
+    assert without.eval.labels is None and "no labels (`--label_column` names their" in str(without)
 
 
 @pytest.mark.parametrize(

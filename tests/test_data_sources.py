@@ -113,6 +113,23 @@ def test_an_unknown_split_is_refused_with_those_that_exist(folder, open_named):
             source.check_split("val", "--eval_split")
 
 
+def test_class_folders_in_an_archive_are_to_be_unpacked(tmp_path, open_named):
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    for name, members in {
+        "classes": ("cat/1.png", "dog/1.png"),
+        "flat": ("1.png", "2.png"),
+    }.items():
+        (tmp_path / name).mkdir()
+        with zipfile.ZipFile(tmp_path / name / "train.zip", "w") as archive:
+            for member in members:
+                archive.write(tmp_path / "image.png", member)
+    assert len(open_named(tmp_path / "flat").read("train")) == 2
+    with pytest.raises(
+        DataError, match=r"'classes' has folders of classes in the archive train.zip, .*: unpack"
+    ):
+        open_named(tmp_path / "classes")
+
+
 def test_a_cache_that_cannot_be_written_is_named_and_not_the_dataset(folder, tmp_path):
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file" / "cache")

@@ -63,7 +63,7 @@ class Source:
         cache: folder of prepared datasets and extracted archives, with a final slash.
 
     Raises:
-        DataError: if one of the dataset's files has another prefix.
+        DataError: if one of the dataset's files has another prefix, or is an archive of class folders.
     """
 
     name: str
@@ -82,6 +82,17 @@ class Source:
                     f"Dataset {self.name!r} says that {path!r} is one of its files, which is not within it: "
                     "correct `data_files` in its README.md."
                 )
+        archives = [path for paths in named.values() for path in paths if path.endswith(".zip")]
+        if not archives or not hasattr(self.rows.config, "drop_labels"):  # no folder of images
+            return
+        with self._errors_named():
+            features = next(iter(self.rows.as_streaming_dataset().values())).features
+        # `datasets` takes the name of the archive's own folder for the class.
+        if isinstance(features.get("label"), datasets.ClassLabel):
+            raise DataError(
+                f"Dataset {self.name!r} has folders of classes in the archive {os.path.basename(archives[0])}, whose "
+                "labels cannot be read: unpack it, and name the folder that holds the splits."
+            )
 
     @property
     def _in_memory(self) -> bool:

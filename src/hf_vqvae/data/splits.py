@@ -73,7 +73,10 @@ class ImageSplits:
         labels, names = self.info["label_column"], self.info["label_names"]
         used = f"Dataset {self.info['name']!r}: images from column {self.info['image_column']!r}, "
         if labels is None:
-            return used + "no labels (`--label_column` names a column of classes)."
+            return (
+                used
+                + "no labels (`--label_column` names their column; unpack archives of class folders)."
+            )
         numbers = getattr(self.train, "labels", None)
         count = len(names) if names else None if numbers is None else numbers.max().item() + 1
         classes = "" if count is None else f" ({count:,} {'class' if count == 1 else 'classes'})"
