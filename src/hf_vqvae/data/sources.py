@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import datasets
 from datasets.exceptions import DatasetsError
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
 from ..arguments import DataArguments
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, request_timeout, retry
+from .arrays import load_arrays
 from .digits import load_digits
 
 DIGITS = "digits"
@@ -53,10 +55,8 @@ class Source:
 
     Args:
         name: as given; of a folder only the last part, since no path of this machine is published.
-        kind: `"hub"`, `"folder"` or `"digits"`.
+        kind: `"hub"`, `"folder"`, `"arrays"` ([`load_arrays`]) or `"digits"`.
         revision: commit that is read, of a Hub dataset; `None` for others and where it is unknown.
-        load_command: expression that loads the same dataset (after `from datasets import
-            load_dataset`, or `import hf_vqvae.digits` for the digits).
         rows: the builder that reads the splits, or the splits themselves.
         files: prefixes of the paths and addresses of the dataset's own files. A row that names
             another file, of this machine or of the network, is refused.
@@ -69,7 +69,6 @@ class Source:
     name: str
     kind: str
     revision: str | None
-    load_command: str
     rows: datasets.DatasetBuilder | datasets.DatasetDict
     files: tuple[str, ...] = ()
     cache: str = ""
@@ -173,9 +172,10 @@ class Source:
 def open_source(arguments: DataArguments) -> Source:
     """Find the dataset that `arguments` name, without reading its rows.
 
-    The name `digits` means the embedded digits ([`load_digits`]). An existing folder is read as such, in the layout of
-    a Hub dataset or as images, with or without one subfolder per class. Any other name is looked up on the Hub, at the
-    current commit of `dataset_revision`; without a connection, a dataset in the cache of `datasets` is used.
+    The name `digits` means the embedded digits ([`load_digits`]). An existing folder is read as such: arrays of images
+    ([`load_arrays`], also of one file), the layout of a Hub dataset, or images, with or without a subfolder per class.
+    Any other name is looked up on the Hub, at the current commit of `dataset_revision`; without a connection, a dataset
+    in the cache of `datasets` is used.
 
     Raises:
         DataError: if there is no such dataset, configuration or revision, or it cannot be accessed.
@@ -188,27 +188,32 @@ def open_source(arguments: DataArguments) -> Source:
             f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, "
             f"{name!r} is not one: leave it out."
         )
-    if name == DIGITS:
+    rows = None
+    try:
+        if name == DIGITS:
+            rows = load_digits()
+        elif path.exists():
+            rows = load_arrays(path)
+    except (*BROKEN, ImportError, EOFError, BadZipFile) as error:
+        raise DataError(f"`--dataset_name {name}`: {error}") from error
+    if rows is not None:
         if arguments.dataset_config_name is not None:
             raise DataError(
-                f"`--dataset_config_name {arguments.dataset_config_name}`: the embedded digits "
-                "have no configurations, leave it out."
+                f"`--dataset_config_name {arguments.dataset_config_name}`: {name!r} has no configurations, leave the "
+                "flag out."
             )
-        try:
-            rows = load_digits()
-        except ModuleNotFoundError as error:
-            raise DataError(f"`--dataset_name digits`: {error}") from error
-        return Source(DIGITS, "digits", None, "hf_vqvae.digits.load_digits()", rows)
+        return Source(path.resolve().name, "digits" if name == DIGITS else "arrays", None, rows)
     if path.is_dir():
         # Absolute, because a bare "csv" or "imagefolder" would mean a loader of `datasets`.
         path = path.resolve()
         builder = _find_builder(str(path), arguments)
         cache = _cache(arguments)
         files = (os.path.join(path, ""), cache)
-        command = _load_command(f"./{path.name}", arguments)
-        return Source(path.name, "folder", None, command, builder, files, cache)
+        return Source(path.name, "folder", None, builder, files, cache)
     if path.exists():
-        raise DataError(f"`--dataset_name {name}` is a file: name the folder it is in.")
+        raise DataError(
+            f"`--dataset_name {name}` is a file, and no idx, npz or CSV file of pixels: name the folder it is in."
+        )
     if re.match(r"[./~]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1 or not name:
         raise DataError(
             f"`--dataset_name {name}`: there is no such folder. Write the path of a folder, the "
@@ -231,7 +236,7 @@ def _open_hub(arguments: DataArguments) -> Source:
     downloads = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
     cache = _cache(arguments)
     files = (downloads, cache, f"hf://datasets/{name}@")
-    return Source(name, "hub", revision, _load_command(name, arguments), builder, files, cache)
+    return Source(name, "hub", revision, builder, files, cache)
 
 
 def _cache(arguments: DataArguments) -> str:
@@ -313,12 +318,3 @@ def _find_builder(
         raise DataError(f"{what} `--dataset_name {name}`: {error}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
-
-
-def _load_command(name: str, arguments: DataArguments) -> str:
-    parts = [f'"{name}"']
-    if arguments.dataset_config_name is not None:
-        parts.append(f'"{arguments.dataset_config_name}"')
-    if arguments.dataset_revision is not None:
-        parts.append(f'revision="{arguments.dataset_revision}"')
-    return f"load_dataset({', '.join(parts)})"

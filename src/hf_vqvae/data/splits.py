@@ -210,8 +210,22 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
         "image_column": decoder.image_column,
         "label_column": decoder.label_column,
         "label_names": decoder.label_names,
-        "load_command": source.load_command,
+        "load_command": _load_command(source, arguments),
     }
+
+
+def _load_command(source: Source, arguments: DataArguments) -> str:
+    """Return the expression that loads the dataset, after the import of its function or module."""
+    if source.kind == "digits":
+        return "hf_vqvae.digits.load_digits()"
+    if source.kind == "arrays":
+        return f"hf_vqvae.data.arrays.load_arrays({f'./{source.name}'!r})"
+    parts = [f'"{source.name}"' if source.kind == "hub" else f'"./{source.name}"']
+    if arguments.dataset_config_name is not None:
+        parts.append(f'"{arguments.dataset_config_name}"')
+    if arguments.dataset_revision is not None:
+        parts.append(f'revision="{arguments.dataset_revision}"')
+    return f"load_dataset({', '.join(parts)})"
 
 
 def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:

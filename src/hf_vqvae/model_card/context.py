@@ -114,6 +114,9 @@ def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
     """Return the lines of Python that load the data, without paths of this machine."""
     if kind == "digits":
         return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
+    if kind == "arrays":
+        place = as_string(f"./{name}")
+        return f"from hf_vqvae.data.arrays import load_arrays\n\ndataset = load_arrays({place})"
     words = [as_string(name if kind == "hub" else f"./{name}")]
     if dataset.get("config"):
         words.append(as_string(dataset["config"]))
