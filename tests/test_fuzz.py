@@ -24,7 +24,6 @@ from hf_vqvae.arguments import (
     VQVAEArguments,
 )
 from hf_vqvae.command_line import parse_arguments
-from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.rows import RowDecoder
 from hf_vqvae.data.sources import open_source
 from hf_vqvae.hub.download import fetch_model
@@ -107,8 +106,6 @@ ENTRIES = {
     "VQVAEImageProcessorPil()": lambda value: PROCESSOR(value),
     "VQVAEImageProcessorPil.postprocess": lambda value: PROCESSOR.postprocess(value),
     "VQVAEImageProcessorPil.postprocess(type)": lambda value: PROCESSOR.postprocess(PIXELS, value),
-    "DecodedImages": lambda value: DecodedImages(value),
-    "DecodedImages(labels)": lambda value: DecodedImages(PICTURES.byte(), value),
     "CodebookUsage": lambda value: CodebookUsage(value),
     "CodebookUsage.add": lambda value: CodebookUsage(16).add(prediction=value),
     "CodebookUsage.compute": lambda value: CodebookUsage(16).compute(predictions=value),

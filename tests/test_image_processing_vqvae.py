@@ -184,6 +184,15 @@ def test_a_file_is_the_same_in_training_and_at_use_in_every_form(
         assert torch.equal(loaded(form, return_tensors="pt").pixel_values, expected), form
 
 
+def test_the_orientation_of_a_file_is_obeyed(tmp_path):
+    image, options = turned()
+    image.save(tmp_path / "a.png", **options)
+    upright = np.rot90(np.asarray(image), -1).copy()
+    processor = VQVAEImageProcessorPil(size={"height": 24, "width": 16})
+    for form in (tmp_path / "a.png", Image.open(tmp_path / "a.png")):
+        assert (processor(form)["pixel_values"][0] == processor(upright)["pixel_values"][0]).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_8_bit_arrays_become_grey_or_colour_as_the_model_wants(channels):
     processor = VQVAEImageProcessorPil(size={"height": 16, "width": 24}, num_channels=channels)

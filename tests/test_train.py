@@ -584,7 +584,7 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(
         (["--image_column", "picture"], ["--image_column picture", "'image'"]),
         (["--max_train_samples", "10"], ["10 training rows", "--train_batch_size 16"]),
         (["--image_size", "30"], ["image_size", "30", "28", "32"]),
-        (["--num_channels", "3"], ["--num_channels 1"]),
+        (["--background", "no colour"], ["background", "'no colour'", "#ffffff"]),
         (["--kernel_size", "4"], ["kernel_size", "4"]),
         (["--mixed_precision", "fp16"], ["--mixed_precision fp16", "bf16"]),
         (["--log_with", "wandb"], ["--log_with wandb", "not installed", "pip install wandb"]),

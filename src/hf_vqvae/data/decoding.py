@@ -37,30 +37,10 @@ class DecodedImages(torch.utils.data.Dataset):
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,), -1 where the class is unknown, or `None`.
-
-    Raises:
-        ValueError: if a type or shape differs.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None):
-        for name, value in {
-            "images": images,
-            "labels": images if labels is None else labels,
-        }.items():
-            if not isinstance(value, Tensor):
-                raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}.")
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                f"`images` must be uint8 of shape (N, C, H, W), got {images.dtype} of shape "
-                f"{tuple(images.shape)}."
-            )
-        if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
-            raise ValueError(
-                f"`labels` must be int64 of shape ({len(images)},), one for each image, got "
-                f"{labels.dtype} of shape {tuple(labels.shape)}."
-            )
-        self.images = images
-        self.labels = labels
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.images)
