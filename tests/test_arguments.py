@@ -119,6 +119,8 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
         (["--log_with", "mlflow"], "--log_with/--log-with: invalid choice: 'mlflow' (choose from"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["--seed", "-1"], "--seed must be at least 0 and below 4294967296, got -1"),
+        (["--dataloader_num_workers", "-1"], "--dataloader_num_workers must be at least 0, got -1"),
         (["--mixed_precision", "fp8"], "invalid choice: 'fp8'"),
         (["missing.yaml"], "cannot read the arguments in missing.yaml"),
     ],

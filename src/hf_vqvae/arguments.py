@@ -70,7 +70,7 @@ class DataArguments:
     max_train_samples: int | None = flag(None, "Train on the first N rows only.", at_least=1)
     max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.", at_least=1)
     cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
-    dataloader_num_workers: int = flag(0, "Processes that decode a stream; 0: the main one.", "run")
+    dataloader_num_workers: int = flag(0, "More processes, to decode a stream.", "run", at_least=0)
 
     def __post_init__(self):
         check_bounds(self)
@@ -138,7 +138,7 @@ class TrainingArguments:
     max_grad_norm: float | None = flag(
         None, "Norm to clip the gradient to (default: none; 1 for the prior).", "stages", above=0
     )
-    seed: int = flag(0, "Seed of weights, shuffling and samples.")
+    seed: int = flag(0, "Seed of weights, shuffling and samples.", at_least=0, below=2**32)
     mixed_precision: str = flag(
         "no",
         "`bf16` (GPU, and CPUs that have it) or `fp16` (GPU); the quantizer stays float32.",
