@@ -58,12 +58,15 @@ def describe_model(config: VQVAEConfig | VQVAEForImageGenerationConfig) -> dict[
     bits = rows * columns * math.log2(vqvae.num_embeddings)
     pixel_bits = 8 * rows * columns * side * side * vqvae.num_channels
     colors = {1: "grey", 3: "RGB"}
-    first = prior.id2label[0] if prior and prior.num_classes else None
+    label = None
+    if prior and prior.num_classes:
+        # The first class in Python: its name, or 0 if that is not one line of text.
+        name = prior.id2label[0]
+        label = as_string(name) if clean(name) == name else "0"
     return {
         "vqvae": vqvae,
         "prior": prior,
-        # The first class in Python: its name, or 0 if that is not one line of text.
-        "label": None if first is None else as_string(first) if clean(first) == first else "0",
+        "label": label,
         "labels_only": bool(prior and prior.num_classes and prior.label_dropout == 0),
         "height": rows * side,
         "width": columns * side,

@@ -34,8 +34,7 @@ def write_figures(
     Training curves and codebook usage are drawn from `history.json` and `run.json` if these exist.
 
     Args:
-        model: a VQ-VAE, or one with a prior, which also gets samples and completions. Its mode
-            (training or evaluation) is restored.
+        model: a VQ-VAE, or one with a prior, which also gets samples and completions. It is set to evaluation mode.
         images: the evaluation split. The first image of each label is shown, or the first ten.
         generator: random generator of the samples, on the model's device.
         train_images: the training split. Without it (a stream is not in memory) the nearest
@@ -54,21 +53,17 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     chosen = choose_images(images.labels, len(images))
-    was_training = model.training
     model.eval()
-    try:
-        pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
-        codes = vqvae.encode(pixel_values).codes
-        inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
-        if prior is not None:
-            samples = _draw_samples(model, generator, folder / "samples.png")
-            labels = None if images.labels is None else images.labels[chosen]
-            _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
-            if train_images is not None:
-                shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
-                draw_neighbours(shown, train_images, model.device, path)
-    finally:
-        model.train(was_training)
+    pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
+    codes = vqvae.encode(pixel_values).codes
+    inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
+    if prior is not None:
+        samples = _draw_samples(model, generator, folder / "samples.png")
+        labels = None if images.labels is None else images.labels[chosen]
+        _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
+        if train_images is not None:
+            shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
+            draw_neighbours(shown, train_images, model.device, path)
     codes = codes.cpu().numpy()
     plot_architecture(
         vqvae.config, folder / "architecture.png", None if prior is None else prior.config

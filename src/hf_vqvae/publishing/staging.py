@@ -33,7 +33,8 @@ from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
-# Lines of code in a run's card that name the model to load.
+NO_RESULTS = "No record of a training run came with it, so this card has no results."
+# Lines of code in a card that name the model to load.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
 
 
@@ -232,9 +233,10 @@ def _find_cached_commit(repo_id: str, model) -> str | None:
 
 def _is_described_by_card_in(source: Path, model) -> bool:
     """Return whether `source` has the card of a run, and weights that are equal to those of the model."""
-    card, run = source / "README.md", source / "run.json"
-    if not card.exists() or (not run.exists() and is_as_signed(card.read_text("utf-8", "replace"))):
-        return False  # no card, or one of `_build_card`
+    card = source / "README.md"
+    text = card.read_text("utf-8", "replace") if card.exists() else ""
+    if not text or (NO_RESULTS in text and is_as_signed(text)):
+        return False
     recorded = read_record(source, "run.json").get("weights_sha256")
     if hash_weights(model.state_dict()) == (recorded or hash_saved_weights(source)):
         return True
@@ -293,8 +295,7 @@ def _build_card(model, license: str) -> str:
         f"A `{name}` of {model.num_parameters():,} parameters: part of a VQ-VAE (van den Oord et al. 2017, "
         "[Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937)) with a PixelCNN prior. "
         "Its settings are in [config.json](config.json).\n\n"
-        "No record of a training run came with it, so this card has no results.\n\n"
-        f"```bash\npip install {describe_package()['needs']}\n```\n\n"
+        f"{NO_RESULTS}\n\n```bash\npip install {describe_package()['needs']}\n```\n\n"
         '```python\nfrom transformers import AutoModel\n\nmodel_id = ""\n'
         "model = AutoModel.from_pretrained(model_id, trust_remote_code=True)\n```\n"
     )
