@@ -127,11 +127,9 @@ def test_an_index_of_parts_leads_neither_to_pickles_nor_out_of_the_folder(folder
     names = load_file(other / "model.safetensors")
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, part)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="must name safetensors files in the same folder, got "):
-        load_model(str(folder))
-    if part.endswith(".bin"):
-        with pytest.raises((OSError, ValueError, RuntimeError, pickle.UnpicklingError)):
-            VQVAEForImageGeneration.from_pretrained(folder)
+    for load in (load_model, VQVAEForImageGeneration.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(ValueError, match="must name safetensors files in the same folder, got"):
+            load(str(folder))
     assert not mark.exists()
 
 

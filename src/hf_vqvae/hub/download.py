@@ -20,6 +20,7 @@ from ..models import (
     VQVAEModel,
 )
 from ..models.configuration_vqvae import as_pair
+from ..models.hub_mixin import list_shards
 from .commit import WEIGHTS
 from .errors import FAILURES, explain
 from .requests import TIMEOUT, request_timeout, retry
@@ -137,15 +138,9 @@ def weight_files(folder: str) -> list[Path]:
     if not index.is_file():
         raise OSError(f"there is no file {SAFE_WEIGHTS_NAME} in {folder}")
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        return [index.with_name(name) for name in list_shards(index)]
+    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the index {index.name} is damaged: download it again") from error
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(
-                f"the index {index.name} must name safetensors files in the same folder, got {name!r}"
-            )
-    return [index.with_name(name) for name in names]
 
 
 def check_shapes(model: PreTrainedModel, files: list[Path]) -> None:

@@ -1,13 +1,17 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""Load safetensors weights only; push with the installed package `hf_vqvae`.
+"""Load safetensors weights only; push with the package `hf_vqvae`, which is not among the files of a repo."""
 
-The package is not among the files of a repo. Where it is not installed, `push_to_hub` is that of transformers.
-"""
+import json
+from contextlib import suppress
+from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file, logging
 
 logger = logging.get_logger(__name__)
+
+# Arguments that say where the files are.
+PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class HubMixin:
@@ -23,6 +27,11 @@ class HubMixin:
         """
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("`use_safetensors` must be True, got False: a pickle can run code.")
+        with suppress(OSError):  # where the weights are in one file
+            place = {key: kwargs[key] for key in PLACE if key in kwargs}
+            list_shards(
+                cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place)
+            )
         try:
             loaded = super().from_pretrained(
                 pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs
@@ -31,25 +40,16 @@ class HubMixin:
             raise ValueError(
                 f"the weights of {pretrained_model_name_or_path!r} are damaged ({error}): download or save them again."
             ) from error
-        # With `output_loading_info=True` a pair.
-        check_finite(loaded[0] if isinstance(loaded, tuple) else loaded)
+        check_finite(loaded[0] if kwargs.get("output_loading_info") else loaded)
         return loaded
 
     def save_for_hub(self, folder, repo_id: str = "", **options) -> None:
-        """Write the model, its image processor, its code and its card into `folder`.
-
-        Arguments and errors are those of `hf_vqvae.publishing.staging.save_for_hub`.
-
-        Raises:
-            ImportError: if the package `hf_vqvae` is not installed.
-        """
+        """Write model, image processor, code and card, as `hf_vqvae.publishing.staging.save_for_hub` of the package."""
         # Inside `try`, since the Hub's loader demands every package that is imported outside of one.
         try:
             from hf_vqvae.publishing.staging import save_for_hub
         except ModuleNotFoundError as error:
-            raise ImportError(
-                f"`save_for_hub` needs the package hf_vqvae ({error}): install it, or use `save_pretrained`."
-            ) from error
+            raise ImportError("`save_for_hub` needs the package: install hf_vqvae.") from error
         save_for_hub(self, folder, repo_id, **options)
 
     def push_to_hub(self, repo_id: str, **options):
@@ -64,6 +64,17 @@ class HubMixin:
             logger.warning(f"Uploading without image processor, code and card: {error}.")
             return super().push_to_hub(repo_id, **options)
         return push_model(self, repo_id, **options)
+
+
+def list_shards(index: str | Path) -> list[str]:
+    """List the files of an index; `ValueError` for any but safetensors beside it: torch would read it as a pickle."""
+    names = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"the index must name safetensors files in the same folder, got {name!r}"
+            )
+    return names
 
 
 def check_finite(model) -> None:
