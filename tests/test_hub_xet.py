@@ -6,7 +6,7 @@ import time
 import pytest
 
 from support.hub import HubServer
-from support.pushes import XET_STAGES, World, hub_client, make_run
+from support.pushes import NAME, XET_STAGES, World, hub_client, make_run
 
 NO_TOKEN = "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew"
 MESSAGES = {
@@ -59,6 +59,24 @@ def test_a_push_by_xet_is_one_commit(world):
     world.check_done(world.push())
     assert all(world.requests(stage) == 1 for stage in XET_STAGES)
     assert world.requests("upload") == 0
+
+
+def test_a_run_that_is_there_already_opens_no_pull_request(world):
+    world.check_done(world.push())
+    done = world.push("--hub_create_pr")
+    assert done.returncode == 1 and "no pull request was opened" in done.stderr
+    assert "Pushed" not in done.stdout and set(world.hub.repo(NAME).refs) == {"main"}
+
+
+def test_a_repo_that_is_deleted_is_not_said_to_be_left(world):
+    world.fail("shard", 403, times=99)
+    world.hub.fail("DELETE", "/api/repos/delete", status="lost_answer")
+    done = world.push()
+    assert world.commits() == [] and "is left there" not in done.stderr
+    world.repair()
+    world.fail("shard", "revoke")
+    done = world.push()
+    assert world.commits() == ["initial commit"] and "is left there without" in done.stderr
 
 
 @pytest.mark.parametrize(

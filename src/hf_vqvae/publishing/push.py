@@ -94,6 +94,8 @@ def push_folder(
             f"The run is complete in {folder}. This pushes it:\n\n"
             f"    {push_command(folder, repo_id, **options)}\n"
         ) from error
+    if create_pr and commit.pr_url is None:
+        raise PushError(f"{repo_id} has all files of {folder} already: no pull request was opened.")
     return commit.pr_url or commit.commit_url
 
 
