@@ -27,6 +27,7 @@ from hf_vqvae import (
 )
 from hf_vqvae.hub.download import load_model
 from hf_vqvae.publishing.staging import copy_files, copy_run_files
+from support import models as support_models
 
 MARKUP = "a|b`c`</td><script>alert(1)</script>\n```\n# title [x](http://evil.example) {{7*7}}"
 
@@ -461,3 +462,18 @@ def test_more_classes_than_a_prior_can_have_are_no_matter_to_one_without_labels(
     assert done.returncode == 0, done.stderr
     model = load_model(str(tmp_path / "run"))
     assert model.config.prior_config.num_classes is None
+
+
+@pytest.mark.parametrize(
+    "label, said", [("two lines", r"`two\nlines`"), ("\x1b[32m", r"'\x1b[31m'")]
+)
+def test_names_reach_the_terminal_on_one_line_and_without_escape_sequences(
+    tmp_path, run_main, label, said
+):
+    prior = {"num_classes": 2, "id2label": {0: "\x1b[31m", 1: "two\nlines"}}
+    support_models.make_model(prior).save_pretrained(tmp_path)
+    for words in ([tmp_path, "--class_labels", label], [f"no/{label}/model"]):
+        with pytest.raises(SystemExit) as exit_info:
+            run_main("scripts/sample.py", *words, "--output_file", tmp_path / "samples.png")
+        assert exit_info.value.code.isprintable()
+        assert said in exit_info.value.code or words[0] != tmp_path

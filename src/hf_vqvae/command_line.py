@@ -100,7 +100,9 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     except UnicodeEncodeError as error:  # a file's name, where the locale is not UTF-8
         sys.exit(f"Error: {error.encoding} cannot write {error.object!r}: set PYTHONUTF8=1.")
     except (ValueError, OSError, FloatingPointError, *errors) as error:
-        sys.exit(f"Error: {error}")
+        # Names in models and datasets and answers of servers may hold escape sequences.
+        text = "".join(one if one.isprintable() or one == "\n" else " " for one in str(error))
+        sys.exit(f"Error: {text}")
 
 
 def parse_arguments(*dataclasses: type, description: str = "") -> tuple:

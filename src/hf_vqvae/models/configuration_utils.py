@@ -166,4 +166,5 @@ class StrictConfig(PreTrainedConfig):
 def did_you_mean(key: str, names: list[str], cutoff: float = 0.6) -> str:
     """Return a hint at the name most similar to `key`, for an error message; empty if there is none."""
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
-    return f" (did you mean `{nearest[0]}`?)" if nearest else ""
+    # A label of a model from the Hub may hold newlines and escape sequences.
+    return f" (did you mean `{repr(nearest[0])[1:-1]}`?)" if nearest else ""
