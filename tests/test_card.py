@@ -19,7 +19,6 @@ from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.model_card.card import build_card, write_card
-from hf_vqvae.model_card.context import describe_dataset
 from hf_vqvae.model_card.run_figures import choose_images, write_figures
 from hf_vqvae.models import (
     PixelCNNConfig,
@@ -400,13 +399,6 @@ def test_the_card_says_how_to_load_the_data_without_paths_of_the_machine(dataset
     for result in card.data.eval_results:
         assert is_hub or " " in result.dataset_type, "that could be a dataset of somebody else"
         assert is_hub or result.dataset_revision is None
-
-
-def test_a_dataset_without_a_kind_is_known_by_its_name(tmp_path):
-    for name, is_hub in (("ylecun/mnist", True), ("./ylecun/mnist", False), ("digits", False)):
-        dataset = dataset_of(name=name)
-        del dataset["kind"]
-        assert describe_dataset(dataset)["is_hub"] == is_hub
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "run.json", "arguments.json"])

@@ -12,16 +12,14 @@ from ..metrics.catalogue import METRICS
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import (
-    class_counts,
     describe_dataset,
     describe_model,
     describe_package,
-    describe_run,
     eval_results,
     results_table,
     setting_tables,
 )
-from .escaping import as_string, clean
+from .escaping import as_code, as_duration, as_setting, as_string, clean
 from .records import check_records, read_record
 
 logger = logging.getLogger(__name__)
@@ -79,15 +77,18 @@ def build_card(
         model=describe_model(config),
         dataset=dataset,
         results=results_table(metrics) if metrics else None,
-        class_counts=class_counts(metrics),
         metrics=metrics,
         stages=setting_tables(config, arguments),
         has_arguments=bool(arguments),
         figures={path.stem for path in (run_folder / "figures").glob("*.png")},
         model_id=as_string(name),
         has_code=repo_id is not None or "auto_map" in settings,
-        run=describe_run(run),
+        run=run,
         package=describe_package(),
+        # Each value of a record goes through one of these.
+        code=as_code,
+        setting=as_setting,
+        duration=as_duration,
     )
     # Sections that are left out leave empty lines behind.
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
@@ -124,10 +125,10 @@ def _read_config(folder: Path) -> tuple[VQVAEConfig | VQVAEForImageGenerationCon
             f"{folder.name} has no config.json: a card is built in the folder of a finished run."
         )
     settings = read_record(folder, "config.json")
-    kinds = {one.model_type: one for one in (VQVAEConfig, VQVAEForImageGenerationConfig)}
-    if settings.get("model_type") not in kinds:
-        raise ValueError(
-            f"`model_type` in {folder.name}/config.json must be {' or '.join(map(repr, kinds))}, "
-            f"got {settings.get('model_type')!r}."
-        )
-    return kinds[settings["model_type"]].from_pretrained(folder), settings
+    for kind in (VQVAEConfig, VQVAEForImageGenerationConfig):
+        if settings.get("model_type") == kind.model_type:
+            return kind.from_pretrained(folder), settings
+    raise ValueError(
+        f"`model_type` in {folder.name}/config.json must be 'vqvae' or 'vqvae_image_generation', "
+        f"got {settings.get('model_type')!r}."
+    )

@@ -23,15 +23,12 @@ from ..models.configuration_utils import own_fields
 from ..models.pipeline_image_generation import TASK
 from .escaping import (
     as_code,
-    as_duration,
     as_plain,
-    as_setting,
     as_string,
     clean,
     without_path,
 )
 
-MAX_CLASSES_SHOWN = 20
 # Names of datasets whose ids are not their names.
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -88,32 +85,15 @@ def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -
 
 
 def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Return what the card says about the data, escaped; the name is empty if it is unknown."""
+    """Return the record of a dataset with its clean name, empty if it is unknown, and the code that loads it."""
     name = clean(without_path(str(dataset.get("name") or "")))
-    kind = dataset.get("kind", "hub" if HUB_ID.fullmatch(name) else "folder")
-    labels = [as_code(label) for label in dataset.get("label_names") or []]
-    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
-    counts = {
-        f"{part}_count": f"{count:,}" if (count := dataset.get(f"{part}_count")) else None
-        for part in ("train", "eval")
-    }
-    keys = ("train_split", "eval_split", "image_column", "label_column", "revision", "config")
-    safe = {key: as_code(dataset[key]) for key in keys if dataset.get(key) is not None}
-    return {
-        **safe,
-        **counts,
-        "raw": dataset,
-        "name": name,
-        "shown_name": as_code(name),
-        "is_hub": kind == "hub" and HUB_ID.fullmatch(name) is not None,
-        "kind": kind,
-        "labels": shown,
-        "same_split": dataset.get("train_split") == dataset.get("eval_split"),
-        "code": _load_code(dataset, name, kind),
-    }
+    kind = dataset.get("kind")
+    is_hub = kind == "hub" and HUB_ID.fullmatch(name) is not None
+    code = _load_code(dataset, name, kind)
+    return {**dataset, "name": name, "kind": kind, "is_hub": is_hub, "code": code}
 
 
-def _load_code(dataset: dict[str, Any], name: str, kind: str) -> str:
+def _load_code(dataset: dict[str, Any], name: str, kind: str | None) -> str:
     """Return the lines of Python that load the data, without paths of this machine."""
     if kind == "digits":
         return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
@@ -136,16 +116,16 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
         dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
     )
     protocol = ("count", "scale", "protocol")
-    raw, name = dataset["raw"], dataset["name"].split("/")[-1]
+    name, config = dataset["name"].split("/")[-1], dataset.get("config")
     return [
         EvalResult(
             task_type=TASK,
             task_name="Unconditional image generation",
             dataset_type=kind,
             dataset_name=DATASETS.get(name.lower(), name) or "evaluation data",
-            dataset_config=None if raw.get("config") is None else clean(raw["config"]),
+            dataset_config=None if config is None else clean(config),
             dataset_split=clean(metric["split"]),
-            dataset_revision=raw.get("revision") if dataset["is_hub"] else None,
+            dataset_revision=dataset.get("revision") if dataset["is_hub"] else None,
             metric_type=METRICS.get(key, OTHER).hub_type or key,
             metric_name=metric["name"],
             metric_value=metric["value"],
@@ -203,23 +183,6 @@ def _images(count: int, split: str, is_other_split: bool) -> str:
     return f"{count:,} images" + (f" of the split {as_code(split)}" if is_other_split else "")
 
 
-def class_counts(metrics: dict[str, dict]) -> list[dict[str, str]]:
-    """Return, for each set of samples, how often the classifier read each class in it, escaped."""
-    sets = {"class_perplexity_with_labels": "with labels"}
-    both = set(sets) <= set(metrics)
-    sets = {"class_perplexity": "without labels" if both else ""} | sets
-    lines = []
-    for key, kind in sets.items():
-        metric = metrics.get(key, {})
-        pairs = list(zip(metric.get("classes", ()), metric.get("counts", ()), strict=False))
-        shown = [f"{as_code(name)} {count:,}" for name, count in pairs[:MAX_CLASSES_SHOWN]]
-        more = len(pairs) - len(shown)
-        if shown:
-            line = ", ".join(shown) + (f" and {more:,} more classes" if more else "")
-            lines.append({"kind": kind, "count": f"{metric['count']:,}", "line": line})
-    return lines
-
-
 def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Return tables of settings with their meaning: each model's config, and the training flags."""
     prior = getattr(config, "prior_config", None)
@@ -247,30 +210,10 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "title": title,
             "rows": [
-                (f"`{field.name}`", as_setting(value), field.metadata["help"].replace("*", "\\*"))
+                (field.name, value, field.metadata["help"].replace("*", "\\*"))
                 for field, value in settings
                 if value is not None and value != "" and field.name not in unused
             ],
         }
         for title, settings in tables
     ]
-
-
-def describe_run(run: dict[str, Any]) -> dict[str, Any]:
-    """Return versions, hardware and training time, escaped."""
-    names = {"vqvae": "VQ-VAE", "prior": "prior"}
-    times = [
-        f"{names[stage]} {as_duration(seconds)}"
-        for stage, seconds in (run.get("seconds") or {}).items()
-        if stage in names and seconds
-    ]
-    versions = run.get("versions") or {}
-    return {
-        "versions": [
-            (as_code(name), as_code(version)) for name, version in versions.items() if version
-        ],
-        "hardware": run.get("hardware") and as_code(run["hardware"]),
-        "num_processes": run.get("num_processes") and as_setting(run["num_processes"]),
-        "mixed_precision": run.get("mixed_precision") and as_code(run["mixed_precision"]),
-        "times": ", ".join(times),
-    }

@@ -41,17 +41,11 @@ def push_folder(
 ) -> str:
     """Push the folder of a finished run in one commit, with the model code. The folder is only read.
 
-    A push that fails makes no commit, and can be repeated.
+    A push that fails makes no commit, and can be repeated. The options are the flags of scripts/push_to_hub.py.
 
     Args:
         folder: as `scripts/train.py` leaves it; checkpoints and codes in it are never pushed.
-        repo_id: `name` or `owner/name`; created if it is missing.
-        private: create the repo as a private one.
-        revision: branch to push to, created if it is missing.
-        create_pr: open a pull request instead.
-        license: identifier of the Hub ("mit") for the card's metadata; by default the card's is kept.
         token: by default that of `HF_TOKEN` or `hf auth login`.
-        overwrite_card: overwrite a README.md that was written or edited by hand on the Hub.
         timeout: seconds to wait for an answer of the Hub.
 
     Returns:
@@ -59,8 +53,7 @@ def push_folder(
 
     Raises:
         ValueError: if the name is invalid.
-        PushError: if the folder is not a finished run, or the push failed; the message then contains the
-            command that repeats it.
+        PushError: if the folder is not a finished run, or the push failed; the message has the command that repeats it.
     """
     check_repo_id(repo_id)
     folder = Path(folder)
