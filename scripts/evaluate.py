@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
-from hf_vqvae.arguments import DataArguments, SampleQualityArguments, flag
+from hf_vqvae.arguments import DataArguments, SampleQualityArguments, check_bounds, flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
 from hf_vqvae.files import output_file, write_json
 
@@ -35,8 +35,11 @@ class EvaluationArguments:
         None, "The same as MODEL: a folder, or owner/name on the Hub."
     )
     model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
-    batch_size: int = flag(256, "Images per process at a time; changes no result.")
+    batch_size: int = flag(256, "Images per process at a time; changes no result.", at_least=1)
     output_file: str | None = flag(None, "JSON file for the metrics, in the form of metrics.json.")
+
+    def __post_init__(self):
+        check_bounds(self)
 
 
 def main() -> None:

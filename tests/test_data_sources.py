@@ -143,35 +143,6 @@ def test_files_that_are_damaged_are_refused(folder, open_named):
         open_named(folder).read("train")
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../secret/x.parquet",
-        "data/../../secret/x.parquet",
-        "{secret}/x.parquet",
-        "{secret}/*.parquet",
-        "file://{secret}/x.parquet",
-        "zip://x.parquet::{secret}/x.zip",
-    ],
-)
-def test_a_dataset_whose_card_names_files_elsewhere_is_refused(
-    folder, open_named, tmp_path, path, stream
-):
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (folder / "data").mkdir()
-    (secret / "x.parquet").write_bytes(parquet_of(99))
-    with zipfile.ZipFile(secret / "x.zip", "w") as archive:
-        archive.write(secret / "x.parquet", "x.parquet")
-    files = [{"split": "train", "path": path.format(secret=secret)}]
-    configs = {"configs": [{"config_name": "default", "data_files": files}]}
-    (folder / "README.md").write_text(f"---\n{json.dumps(configs)}\n---\n")
-    with pytest.raises(DataError, match=r"'shades' says that .*x\.\w+' is one of its files, which"):
-        source = open_named(folder)
-        (source.stream if stream else source.read)("train")
-
-
 IMAGE = {"_type": "Image"}
 
 

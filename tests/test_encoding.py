@@ -18,7 +18,7 @@ from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.splits import StreamedImages, load_images
 from hf_vqvae.training.run_directory import RunDirectory
 
-COUNTS = (1, 2, 9, 12, 17)  # in batches of 4: fewer rows than processes, whole rounds, uneven ones
+COUNTS = (1, 12, 17)  # in batches of 4: fewer rows, whole batches, an uneven one
 
 
 @cache
@@ -105,11 +105,9 @@ def encode_together(model, output):
     accelerator.end_training()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_write_the_files_of_one(vqvae, one_process, scripts, tmp_path, processes):
-    """In order, complete and to the byte, also where a process has no row."""
+def test_several_processes_read_the_files_of_one(vqvae, one_process, scripts, tmp_path):
     vqvae.save_pretrained(tmp_path / "model")
-    scripts.call_together(encode_together, tmp_path / "model", tmp_path, processes=processes)
+    scripts.call_together(encode_together, tmp_path / "model", tmp_path)
     for count in COUNTS:
         expected = contents(one_process / f"{count}-False.partial" / "codes" / "train")
         for streaming in (False, True):

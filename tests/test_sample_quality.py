@@ -299,11 +299,6 @@ def test_guidance_needs_a_conditional_model(model):
         check_arguments(model, SampleQualityArguments(guidance_scale=2.0))
 
 
-def test_a_single_image_has_no_covariance(model, splits, classifier, accelerator):
-    with pytest.raises(ValueError, match="`eval_images` must hold at least 2 images, got 1"):
-        measure(model, (splits[0], make_images(1)), classifier, accelerator)
-
-
 # The script
 
 

@@ -2,20 +2,20 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, tqdm
+from accelerate.utils import tqdm
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..arguments import TrainingArguments
+from ..distributed import run_on_main_process
 from ..files import atomic_replace
 from ..models import VQVAEModel
 from .decoding import DecodedImages
@@ -93,86 +93,44 @@ def encode_split(
 ) -> CodesDataset:
     """Encode a split once and store its codes in `codes/<name>` of `folder`.
 
-    All processes encode; the main process writes. The codes and their order depend neither on the number of processes
-    nor on whether the images are a stream, and at most one batch per process is in memory at a time.
+    Called by every process. The main process encodes, one batch in memory at a time: one pass through the encoder takes
+    little beside the epochs of training, and a stream is read by one process anyway.
     """
     path = folder / "codes" / name
-    if not path.exists():
+
+    def encode() -> None:
+        if path.exists():
+            return
         streamed = isinstance(images, StreamedImages)
         labels = images.decoder.label_column if streamed else images.labels
         features = datasets.Features(codes=datasets.Array2D(tuple(vqvae.config.grid_size), "int32"))
         if labels is not None:
             features["label"] = datasets.Value("int64")
-        batch_size = arguments.eval_batch_size
-        rounds = (_streamed_rounds if streamed else _rounds)(images, accelerator, batch_size)
-        total = None if streamed else len(images)
-        with tqdm(total=total, desc=f"encode {name}", leave=False) as bar:
-            encoded = _encode(vqvae, rounds, list(features), batch_size, accelerator, bar)
-            if accelerator.is_main_process:
-                path.parent.mkdir(exist_ok=True)
-                _write(encoded, path, features)
-            else:
-                for _ in encoded:
-                    pass
-    # Outside of the condition: a process that is late may find the codes written.
-    accelerator.wait_for_everyone()
+        batches = _batches(images, arguments.eval_batch_size)
+        path.parent.mkdir(exist_ok=True)
+        _write(
+            (_encode(vqvae, batch) for batch in tqdm(batches, f"encode {name}", leave=False)),
+            path,
+            features,
+        )
+
+    run_on_main_process(accelerator, encode)
     return CodesDataset.load(path)
 
 
-Round = tuple[dict[str, Tensor], int]
+def _batches(
+    images: DecodedImages | StreamedImages, batch_size: int
+) -> Iterable[dict[str, Tensor]]:
+    if isinstance(images, StreamedImages):
+        # Its own generator: the global one must be the same afterwards whether or not the codes existed.
+        return DataLoader(images, batch_size=batch_size, generator=torch.Generator())
+    rows = torch.arange(len(images)).split(batch_size)
+    return (images.__getitems__(part) for part in rows)
 
 
-def _rounds(images: DecodedImages, accelerator: Accelerator, batch_size: int) -> Iterator[Round]:
-    """In each round, return the batch of this process, which may be empty, and the rows of all processes."""
-    together = batch_size * accelerator.num_processes
-    local = slice(accelerator.process_index * batch_size, None)
-    for start in range(0, len(images), together):
-        rows = torch.arange(start, min(start + together, len(images)))
-        yield images.__getitems__(rows[local][:batch_size]), len(rows)
-
-
-def _streamed_rounds(
-    images: StreamedImages, accelerator: Accelerator, batch_size: int
-) -> Iterator[Round]:
-    """As [`_rounds`]; only the main process reads, since the others would have to read all rows before theirs too."""
-    together = batch_size * accelerator.num_processes
-    local = slice(accelerator.process_index * batch_size, None)
-    # Its own generator: the global one must be the same afterwards whether or not the codes existed.
-    loader = DataLoader(images, batch_size=together, generator=torch.Generator())
-    batches = iter(loader) if accelerator.is_main_process else None
-    while True:
-        batch = next(batches, None) if accelerator.is_main_process else None
-        (batch,) = broadcast_object_list([batch])
-        if batch is None:
-            return
-        local_batch = {key: value[local][:batch_size] for key, value in batch.items()}
-        yield local_batch, len(batch["pixel_values"])
-
-
-def _encode(
-    vqvae: VQVAEModel,
-    rounds: Iterable[Round],
-    columns: list[str],
-    batch_size: int,
-    accelerator: Accelerator,
-    bar: Any,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Encode each round and gather its `columns` from all processes, in the order of the dataset."""
-    for batch, count in rounds:
-        pixel_values = batch["pixel_values"].to(accelerator.device)
-        values = {"label": batch.get("labels")}
-        if len(pixel_values):
-            values["codes"] = vqvae.encode(pixel_values).codes
-        gathered = {}
-        for name in columns:
-            shape = vqvae.config.grid_size if name == "codes" else ()
-            # Short batches are the last ones of a round, so that [:count] cuts off all padding.
-            padded = torch.zeros((batch_size, *shape), dtype=torch.long, device=accelerator.device)
-            if len(pixel_values):
-                padded[: len(pixel_values)] = values[name]
-            gathered[name] = accelerator.gather(padded)[:count].cpu().numpy()
-        yield gathered
-        bar.update(count)
+def _encode(vqvae: VQVAEModel, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    columns = {"codes": vqvae.encode(batch["pixel_values"].to(vqvae.device)).codes.cpu().numpy()}
+    return columns | ({"label": batch["labels"].numpy()} if "labels" in batch else {})
 
 
 def _write(

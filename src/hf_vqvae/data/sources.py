@@ -63,7 +63,7 @@ class Source:
         cache: folder of prepared datasets and extracted archives, with a final slash.
 
     Raises:
-        DataError: if one of the dataset's files has another prefix, or is an archive of class folders.
+        DataError: if one of the dataset's files is an archive of class folders.
     """
 
     name: str
@@ -75,12 +75,6 @@ class Source:
 
     def __post_init__(self) -> None:
         named = {} if self._in_memory else self.rows.config.data_files or {}
-        for path in (path for paths in named.values() for path in paths):
-            if not is_own_file(path, self.files):
-                raise DataError(
-                    f"Dataset {self.name!r} says that {path!r} is one of its files, which is not within it: "
-                    "correct `data_files` in its README.md."
-                )
         archives = [path for paths in named.values() for path in paths if path.endswith(".zip")]
         if not archives or not hasattr(self.rows.config, "drop_labels"):  # no folder of images
             return

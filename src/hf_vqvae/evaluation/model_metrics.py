@@ -54,13 +54,8 @@ def evaluate_model(
         codes occurs in the codes of all images.
 
     Raises:
-        ValueError: if there are no images, `batch_size` is below 1, the labels are not the prior's
-            classes, or the model makes NaN.
+        ValueError: if the labels are not the prior's classes, or the model makes NaN.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    if len(images) == 0:
-        raise ValueError("`images` must hold at least 1 image to evaluate on, got 0.")
     model = accelerator.unwrap_model(model)
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     num_embeddings = vqvae.config.num_embeddings

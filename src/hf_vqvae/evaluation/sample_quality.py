@@ -89,9 +89,6 @@ def measure_samples(
     """
     model = accelerator.unwrap_model(model)
     check_arguments(model, arguments)
-    for name, images in (("train_images", train_images), ("eval_images", eval_images)):
-        if len(images) < 2:
-            raise ValueError(f"`{name}` must hold at least 2 images, got {len(images)}.")
     if arguments.num_samples == 0:
         return {}
     labels = [

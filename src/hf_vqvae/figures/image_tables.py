@@ -131,12 +131,7 @@ def _rows_of(images: np.ndarray, most: int) -> np.ndarray:
 
 
 def plot_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: str | Path) -> None:
-    """Draw rows of images, each above a row of their reconstructions.
-
-    Args:
-        images: uint8 (N, H, W, C).
-        reconstructions: uint8 (N, H, W, C), in the same order.
-    """
+    """Draw rows of images (N, H, W, C), each above a row of their reconstructions."""
     both = (_rows_of(pictures, 5) for pictures in (images, reconstructions))
     pictures = [row for pair in zip(*both, strict=True) for row in pair]
     names = ["Input", "Reconstruction"] * (len(pictures) // 2)
@@ -150,13 +145,7 @@ def plot_codes(
     num_embeddings: int,
     path: str | Path,
 ) -> None:
-    """Draw in each row an image, its codes, and the reconstruction from these codes; three rows.
-
-    Args:
-        images: uint8 (N, H, W, C).
-        codes: integers (N, h, w) in [0, num_embeddings), H a multiple of h.
-        reconstructions: uint8 (N, H, W, C).
-    """
+    """Draw three rows of an image, its codes (h, w), H a multiple of h, and the reconstruction from them."""
     images, codes, reconstructions = (
         displayable(images[:3]),
         codes[:3],
@@ -181,17 +170,12 @@ def plot_codes(
 
 
 def plot_samples(samples: np.ndarray, path: str | Path) -> None:
-    """Draw samples, uint8 (N, H, W, C), in rows of at most eight."""
+    """Draw samples (N, H, W, C) in rows of at most eight."""
     Table(_rows_of(samples, 8)).save(path)
 
 
 def plot_samples_by_class(samples: np.ndarray, names: Sequence[str], path: str | Path) -> None:
-    """Draw samples of one class per row, with the name of the class at the left.
-
-    Args:
-        samples: uint8 (R, Q, H, W, C), Q of them a row.
-        names: R names; of successive rows with the same name only the first shows it.
-    """
+    """Draw samples (R, Q, H, W, C) of one class per row; of rows with the same name the first shows it."""
     firsts = [
         name if name != before else "" for name, before in zip(names, ["", *names], strict=False)
     ]
@@ -207,11 +191,7 @@ def plot_completions(
 ) -> None:
     """Draw in each row an image, its known part, completions of that part, and the reconstruction.
 
-    Args:
-        images: uint8 (N, H, W, C).
-        known: bool (H, W), the pixels whose codes were kept.
-        completions: uint8 (N, Q, H, W, C).
-        reconstructions: uint8 (N, H, W, C), from all codes of the image itself.
+    `known`, bool (H, W), has the pixels whose codes were kept; `completions` are (N, Q, H, W, C).
     """
     beside = [one[:, None] for one in (images, hide_unknown(images, known), reconstructions)]
     pictures = np.concatenate([*beside[:2], completions, beside[2]], axis=1)
@@ -222,13 +202,7 @@ def plot_completions(
 def plot_neighbours(
     samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path
 ) -> None:
-    """Draw samples beside their nearest training images, with the distances below; two in a row.
-
-    Args:
-        samples: uint8 (N, H, W, C).
-        neighbours: uint8 (N, Q, H, W, C), nearest first.
-        distances: (N, Q).
-    """
+    """Draw samples (N, H, W, C) beside their nearest training images (N, Q, H, W, C), distances (N, Q) below them."""
     pictures = np.concatenate([samples[:, None], neighbours], axis=1)
     captions = [["", *(f"{value:.2f}" for value in row)] for row in distances]
     groups = [("Sample", 1), ("Nearest training images", neighbours.shape[1])]
@@ -240,7 +214,7 @@ def plot_neighbours(
 
 
 def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Put grey stripes on images (N, H, W, C), uint8, where `known`, bool (H, W), is False."""
+    """Put grey stripes on images (N, H, W, C) where `known`, bool (H, W), is False."""
     height, width = known.shape
     stripe = max(1, min(height, width) // 14)
     diagonal = np.add.outer(np.arange(height), np.arange(width)) // stripe
@@ -249,16 +223,7 @@ def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
-    """Join images into one, row by row on white, for a tracker or a file.
-
-    Args:
-        images: uint8 (N, H, W, C), N at least 1.
-        columns: images in a row; by default as many as make the result about square.
-        padding: white pixels around each image.
-
-    Returns:
-        uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
-    """
+    """Join images (N, H, W, C) into one, row by row with white between them; by default about square."""
     number, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
     rows = math.ceil(number / columns)

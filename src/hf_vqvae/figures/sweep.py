@@ -42,8 +42,7 @@ def plot_sweep(
     """Draw reconstruction error against bits per image and against perplexity, and reconstructions of each point.
 
     Args:
-        points: P points in the form of results.json: `num_embeddings`, `embedding_dim`, `reconstruction_mse` above
-            0, `codebook_perplexity`, `bits_per_image_at_most` and `bits_per_image_entropy`.
+        points: P points in the form of results.json.
         originals: uint8 (N, H, W, C).
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
     """
