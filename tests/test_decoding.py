@@ -152,7 +152,9 @@ def test_the_number_of_converted_images_is_printed(capsys):
     assert "converted" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("declared, pixel", [("L", 60), (None, 60), ("1", 0), ("RGB", 60)])
+@pytest.mark.parametrize(
+    "declared, pixel", [("L", 60), (None, 60), ("1", 0), ("RGB", 60), ("I", 60), ("F", 60)]
+)
 def test_the_mode_that_a_dataset_declares_is_that_of_its_images(declared, pixel):
     """As in `datasets`, which has no background: where RGB is declared, alpha is dropped."""
     cell = file_of(Image.new("RGB", (8, 8), RED))

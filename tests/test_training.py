@@ -11,14 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
-from hf_vqvae.arguments import RunArguments, TrainingArguments
+from hf_vqvae import (
+    PixelCNNConfig,
+    PixelCNNModel,
+    VQVAEConfig,
+    VQVAEImageProcessorPil,
+    VQVAEModel,
+)
+from hf_vqvae.arguments import RunArguments, TrainingArguments, VQVAEArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.loaders import EpochShuffle, count_steps, make_loader
+from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.metrics.sums import Averages
 from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
+from hf_vqvae.training.stages import start_config
 from hf_vqvae.training.trainer import Stage, StageTrainer
 
 
@@ -304,3 +312,11 @@ def test_the_command_to_go_on_with_is_the_one_that_was_given(monkeypatch, variab
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--seed", "1"])
     assert same_command("--resume", "latest") == f"{command} --resume latest"
     assert same_command("--seed", "1") == command
+
+
+def test_a_prior_reads_images_as_its_trained_vqvae_did(tmp_path):
+    VQVAEModel(VQVAEConfig(image_size=8, hidden_sizes=[4])).save_pretrained(tmp_path)
+    VQVAEImageProcessorPil(resize_mode="crop", background="white").save_pretrained(tmp_path)
+    processor = image_processor_for(start_config(VQVAEArguments(), str(tmp_path)))
+    assert (processor.resize_mode, processor.background) == ("crop", "white")
+    assert (processor.num_channels, dict(processor.size)) == (1, {"height": 8, "width": 8})

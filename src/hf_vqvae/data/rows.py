@@ -209,7 +209,8 @@ class RowDecoder:
         if not isinstance(cell, bytes):
             return _to_image(cell)
         image = read_image(cell)
-        return image if self.mode in (None, image.mode) else image.convert(self.mode)
+        # The modes I and F would add bits to 8, and no values.
+        return image.convert(self.mode) if self.mode and self.mode[0] not in "IF" else image
 
     def decode_streamed(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         """Decode a row to `pixel_values` float32 (C, H, W) and, if any, `labels`."""
