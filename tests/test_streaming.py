@@ -132,30 +132,6 @@ def test_pixels_and_labels_of_a_row_stay_together(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_row_is_named_by_its_number_in_the_split_however_it_is_shuffled(
-    folder, tmp_path, workers
-):
-    table = pq.read_table(folder / "train-0.parquet").to_pylist()
-    table[7]["image"]["bytes"] = b"no image"
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    schema = pq.read_schema(folder / "train-0.parquet")
-    pq.write_table(pa.Table.from_pylist(table, schema), bad / "train-0.parquet")
-    (bad / "test-0.parquet").write_bytes((folder / "test-0.parquet").read_bytes())
-    stream = load_images(
-        DataArguments(str(folder), streaming=True, cache_dir=str(tmp_path), label_column="label"),
-        CONFIG,
-    ).train
-    broken = datasets.load_dataset(str(bad), streaming=True, cache_dir=str(tmp_path))["train"]
-    broken = broken.cast_column("image", datasets.Image(decode=False))
-    stream.rows = broken.map(lambda row, number: {"row number": number}, with_indices=True)
-    loader, _ = make_loader(stream, 1, TrainingArguments(train_batch_size=17), workers)
-    with pytest.raises(ValueError, match="image in row 7 of split 'train'") as caught:
-        list(loader)
-    assert "Traceback" not in str(caught.value)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_path, workers):
     arguments = TrainingArguments(train_batch_size=12, gradient_accumulation_steps=2)
     loader, order = make_loader(open_stream(folder, tmp_path), 5, arguments, workers)

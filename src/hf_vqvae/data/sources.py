@@ -15,7 +15,6 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -204,14 +203,11 @@ def open_source(arguments: DataArguments) -> Source:
         cache = _cache(arguments)
         files = (os.path.join(path, ""), cache)
         return Source(path.name, "folder", None, builder, files, cache)
-    if path.exists():
+    is_path = re.match(r"[./~]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1 or not name
+    if is_path or path.exists():
         raise DataError(
-            f"`--dataset_name {name}` is a file, and no idx, npz or CSV file of pixels: name the folder it is in."
-        )
-    if re.match(r"[./~]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1 or not name:
-        raise DataError(
-            f"`--dataset_name {name}`: there is no such folder. Write the path of a folder, the "
-            f"`owner/name` of a dataset on the Hub, or `{DIGITS}`."
+            f"`--dataset_name {name}`: there is no such folder. Write the path of a folder, of an idx, npz or CSV "
+            f"file of pixels, the `owner/name` of a dataset on the Hub, or `{DIGITS}`."
         )
     return _open_hub(arguments)
 
@@ -260,8 +256,6 @@ def _find_commit(arguments: DataArguments) -> str | None:
         return None
     except (json.JSONDecodeError, LookupError, TypeError):  # the login page of a network
         return None
-    except HFValidationError as error:
-        reason = f"there is no such folder, and it is no name for the Hub either ({error})"
     except GatedRepoError:
         reason = f"it is gated. Ask for access at {hub}/datasets/{name}, then `hf auth login`"
     except RepositoryNotFoundError:

@@ -35,23 +35,18 @@ def evaluate_model(
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
-    Called by every process of `accelerator`: each takes every n-th batch, and the sums of the metrics
-    are exchanged, so the numbers have the same bits on one process. Runs in eval mode and restores
-    the mode of every module.
+    Called by every process of `accelerator`: each takes every n-th batch, and the sums are exchanged,
+    so the numbers have the same bits on one process. A class-conditional prior is measured with the
+    labels of the images, if there are any, and also without (unless it was trained with labels only).
 
     Args:
         model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
         batch_size: images per process at a time; it changes at most the last digits.
         split: name of the split of `images`, for the records.
 
-    A class-conditional prior is measured with the labels of the images, if there are any, and also
-    without (unless it was trained with labels only).
-
     Returns:
-        What metrics.json holds, on all processes: under each metric's key a dict of `name`,
-        `value`, `split`, `count` (images), `scale` (or unit), `stage` ("vqvae" or "prior") and
-        `protocol` (how it was measured, in words). And how often each of the `num_embeddings`
-        codes occurs in the codes of all images.
+        On all processes, the records of metrics.json by their keys in the catalogue; and how often
+        each of the `num_embeddings` codes occurs in the codes of all images.
 
     Raises:
         ValueError: if the labels are not the prior's classes, or the model makes NaN.

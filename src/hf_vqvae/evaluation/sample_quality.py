@@ -59,9 +59,9 @@ def measure_samples(
 ) -> dict[str, dict[str, Any]]:
     """Measure Fréchet distances and predicted classes of `arguments.num_samples` samples.
 
-    Called by every process of `accelerator`. Neither the number of processes nor `batch_size`
-    changes the samples. All distances are to the whole of `eval_images`, of equally many images
-    (fewer where a split has fewer):
+    Called by every process of `accelerator`. Neither the number of processes nor `batch_size` changes
+    the samples, which are rounded to 8 bits, as if they had been saved. All distances are to the
+    whole of `eval_images`, of equally many images (fewer where a split has fewer):
 
     - samples of the prior, without labels (unless it was trained with labels only) and, from a
       class-conditional one, with labels, which are those of as many random training images (all
@@ -71,8 +71,6 @@ def measure_samples(
       3.48 on that half and of 3.51 on the other;
     - reconstructions of random images of `eval_images`.
 
-    All images are rounded to 8 bits, as if they had been saved.
-
     Args:
         model: with a prior, or without one, which leaves the samples out.
         classifier: on the device to use.
@@ -80,12 +78,11 @@ def measure_samples(
         split: name of the split that `eval_images` are, for the record.
 
     Returns:
-        On all processes records as those of [`evaluate_model`], by their keys in the catalogue;
-        those of the class perplexity also have `counts`, how often each class of the classifier was
-        read, and `classes`, their names. Nothing for 0 samples.
+        On all processes records as those of [`evaluate_model`]; those of the class perplexity also
+        have `counts`, how often each class of the classifier was read, and `classes`, their names.
 
     Raises:
-        ValueError: if the arguments do not fit the model, or there are fewer than 2 images.
+        ValueError: if the arguments do not fit the model, or a set has fewer than 2 images.
     """
     model = accelerator.unwrap_model(model)
     check_arguments(model, arguments)
