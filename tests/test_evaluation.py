@@ -260,14 +260,13 @@ def measure_together(folder, output):
     accelerator.end_training()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_measure_what_one_does_to_the_bit(
-    model, model_folder, accelerator, scripts, tmp_path, processes
+def test_three_processes_measure_what_one_does_to_the_bit(
+    model, model_folder, accelerator, scripts, tmp_path
 ):
     """203 and 37 images in batches of 8, the last ones uneven; and 1 image: one process has it."""
-    scripts.call_together(measure_together, model_folder, tmp_path, processes=processes)
+    scripts.call_together(measure_together, model_folder, tmp_path, processes=3)
     expected = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]
-    for rank in range(processes):
+    for rank in range(3):
         measured = json.loads((tmp_path / f"{rank}.json").read_text())
         assert measured == json.loads(json.dumps(expected))
 
@@ -340,7 +339,6 @@ def test_the_script_names_what_is_wrong_without_a_traceback(
     [
         ([], "name one model, as MODEL or --model_name_or_path, got 0"),
         (["a", "--model_name_or_path", "b"], "got 2: ['a', 'b']"),
-        (["a", "--no_such_flag"], "unknown argument --no_such_flag"),
         (["a", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
         (["a", "--batch", "8"], "unknown argument --batch (did you mean --batch_size?)"),
     ],

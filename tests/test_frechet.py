@@ -1,13 +1,10 @@
 """Fréchet distance and classified images against formulas written out, however rows come in."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -153,36 +150,3 @@ def test_without_a_reference_there_is_no_accuracy():
 def test_wrong_readings_are_named(predictions, references, message):
     with pytest.raises(ValueError, match=message):
         ClassifiedImages(3).compute(predictions=predictions, references=references)
-
-
-# Several processes
-
-
-def sum_together(folder):
-    accelerator = Accelerator(cpu=True)
-    features = np.load(f"{folder}/features.npz")
-    rank = accelerator.process_index
-    distance, classified = FrechetDistance(4), ClassifiedImages(4)
-    distance.add_batch(predictions=features["predictions"][rank::2])
-    if rank:
-        distance.add_batch(references=features["references"])
-        classified.add_batch(predictions=np.eye(4), references=[0, 1, 0, -1])
-    distance.sum_over_processes_(accelerator)
-    classified.sum_over_processes_(accelerator)
-    results = [len(distance), distance.compute(), classified.compute()]
-    Path(folder, f"{rank}.json").write_text(json.dumps(results))
-    accelerator.end_training()
-
-
-def test_two_processes_compute_what_one_does_also_where_one_has_no_row(scripts, tmp_path):
-    predictions, references = random_features(11, 4), random_features(7, 4, seed=1)
-    np.savez(tmp_path / "features.npz", predictions=predictions, references=references)
-    scripts.call_together(sum_together, tmp_path)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    rows, distance, classified = first
-    assert rows == 18
-    expected = distance_of(predictions, references)
-    assert distance["frechet_distance"] == pytest.approx(expected, rel=1e-12)
-    assert classified["class_counts"] == [1, 1, 1, 1]
-    assert classified["class_accuracy"] == pytest.approx(2 / 3)
