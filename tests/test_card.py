@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,25 @@ def test_before_a_push_the_code_names_the_folder_and_after_it_the_repo(run_folde
     assert set(ids) == {'"me/vqvae-mnist"'} and len(ids) == 3
     assert "trust_remote_code=True" in pushed.text
     assert pushed.data.license == "mit" and pushed.data.model_name == "vqvae-mnist"
+
+
+def test_the_card_says_where_the_package_comes_from_and_what_loading_needs(run_folder, monkeypatch):
+    facts = Message()
+    facts["Version"], facts["Project-URL"] = "0.2", "Repository, https://git.example/hf_vqvae"
+    facts["Requires-Dist"] = "torch>=2.6"
+    facts["Requires-Dist"] = "datasets>=5; extra == 'train'"
+    monkeypatch.setattr("hf_vqvae.model_card.context.metadata", lambda name: facts)
+    text = build_card(run_folder, "me/run").text
+    assert "version 0.2 or later: `pip install git+https://git.example/hf_vqvae`." in text
+    assert '\npip install "torch>=2.6"\n' in text
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("hf_vqvae.model_card.context.metadata", not_installed)
+    text = build_card(run_folder, "me/run").text
+    assert "or later: `pip install .` in a clone" in text
+    assert "\npip install torch transformers pillow\n" in text
 
 
 @pytest.mark.parametrize("prior", [True, False])

@@ -4,12 +4,13 @@ import math
 import re
 from collections import Counter
 from dataclasses import fields
-from importlib.metadata import metadata
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 import torch
 from huggingface_hub import EvalResult
 
+from .. import __version__
 from ..arguments import RunArguments, TrainingArguments
 from ..metrics.catalogue import GROUPS, METRICS, OTHER
 from ..models import (
@@ -36,7 +37,10 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 def describe_package() -> dict[str, Any]:
     """Return the version of this package, its address if pyproject.toml has one, and what loading a model needs."""
-    package = metadata("hf_vqvae")
+    try:
+        package = metadata("hf_vqvae")
+    except PackageNotFoundError:  # a checkout that is on Python's path and not installed
+        return {"version": __version__, "address": None, "needs": "torch transformers pillow"}
     urls = dict(url.split(", ", 1) for url in package.get_all("Project-URL") or [])
     needs = [need for need in package.get_all("Requires-Dist") or [] if ";" not in need]
     return {
