@@ -14,7 +14,7 @@ from support.scripts import ScriptServer
 
 RECORDS = {"metrics.json", "history.json", "arguments.json", "run.json", "figures/samples.png"}
 PUSHES = """
-import sys
+import shutil, sys
 from pathlib import Path
 from huggingface_hub import snapshot_download
 from hf_vqvae import VQVAEForImageGeneration
@@ -31,6 +31,10 @@ at_commit = VQVAEForImageGeneration.from_pretrained("me/run", revision=first)
 at_commit.push_to_hub("me/at_commit", max_shard_size="4KB")
 again = VQVAEForImageGeneration.from_pretrained("me/run")
 again.push_to_hub("me/renamed")
+snapshot = Path(snapshot_download("me/before"))
+squashed = VQVAEForImageGeneration.from_pretrained("me/before")
+shutil.copytree(snapshot, snapshot.with_name("f" * 40))  # a commit that the Hub does not know
+squashed.push_to_hub("me/squashed")
 """
 
 
@@ -58,11 +62,11 @@ def test_changed_weights_take_the_place_of_the_run_that_they_are_not_of(pushed):
     assert "0.0042" not in card and read_card_metadata(card)["license"] == "mit"
 
 
-@pytest.mark.parametrize("name", ["me/before", "me/at_commit"])
+@pytest.mark.parametrize("name", ["me/before", "me/at_commit", "me/squashed"])
 def test_a_model_has_the_card_of_the_commit_that_it_was_loaded_from(pushed, name):
     files = files_of(pushed, name)
     assert set(files) >= RECORDS and b"0.0042" in files["README.md"]
-    assert ("model.safetensors" in files) == (name == "me/before")
+    assert ("model.safetensors" in files) == (name != "me/at_commit")
 
 
 def test_a_card_without_a_run_follows_the_repo_and_keeps_the_license(pushed):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -201,12 +201,14 @@ def _find_source(model, token) -> Path | None:
     name = model.config.name_or_path
     if not name or Path(name).is_dir():
         return Path(name) if name else None
+    patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
+    options = {"allow_patterns": patterns, "token": token}
     try:
-        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
-        commit = _find_cached_commit(name, model)
-        return Path(
-            retry(snapshot_download, name, revision=commit, allow_patterns=patterns, token=token)
-        )
+        try:
+            commit = _find_cached_commit(name, model)
+            return Path(retry(snapshot_download, name, revision=commit, **options))
+        except RevisionNotFoundError:  # the history of the repo was rewritten
+            return Path(retry(snapshot_download, name, **options))
     except Exception as error:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
