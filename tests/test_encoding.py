@@ -186,7 +186,7 @@ def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, par
     folder = tmp_path_factory.mktemp("codes") / "train"
     datasets.concatenate_datasets(tables).save_to_disk(str(folder), num_shards=len(parts))
     opened = CodesDataset.load(folder)
-    inside = CodesDataset(torch.from_numpy(codes), torch.from_numpy(labels) if labelled else None)
+    inside = CodesDataset([codes], labels if labelled else None)
     rows = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=9))
     here, there = opened.__getitems__(rows), inside.__getitems__(rows)
     assert len(opened) == len(inside) == total and set(here) == set(there)

@@ -248,7 +248,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
             weight_decay=0.1,
             max_grad_norm=1.0,
         )
-        dataset = CodesDataset(codes, labels)
+        dataset = CodesDataset([codes.numpy()], labels.numpy())
         return model, StageTrainer(model, stage, dataset, 6, run)
 
     run = make_run(arguments, accelerator, tmp_path)

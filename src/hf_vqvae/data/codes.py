@@ -23,17 +23,14 @@ from .splits import StreamedImages
 
 
 class CodesDataset(Dataset):
-    """Grids of codes, in memory or, opened by [`load`], on disk.
+    """Grids of codes, and any labels.
 
     Args:
-        codes: (N, h, w) integers.
-        labels: (N,) int64, or None.
+        codes: parts of N grids, integers (n, h, w).
+        labels: int64 (N,), -1 where the class is unknown, or None.
     """
 
-    def __init__(self, codes: Tensor, labels: Tensor | None):
-        self._set_parts([codes.numpy()], None if labels is None else [labels.numpy()])
-
-    def _set_parts(self, codes: list[np.ndarray], labels: list[np.ndarray] | None) -> None:
+    def __init__(self, codes: list[np.ndarray], labels: np.ndarray | None = None):
         self._codes, self._labels = codes, labels
         # First row of each part, and the end of the last part.
         self._starts = np.cumsum([0, *map(len, codes)])
@@ -45,22 +42,17 @@ class CodesDataset(Dataset):
         """Return a batch: `codes` (B, h, w) int64 and, if any, `labels` (B,)."""
         rows = np.asarray(indices)
         parts = np.searchsorted(self._starts, rows, side="right") - 1
-        places = list(zip(parts.tolist(), (rows - self._starts[parts]).tolist(), strict=True))
-        codes = np.empty((len(rows), *self._codes[0].shape[1:]), np.int64)
-        for number, (part, row) in enumerate(places):
-            codes[number] = self._codes[part][row]
+        places = zip(parts.tolist(), (rows - self._starts[parts]).tolist(), strict=True)
+        codes = np.stack([self._codes[part][row] for part, row in places]).astype(np.int64)
         batch = {"codes": torch.from_numpy(codes)}
         if self._labels is not None:
-            labels = np.array([self._labels[part][row] for part, row in places], np.int64)
-            batch["labels"] = torch.from_numpy(labels)
+            batch["labels"] = torch.from_numpy(self._labels[rows])
         return batch
 
     @property
     def largest_label(self) -> int | None:
         """Largest label; -1 if no row has one, None without labels."""
-        if self._labels is None:
-            return None
-        return max(int(part.max()) for part in self._labels)
+        return None if self._labels is None else int(self._labels.max())
 
     @classmethod
     def load(cls, folder: Path) -> "CodesDataset":
@@ -74,12 +66,8 @@ class CodesDataset(Dataset):
             part.storage.flatten().flatten().to_numpy().reshape(-1, *shape)
             for part in table.data.column("codes").chunks
         ]
-        labels = None
-        if "label" in table.column_names:
-            labels = [part.to_numpy() for part in table.data.column("label").chunks]
-        opened = cls.__new__(cls)
-        opened._set_parts(codes, labels)
-        return opened
+        has_labels = "label" in table.column_names
+        return cls(codes, table.data.column("label").to_numpy() if has_labels else None)
 
 
 @torch.inference_mode()

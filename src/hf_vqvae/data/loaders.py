@@ -191,11 +191,9 @@ def make_loader(
         return DataLoader(stream, batch_size=part, drop_last=True, **shared), stream
     sampler = EpochShuffle(len(dataset), arguments.train_batch_size, arguments.seed)
     batches = BatchSampler(sampler, part, drop_last=True)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole_batch, **shared), sampler
-
-
-def _whole_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
+    return DataLoader(
+        dataset, batch_sampler=batches, collate_fn=lambda batch: batch, **shared
+    ), sampler
 
 
 def local_batches(
