@@ -1,5 +1,6 @@
 """The lock on the folder of a run, between real processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -59,3 +60,14 @@ def test_its_file_is_there_only_while_it_is_held(tmp_path):
     with locked(folder):
         folder.mkdir()
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EINVAL])
+def test_a_file_system_without_locks_stops_no_run(tmp_path, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with locked(tmp_path / "tiny"):
+        (tmp_path / "tiny").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
