@@ -25,10 +25,9 @@ from statistics import median
 
 import torch
 import torch.utils.benchmark
-from tqdm.auto import tqdm
 
 from hf_vqvae.arguments import check_bounds, flag
-from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
+from hf_vqvae.command_line import ScriptArgumentParser, format_table, progress_bar, run_script
 
 MIN_SECONDS = 0.02  # shorter calls are repeated within a round
 STATUS = Path("/proc/self/status")
@@ -152,7 +151,7 @@ def prior(arguments: PriorArguments) -> Table:
         header += ["peak MiB", "peak : reference"]
         peaks = [
             peak_memory(partial(make_prior_step, variant, arguments), arguments.device)
-            for variant in tqdm(VARIANTS, desc="memory", unit=" networks")
+            for variant in progress_bar(VARIANTS, desc="memory", unit=" networks")
         ]
         for row, peak in zip(rows, peaks, strict=True):
             ratio = None if peak is None else peak / peaks[0]
@@ -201,7 +200,7 @@ def time_interleaved(
         call()
         repeats[name] = int(MIN_SECONDS / seconds(call, 1)) + 1
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in tqdm(range(rounds), title, unit=" rounds"):
+    for _ in progress_bar(range(rounds), title, unit=" rounds"):
         for name, call in calls.items():
             times[name].append(seconds(call, repeats[name]))
     return times

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_the_history_has_a_row_for_each_epoch_and_the_metrics_are_those_of_its_e
     run = read(reference, "run")
     assert run["dataset"]["train_count"] == 70
     assert set(run["seconds"]) == {"vqvae", "prior"}
+
+
+def test_a_log_has_a_line_for_each_epoch_and_no_bars(scripts, tmp_path):
+    done = scripts.run(TRAIN, *TINY, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "run", "history")
+    lines = [line for line in done.stderr.splitlines() if re.match(r"(vqvae|prior): ", line)]
+    assert not re.search(r"(Decoding|encode|evaluate|vqvae|prior)[^\n]*%\|", done.stderr)
+    for line, row in zip(lines, rows["vqvae"] + rows["prior"], strict=True):
+        start, *named, speed = line.split(", ")
+        assert start.endswith(f": epoch {row['epoch']}/2") and speed.endswith(" images/s")
+        figures = {name: float(value) for name, value in (text.split() for text in named)}
+        del row["epoch"], row["learning_rate"]
+        assert figures == pytest.approx(row, rel=1e-4)
 
 
 def test_the_model_loads_by_the_auto_classes_and_samples(reference):

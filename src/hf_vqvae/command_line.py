@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from tqdm.auto import tqdm
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 # Keys of a field's metadata that are the package's own.
 FACTS = {"role", "at_least", "at_most", "above", "below"}
@@ -87,6 +89,9 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     # Figures are files, and the backend of a notebook may be missing in the environment of its `!python`.
     os.environ["MPLBACKEND"] = "Agg"
     sys.stdout.reconfigure(errors="replace")  # as stderr, it ends no run where it is not UTF-8
+    if not shows_progress():
+        logging.disable_progress_bar()  # of transformers and huggingface_hub
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # read when `datasets` is imported
     try:
         main()
     except ModuleNotFoundError as error:
@@ -103,6 +108,28 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         # Names in models and datasets and answers of servers may hold escape sequences.
         text = "".join(one if one.isprintable() or one == "\n" else " " for one in str(error))
         sys.exit(f"Error: {text}")
+
+
+def is_first_process() -> bool:
+    """Returns whether this is the main process; needs no `Accelerator`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def shows_progress() -> bool:
+    """Returns whether this process shows progress bars: the main process, on a terminal, without TQDM_DISABLE."""
+    return is_first_process() and sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
+
+
+def progress_bar(*arguments: Any, **options: Any) -> tqdm:
+    """Makes a `tqdm` bar, which is shown where [`shows_progress`] says so; `arguments` and `options` are its own."""
+    return tqdm(*arguments, disable=not shows_progress(), dynamic_ncols=True, **options)
+
+
+def log_line(title: str, figures: dict[str, float], end: str) -> None:
+    """Prints figures as one line on stderr, on the main process where it shows no progress bars."""
+    if is_first_process() and not shows_progress():
+        named = [f"{name} {value:.5g}" for name, value in figures.items()]
+        print(", ".join([title, *named, end]), file=sys.stderr, flush=True)
 
 
 def parse_arguments(*dataclasses: type, description: str = "") -> tuple:

@@ -227,8 +227,3 @@ def named_distributed_errors() -> Iterator[None]:
         raise ConnectionError(
             f"another process of this run has ended or does not answer; its own output says why. ({error})"
         ) from error
-
-
-def is_first_process() -> bool:
-    """Returns whether this is the main process; needs no `Accelerator`."""
-    return os.environ.get("RANK", "0") == "0"

@@ -9,12 +9,12 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..arguments import TrainingArguments
+from ..command_line import progress_bar
 from ..distributed import run_on_main_process
 from ..files import atomic_replace
 from ..models import VQVAEModel
@@ -97,7 +97,10 @@ def encode_split(
         batches = _batches(images, arguments.eval_batch_size)
         path.parent.mkdir(exist_ok=True)
         _write(
-            (_encode(vqvae, batch) for batch in tqdm(batches, f"encode {name}", leave=False)),
+            (
+                _encode(vqvae, batch)
+                for batch in progress_bar(batches, f"encode {name}", leave=False)
+            ),
             path,
             features,
         )

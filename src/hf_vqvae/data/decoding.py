@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 import numpy as np
 import torch
-from datasets.utils import tqdm
 from torch import Tensor
 
+from ..command_line import progress_bar
 from ..distributed import available_memory
 from ..models.image_processing_vqvae import MODES, VQVAEImageProcessorPil
 from .rows import RowDecoder, scale_pixels
@@ -111,12 +111,7 @@ def decode_rows(
             modes.append(mode)
         return modes
 
-    bar = tqdm(
-        desc=f"Decoding {decoder.split}",
-        total=count,
-        unit="img",
-        disable=os.environ.get("LOCAL_RANK", "0") != "0",
-    )
+    bar = progress_bar(desc=f"Decoding {decoder.split}", total=count, unit="img")
     # Decoders release the GIL, so threads speed up large images; small ones gain little.
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for batch in rows.iter(batch_size=ROWS_PER_BATCH):

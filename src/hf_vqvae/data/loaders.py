@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -20,6 +19,7 @@ from torch.utils.data import (
 )
 
 from ..arguments import TrainingArguments
+from ..command_line import progress_bar
 from ..system import STOP_SIGNALS
 from .splits import StreamedImages
 
@@ -205,6 +205,6 @@ def local_batches(
     """
     starts = range(0, len(dataset), batch_size)
     local = starts[accelerator.process_index :: accelerator.num_processes]
-    for start in tqdm(local, desc=description, unit="batch", leave=False):
+    for start in progress_bar(local, desc=description, unit="batch", leave=False):
         batch = dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))
         yield {key: value.to(accelerator.device) for key, value in batch.items()}

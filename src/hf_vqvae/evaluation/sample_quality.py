@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from torch import Tensor
 
 from ..arguments import SampleQualityArguments
+from ..command_line import progress_bar
 from ..data.decoding import DecodedImages, as_saved
 from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
@@ -194,7 +194,7 @@ class SampleEvaluator:
             classes = self.classifier.classes_of(names, num_classes)
         starts = range(0, arguments.num_samples, SAMPLES_PER_GENERATOR)
         local = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
-        for part in tqdm(local, "Draw samples", unit="batch", leave=False):
+        for part in progress_bar(local, "Draw samples", unit="batch", leave=False):
             number = min(SAMPLES_PER_GENERATOR, arguments.num_samples - starts[part])
             generator = torch.Generator(model.device)
             generator.manual_seed(arguments.seed * 1_000_003 + part)
@@ -208,7 +208,7 @@ class SampleEvaluator:
     def _local_batches(self, rows: Tensor) -> Iterator[Tensor]:
         batches = rows.split(self.batch_size)
         local = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        yield from tqdm(local, "Classify", unit="batch", leave=False)
+        yield from progress_bar(local, "Classify", unit="batch", leave=False)
 
 
 def _mapped(labels: Tensor, classes: Tensor | None) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub import cached_assets_path
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..command_line import progress_bar
 from ..data.decoding import DecodedImages
 from ..data.rows import scale_pixels
 from ..distributed import run_on_main_process
@@ -121,7 +121,9 @@ def train_classifier(
         )
         generator = torch.Generator().manual_seed(seed)
         order = torch.empty(0, dtype=torch.int64)
-        for _ in tqdm(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
+        for _ in progress_bar(
+            range(num_steps), "Train the classifier (once)", unit="step", leave=False
+        ):
             if len(order) < batch_size:
                 order = torch.randperm(count, generator=generator)
             rows, order = order[:batch_size], order[batch_size:]

@@ -83,9 +83,8 @@ def sample_codes(prior, settings: DrawSettings, noise: Tensor, labels, known, ba
     """
     starts = range(0, len(noise), batch_size)
     drawn, row, shape = [], None, None
-    bar = logging.tqdm(
-        total=len(noise), desc="sample", unit=" grids", leave=False, disable=len(starts) == 1
-    )
+    hidden = {"disable": True} if len(starts) == 1 else {}  # False would override TQDM_DISABLE
+    bar = logging.tqdm(total=len(noise), desc="sample", unit=" grids", leave=False, **hidden)
     with torch.inference_mode(), torch.autocast(noise.device.type, enabled=False), bar:
         for start in starts:
             part = slice(start, start + batch_size)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..distributed import is_first_process, named_distributed_errors
+from ..command_line import is_first_process
+from ..distributed import named_distributed_errors
 from ..system import stop_signals
 from .run_directory import KEPT
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from ..arguments import RunArguments
+from ..command_line import log_line, progress_bar
 from ..data.loaders import ended_early, make_loader
 from ..metrics.sums import Averages
 from .checkpoints import (
@@ -144,18 +144,18 @@ class StageTrainer:
             if chosen is not None:
                 self._load(chosen)
             batch_size = self.arguments.train_batch_size
-            with tqdm(
+            with progress_bar(
                 total=self.total_steps * batch_size,
                 initial=self.step * batch_size,
                 desc=self.stage.name,
                 unit=" images",
-                dynamic_ncols=True,
-                disable=not self.accelerator.is_main_process,
             ) as bar:
                 self._stop_if_signalled(caught)
                 while self.epoch < self.stage.num_epochs:
+                    before, started = self.step, time.monotonic()
                     self._train_epoch(bar, caught)
-                    self._end_epoch(bar)
+                    images = (self.step - before) * batch_size
+                    self._end_epoch(bar, images / (time.monotonic() - started))
                     self._stop_if_signalled(caught)
         if caught:  # a signal arrived after the last check: raise it again for the next handler
             signal.raise_signal(caught[0])
@@ -193,7 +193,7 @@ class StageTrainer:
         """Returns the learning rate of a step, counted from 1."""
         return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
 
-    def _train_epoch(self, bar: tqdm, caught: list[int]) -> None:
+    def _train_epoch(self, bar: Any, caught: list[int]) -> None:
         arguments, accelerator = self.arguments, self.accelerator
         self.model.train()
         done = self.step - self.epoch * self.steps_per_epoch
@@ -269,7 +269,7 @@ class StageTrainer:
         if signal_number:
             raise Interrupted(signal_number, self._save())
 
-    def _end_epoch(self, bar: tqdm) -> None:
+    def _end_epoch(self, bar: Any, images_per_second: float) -> None:
         self._check_loss()
         self.epoch += 1
         figures = self.averages.compute(self.accelerator)
@@ -283,6 +283,8 @@ class StageTrainer:
         self._swap_weights_()
         self.history.append({**row, **figures, **evaluated})
         bar.set_postfix(_short(figures | evaluated))
+        title = f"{self.stage.name}: epoch {self.epoch}/{self.stage.num_epochs}, step {self.step}"
+        log_line(title, figures | evaluated, f"{images_per_second:,.0f} images/s")
         self._log(evaluated)
         if self.arguments.checkpointing_steps == 0:
             self._save()
