@@ -276,20 +276,82 @@ def test_training_under_autocast_learns_what_it_learns_without(model):
     assert all(buffer.dtype == torch.float32 for buffer in model.buffers())
 
 
-def test_a_model_is_exported_for_any_batch_size(model):
-    inputs = inputs_of(model, batch=4)
-    name = model.main_input_name
-    exported = torch.export.export(
-        model,
-        (),
-        {name: inputs, "return_loss": True},
-        dynamic_shapes={name: {0: torch.export.Dim("batch", min=2)}, "return_loss": None},
-        strict=False,
-    ).module()
-    for batch in (2, 7):
-        other = inputs_of(model, batch)
-        output = exported(**{name: other, "return_loss": True})
-        assert_close(output, model(other, return_loss=True), atol=1e-6, rtol=1e-5)
+class Method(torch.nn.Module):
+    """A method of a model as a module of its own, which returns a tuple of tensors."""
+
+    def __init__(self, model, name):
+        super().__init__()
+        self.model, self.name = model, name
+        self.eval()
+
+    def forward(self, inputs, labels=None):
+        options = {} if labels is None else {"class_labels": labels}
+        if self.name == "forward":
+            options["return_loss"] = True
+        output = getattr(self.model, self.name)(inputs, **options)
+        return (output,) if isinstance(output, torch.Tensor) else output.to_tuple()
+
+
+def export(kind, module, arguments, path):
+    """A function that computes what `module` does, for any batch size, from what an exporter wrote to a file."""
+    if kind == "jit":
+        torch.jit.save(torch.jit.trace(module, arguments), path)
+        return torch.jit.load(path)
+    any_batch = tuple({0: torch.export.Dim("batch", min=2)} for _ in arguments)
+    if kind == "export":
+        exported = torch.export.export(module, arguments, dynamic_shapes=any_batch, strict=False)
+        return exported.module()
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ["inputs", "labels"][: len(arguments)]
+    options = {"dynamic_axes": {name: {0: "batch"} for name in names}}
+    if kind == "onnx":
+        options = {"dynamic_shapes": any_batch}
+    torch.onnx.export(
+        module, arguments, path, input_names=names, dynamo=kind == "onnx", verbose=False, **options
+    )
+    session = onnxruntime.InferenceSession(path)
+
+    def run(*inputs):
+        arrays = (tensor.numpy() for tensor in inputs)
+        outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+        return tuple(torch.as_tensor(output) for output in outputs)
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["jit", "export", "onnx", "onnx without dynamo"])
+def test_what_is_exported_computes_what_the_model_computes(model, kind, tmp_path):
+    def arguments(name, batch):
+        inputs = model.encode(inputs_of(model, batch)).codes if name == "decode" else None
+        inputs = inputs_of(model, batch) if inputs is None else inputs
+        config = getattr(model.config, "prior_config", model.config)
+        has_classes = getattr(config, "num_classes", None) is not None
+        return (inputs, torch.arange(batch) % 4 - 1) if has_classes else (inputs,)
+
+    names = ["forward", "encode", "decode"] if isinstance(model, VQVAEModel) else ["forward"]
+    for name in names:
+        module = Method(model, name)
+        run = export(kind, module, arguments(name, 4), str(tmp_path / name))
+        for batch in (2, 7):
+            inputs = arguments(name, batch)
+            with torch.no_grad():
+                pairs = zip(run(*inputs), module(*inputs), strict=True)
+            for one, other in pairs:
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["jit", "export"])
+def test_sampling_refuses_to_be_exported(kind, tmp_path):
+    model = CLASSES[PixelCNNConfig](CONFIGS["pixelcnn"]())
+
+    class Sample(torch.nn.Module):
+        def forward(self, seeds):
+            return model.sample(2)
+
+    with pytest.raises(RuntimeError, match="`sample` cannot be exported or traced: export"):
+        export(kind, Sample(), (torch.zeros(2),), str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_vqvae import VQVAEConfig
+from .input_checks import is_traced
 
 
 class ResidualBlock(nn.Module):
@@ -82,7 +83,9 @@ class UpsamplingConv2d(nn.ConvTranspose2d):
         # Without a gradient, the result for an image must not depend on the batch, to the last digit.
         if _is_eager_on_cpu(hidden) and torch.is_grad_enabled():
             return _Upsample.apply(*_autocast(hidden, self.weight, self.bias))
-        kernel = nn.functional.pad(self.weight, (1, 0, 1, 0))
+        # Zeros by `cat`, since the exporter to ONNX without dynamo does not know the shape of a padded kernel.
+        kernel = torch.cat([torch.zeros_like(self.weight[..., :1]), self.weight], dim=3)
+        kernel = torch.cat([torch.zeros_like(kernel[:, :, :1]), kernel], dim=2)
         return nn.functional.conv_transpose2d(hidden, kernel, self.bias, stride=2, padding=1)
 
 
@@ -133,7 +136,7 @@ class ToPixelsConv2d(nn.ConvTranspose2d):
 
 def _is_eager_on_cpu(hidden: Tensor) -> bool:
     """Return whether to use the functions above; compiling them took over four minutes."""
-    return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
+    return hidden.device.type == "cpu" and not is_traced()
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

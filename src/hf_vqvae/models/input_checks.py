@@ -59,12 +59,14 @@ def as_tensor(name: str, values, kind: str) -> Tensor:
     return values
 
 
-def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
-    """Raise `ValueError` unless all values are in [low, high).
+def is_traced() -> bool:
+    """Return whether the model is compiled, exported or traced: tensors then have no values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
-    While tracing (torch.compile, torch.export) tensors have no values, and nothing is checked.
-    """
-    if torch.compiler.is_compiling() or values.is_meta or not values.numel():
+
+def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
+    """Raise `ValueError` unless all values are in [low, high); those of a traced tensor are not checked."""
+    if is_traced() or values.is_meta or not values.numel():
         return
     values = values.long()  # torch compares no unsigned integers
     least, most = values.min().item(), values.max().item()

@@ -187,7 +187,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         if number is None:
             return None
         if class_labels is None:
-            return torch.full((batch,), number, device=codes.device)
+            return torch.full((batch,), number, dtype=torch.long, device=codes.device)
         class_labels = class_labels.long()
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:

@@ -52,9 +52,7 @@ class CodeLookup(nn.Embedding):
         )
         offsets = torch.arange(len(self.taps), device=codes.device) * self.num_codes
         rows = torch.where(neighbours < 0, outside, neighbours + offsets)
-        summed = nn.functional.embedding_bag(
-            rows.reshape(-1, len(self.taps)), table, mode="sum", padding_idx=outside
-        )
+        summed = nn.functional.embedding_bag(rows.reshape(-1, len(self.taps)), table, mode="sum")
         hidden = (summed + self.bias).view(batch, height, width, len(self.bias)).permute(0, 3, 1, 2)
         # Return the autocast dtype, as a convolution does.
         device = hidden.device.type
@@ -90,8 +88,10 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, h, w)
         radius = self.kernel_size[0] // 2
-        centre_row = nn.functional.pad(
-            self.weight[:, :, radius : radius + 1, : radius + 1], (0, radius)
+        row = self.weight[:, :, radius : radius + 1]
+        # Not by `pad`, of which the exporter to ONNX without dynamo does not know the shape.
+        centre_row = torch.cat(
+            [row[..., : radius + 1], torch.zeros_like(row[..., 1 : radius + 1])], 3
         )
         causal = torch.cat([self.weight[:, :, :radius], centre_row], dim=2)
         hidden = nn.functional.pad(hidden, (radius, radius, radius, 0))
