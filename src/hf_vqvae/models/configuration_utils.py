@@ -80,11 +80,7 @@ def strict(config_class):
 
 
 def without_code(settings: dict, owner) -> dict:
-    """Return saved settings of `owner` without the names of code files, unless its own class is such code.
-
-    The installed package neither reads nor saves these files, so that what it saves must not name them. Code of a repo
-    copies itself when it saves.
-    """
+    """Return saved settings without the names of code files, which the installed package does not save; code of a repo does."""
     if type(owner).__module__.startswith("transformers_modules."):
         return settings
     return {key: value for key, value in settings.items() if key not in _CODE_KEYS}

@@ -102,12 +102,7 @@ class VectorQuantizer(nn.Module):
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def decode(self, codes: Tensor, grid_size: tuple[int, int] | None = None) -> Tensor:
-        """Return the codebook vectors (B, D, h, w) of codes (B, h, w), in the dtype of the weights.
-
-        Raises:
-            TypeError: if the codes are not integers.
-            ValueError: if their shape is not (B, *grid_size), or one is outside [0, K).
-        """
+        """Return the codebook vectors (B, D, h, w) of codes (B, *grid_size), in the dtype of the weights."""
         codes = check_codes(codes, self.embedding.num_embeddings, grid_size)
         return self.embedding(codes.long()).permute(0, 3, 1, 2)
 
