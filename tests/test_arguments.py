@@ -86,6 +86,15 @@ def test_a_file_gives_flags_and_later_flags_win(parse, tmp_path, suffix):
     assert training.max_grad_norm is None and training.log_with == []
 
 
+def test_a_tilde_is_the_home_directory_in_every_flag(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("output_dir: ~/runs/a\ncache_dir: a~b\n")
+    for word in ("--output_dir=~/runs/a", str(tmp_path / "run.yaml")):
+        data, _, _, training, _ = parse(word)
+        assert training.output_dir == str(tmp_path / "runs/a")
+    assert data.cache_dir == "a~b"
+
+
 def test_a_number_in_scientific_notation_is_one_in_yaml_too(parse, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 2e-3\nprior_learning_rate: 0.5\n")
@@ -116,6 +125,7 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
             ["--vqvae_name_or_path", "me/vqvae", "--no_train_prior"],
             "--vqvae_name_or_path me/vqvae with --no_train_prior leaves nothing to train: leave one",
         ),
+        (["--train_vqvae"], "--train_vqvae goes on training a model: name it with --vqvae_name"),
         (["--log_with", "mlflow"], "--log_with/--log-with: invalid choice: 'mlflow' (choose from"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),

@@ -192,6 +192,19 @@ def test_a_handed_in_model_gets_a_prior_and_keeps_its_own_weights(scripts, refer
     assert read(folder, "metrics") == read(reference, "metrics")
 
 
+def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, reference, outputs):
+    folder, more = outputs / "fine-tuned", ["--vqvae_name_or_path", reference, "--train_vqvae"]
+    more += ["--learning_rate", "1e-4", "--no_train_prior", "--checkpointing_steps", "4"]
+    done = scripts.run(TRAIN, *TINY, *more, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    first, before = (read(path, "history")["vqvae"] for path in (folder, reference))
+    assert first[0]["reconstruction_mse"] < 0.7 * before[0]["reconstruction_mse"]
+    assert first[0]["eval_reconstruction_mse"] < 1.1 * before[-1]["eval_reconstruction_mse"]
+    assert "train_vqvae" in (folder / "README.md").read_text("utf-8")
+    trained, source = (VQVAEModel.from_pretrained(path) for path in (folder, reference))
+    assert not torch.equal(trained.quantizer.codebook, source.quantizer.codebook)
+
+
 def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(
     scripts, reference, outputs
 ):

@@ -91,7 +91,10 @@ class TrainingArguments:
         False, "Resume with other flags, data or devices; the result then differs.", "run"
     )
     vqvae_name_or_path: str | None = flag(
-        None, "A trained VQ-VAE (folder or Hub id): train only the prior on its codes.", "model"
+        None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"
+    )
+    train_vqvae: bool = flag(
+        False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model"
     )
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
@@ -167,11 +170,20 @@ class TrainingArguments:
                 f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
                 f"--gradient_accumulation_steps ({self.gradient_accumulation_steps})."
             )
-        if self.vqvae_name_or_path is not None and not self.train_prior:
+        if self.train_vqvae and self.vqvae_name_or_path is None:
+            raise ValueError(
+                "--train_vqvae goes on training a model: name it with --vqvae_name_or_path, or leave the flag out."
+            )
+        if self.vqvae_name_or_path and not self.train_vqvae and not self.train_prior:
             raise ValueError(
                 f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: "
-                "leave one out."
+                "leave one out, or add --train_vqvae."
             )
+
+    @property
+    def keeps_vqvae(self) -> bool:
+        """Whether the VQ-VAE is a trained one, which stays as it is."""
+        return self.vqvae_name_or_path is not None and not self.train_vqvae
 
 
 @dataclass

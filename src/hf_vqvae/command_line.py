@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from argparse import (
     Action,
@@ -56,6 +57,12 @@ class ScriptArgumentParser(HfArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def parse_known_args(self, args: list[str] | None = None, namespace: Namespace | None = None):
+        # Shells leave the `~` behind a `=`, and a file of flags never meets one.
+        home = os.path.expanduser("~")
+        args = [
+            re.sub(r"^(--\w+=)?~(?=[/\\]|$)", lambda found: (found[1] or "") + home, word)
+            for word in (sys.argv[1:] if args is None else args)
+        ]
         # Unknown arguments are refused here and not by `parse_args`, which is not called for a subcommand.
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:

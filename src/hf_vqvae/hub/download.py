@@ -42,9 +42,9 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
     Raises:
         ValueError: if there is neither such a folder nor such a repo, or the download fails.
     """
-    if Path(name_or_path).is_dir():
-        return str(name_or_path)
     name = str(name_or_path)
+    if (folder := Path(name).expanduser()).is_dir():
+        return str(folder)
     failed = f"cannot get the model {name!r}: there is no folder {name}, and"
     way_out = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
     if not _may_be_repo(name):

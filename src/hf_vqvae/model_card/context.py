@@ -200,7 +200,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     if prior is None:
         left_out |= {"train_prior", "class_conditional", "num_eval_samples"}
         left_out |= RunArguments.names("prior")
-    if arguments.get("vqvae_name_or_path"):
+    if arguments.get("vqvae_name_or_path") and not arguments.get("train_vqvae"):
         left_out |= RunArguments.names("vqvae")
     # Of a prior of the other architecture.
     unused = {"num_gated_layers", "gated_kernel_size"}

@@ -10,7 +10,6 @@ from ..files import write_json
 from .report import log_images, report
 from .run_directory import Run
 from .stages import (
-    import_vqvae,
     start_config,
     start_full_config,
     train_prior,
@@ -70,7 +69,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     if resume:
         with_changes = training.resume_with_changes
         changes = directory.check_same_data(images.info, with_changes=with_changes)
-    if arguments.vqvae.data_variance is None and training.vqvae_name_or_path is None:
+    if arguments.vqvae.data_variance is None and not training.keeps_vqvae:
         config.data_variance = images.data_variance
     if accelerator.is_main_process:
         directory.start(resume=resume)
@@ -84,10 +83,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
     image_logger = partial(log_images, images.eval, accelerator)
-    if training.vqvae_name_or_path is not None:
-        model = import_vqvae(run)
-    else:
-        model = train_vqvae(config, images, run, image_logger)
+    model = train_vqvae(config, images, run, image_logger)
     if training.train_prior:
         model = train_prior(model, images, run, image_logger)
     report(model, images, run)

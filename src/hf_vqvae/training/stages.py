@@ -113,11 +113,16 @@ def train_vqvae(
 ) -> VQVAEModel:
     """Stage 1. Returns the trained VQ-VAE, which an earlier session of the run may have saved."""
     arguments, accelerator = run.arguments.training, run.accelerator
+    if arguments.keeps_vqvae:
+        return import_vqvae(run)
     done = run.directory.partial / "vqvae"
     if done.exists():
         return _load_model(VQVAEModel, done, run)
     set_seed(arguments.seed)
     model = VQVAEModel(config)
+    if arguments.train_vqvae:
+        trained = load_model(arguments.vqvae_name_or_path).base_model
+        model.load_state_dict(trained.state_dict())
     if arguments.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
