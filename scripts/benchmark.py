@@ -131,9 +131,7 @@ def sample(arguments: SampleArguments) -> Table:
 def parse_case(text: str) -> tuple[tuple[int, int], int, int]:
     """`7x7x128x16 -> ((7, 7), 128, 16)`."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text):
-        raise ValueError(
-            f"--cases {text}: each must be rows x columns x codes x images, such as 7x7x128x16."
-        )
+        raise ValueError(f"--cases {text}: each must be rows x columns x codes x images, such as 7x7x128x16.")
     height, width, codes, number = map(int, text.split("x"))
     return (height, width), codes, number
 
@@ -143,9 +141,7 @@ def prior(arguments: PriorArguments) -> Table:
     from benchmark_networks import REFERENCE, VARIANTS, make_prior_step
 
     steps = {variant.name: make_prior_step(variant, arguments) for variant in VARIANTS}
-    rows = compare(
-        time_interleaved(steps, arguments.rounds, "prior"), REFERENCE, arguments.batch_size
-    )
+    rows = compare(time_interleaved(steps, arguments.rounds, "prior"), REFERENCE, arguments.batch_size)
     header = ["network", "ms a step", "grids/s", "times the reference"]
     if arguments.memory:
         header += ["peak MiB", "peak : reference"]
@@ -180,9 +176,7 @@ def vqvae(arguments: VQVAEArguments) -> Table:
     return ["precision", "ms a step", "images/s", "times float32"], rows, note
 
 
-def time_interleaved(
-    calls: dict[str, Callable[[], object]], rounds: int, title: str
-) -> dict[str, list[float]]:
+def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int, title: str) -> dict[str, list[float]]:
     """Time several calls in turn: A, B, A, B.
 
     Args:

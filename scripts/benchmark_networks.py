@@ -29,9 +29,7 @@ class ReferencePixelCNN(nn.Module):
         super().__init__()
         config = model.config
         channels, self.num_codes = config.hidden_size, config.num_embeddings
-        self.conv_in = _MaskedConv2d(
-            self.num_codes, channels, config.kernel_size, sees_centre=False
-        )
+        self.conv_in = _MaskedConv2d(self.num_codes, channels, config.kernel_size, sees_centre=False)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -76,9 +74,7 @@ class _MaskedConv2d(nn.Conv2d):
 
 
 @torch.inference_mode()
-def uncached_sample(
-    network: PixelCNNModel | ReferencePixelCNN, noise: Tensor, num_steps: int | None = None
-) -> Tensor:
+def uncached_sample(network: PixelCNNModel | ReferencePixelCNN, noise: Tensor, num_steps: int | None = None) -> Tensor:
     """Sample with one full forward pass per code; the same noise gives the codes of `PixelCNNModel.sample`.
 
     Args:
@@ -108,11 +104,7 @@ def make_samplers(
         arguments: the flags of `benchmark.py sample`.
     """
     torch.manual_seed(0)
-    config = PixelCNNConfig(
-        num_embeddings=num_embeddings,
-        grid_size=grid,
-        architecture=architecture,
-    )
+    config = PixelCNNConfig(num_embeddings=num_embeddings, grid_size=grid, architecture=architecture)
     model = PixelCNNModel(config).to(arguments.device).eval()
     noise = torch.rand(number, *grid, device=arguments.device)
     codes = torch.randint(num_embeddings, noise.shape, device=arguments.device)
@@ -137,9 +129,7 @@ def patterned_codes(config: PixelCNNConfig, number: int, seed: int) -> tuple[Ten
     return torch.where(replaced, other, patterns[labels]), labels
 
 
-def make_step(
-    model: nn.Module, batches: list[dict[str, Tensor]], *, bf16: bool
-) -> Callable[[], Tensor]:
+def make_step(model: nn.Module, batches: list[dict[str, Tensor]], *, bf16: bool) -> Callable[[], Tensor]:
     """Make a function that takes one Adam step on the next of `batches`, in turn, and returns its loss (a scalar).
 
     Args:

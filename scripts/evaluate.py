@@ -31,9 +31,7 @@ LONG = 50  # characters of a clause that the table prints once if protocols shar
 class EvaluationArguments:
     """What to measure and where to write it."""
 
-    model_name_or_path: str | None = flag(
-        None, "The same as MODEL: a folder, or owner/name on the Hub."
-    )
+    model_name_or_path: str | None = flag(None, "The same as MODEL: a folder, or owner/name on the Hub.")
     model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
     batch_size: int = flag(256, "Images per process at a time; changes no result.", at_least=1)
     output_file: str | None = flag(None, "JSON file for the metrics, in the form of metrics.json.")
@@ -64,20 +62,12 @@ def main() -> None:
 
 
 def measure(
-    evaluation: EvaluationArguments,
-    sampling: SampleQualityArguments,
-    data: DataArguments,
-    accelerator: "Accelerator",
+    evaluation: EvaluationArguments, sampling: SampleQualityArguments, data: DataArguments, accelerator: "Accelerator"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the model; returns the description of the evaluation images, and the metrics."""
     from hf_vqvae.data.splits import load_split
     from hf_vqvae.evaluation.model_metrics import evaluate_model
-    from hf_vqvae.evaluation.sample_quality import (
-        check_arguments,
-        choose_classifier,
-        class_names,
-        measure_samples,
-    )
+    from hf_vqvae.evaluation.sample_quality import check_arguments, choose_classifier, class_names, measure_samples
     from hf_vqvae.evaluation.small_classifier import NoLabelsError
     from hf_vqvae.hub.download import load_model
 
@@ -100,9 +90,7 @@ def measure(
     metrics, _ = evaluate_model(model, images, accelerator, **settings)
     if classifier is not None:
         metrics |= measure_samples(
-            *(model, train_images, images, classifier, sampling, accelerator),
-            label_names=names,
-            **settings,
+            *(model, train_images, images, classifier, sampling, accelerator), label_names=names, **settings
         )
     return info, metrics
 

@@ -32,13 +32,10 @@ class NeighbourArguments(DrawArguments):
 
     model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
     num_images: int = flag(10, "Samples in the figure, 100 at most.", at_least=1)
-    num_measured: int = flag(
-        1000, "Samples whose distances are measured, and as many evaluation images.", at_least=1
-    )
+    num_measured: int = flag(1000, "Samples whose distances are measured, and as many evaluation images.", at_least=1)
     class_labels: list[str] | None = flag(
         None,
-        "Names or numbers of classes, in turn (default: no label, or all classes in turn if the "
-        "model needs one).",
+        "Names or numbers of classes, in turn (default: no label, or all classes in turn if the model needs one).",
     )
     batch_size: int = flag(256, "Images sampled at a time.", at_least=1)
     seed: int = flag(0, "Sample i has the seed `seed` + i.", at_least=0)
@@ -132,9 +129,7 @@ def unseen_images(
     return images.images[rows], torch.cat(parts)
 
 
-def print_distances(
-    sets: "dict[str, Tensor]", train_images: "DecodedImages", device: "torch.device"
-) -> None:
+def print_distances(sets: "dict[str, Tensor]", train_images: "DecodedImages", device: "torch.device") -> None:
     """Print the distances of each set to the nearest training images, and the fraction of near samples."""
     from hf_vqvae.evaluation.nearest_neighbors import nearest_images
 

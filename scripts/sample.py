@@ -31,9 +31,7 @@ class SampleArguments(DrawArguments):
 
     model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
     num_images: int | None = flag(
-        None,
-        "Images to sample (default: 16, with --image 14), per label if several (default: 8).",
-        at_least=1,
+        None, "Images to sample (default: 16, with --image 14), per label if several (default: 8).", at_least=1
     )
     class_labels: list[str] | None = flag(
         None,
@@ -47,9 +45,7 @@ class SampleArguments(DrawArguments):
         "rounded down), or X0 Y0 X1 Y1 in its pixels (the cells of the grid that lie inside).",
     )
     batch_size: int = flag(256, "Images sampled at a time; changes no image.", at_least=1)
-    seed: int = flag(
-        0, "Image i of every label has the seed `seed` + i, whatever --num_images is.", at_least=0
-    )
+    seed: int = flag(0, "Image i of every label has the seed `seed` + i, whatever --num_images is.", at_least=0)
     output_file: str = flag(
         "samples.png", "PNG with a grid of all images; without .png, a new folder with a PNG each."
     )
@@ -98,16 +94,13 @@ def check(arguments: SampleArguments, output: Path) -> None:
     is_box = len(keep) == 4 and all(word.isascii() and word.isdigit() for word in keep)
     if not is_box and (len(keep) > 1 or keep[0] not in HALVES):
         raise ValueError(
-            f"--keep must be {', '.join(HALVES)} or four whole numbers X0 Y0 X1 Y1, got "
-            f"{' '.join(keep)!r}."
+            f"--keep must be {', '.join(HALVES)} or four whole numbers X0 Y0 X1 Y1, got {' '.join(keep)!r}."
         )
     if output.suffix.lower() == ".png":
         if output.is_dir():
             raise ValueError(f"--output_file {output} is a folder: name a file.")
     elif output.suffix.lower() in Image.registered_extensions():
-        raise ValueError(
-            f"--output_file {output}: images are written as PNG, name a .png file or a new folder."
-        )
+        raise ValueError(f"--output_file {output}: images are written as PNG, name a .png file or a new folder.")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"--output_file {output} exists: name a new folder, or a .png file.")
 
@@ -135,9 +128,7 @@ def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
 
 
 def sample(
-    model: "VQVAEForImageGeneration",
-    arguments: SampleArguments,
-    kept: "tuple[Tensor, Tensor] | None",
+    model: "VQVAEForImageGeneration", arguments: SampleArguments, kept: "tuple[Tensor, Tensor] | None"
 ) -> "np.ndarray":
     """uint8 (L, N, H, W, C): N images of each of L labels, or one row without labels."""
     from hf_vqvae.data.decoding import to_8_bits

@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
-from hf_vqvae.arguments import (
-    DataArguments,
-    RunArguments,
-    TrainingArguments,
-    VQVAEArguments,
-    config_arguments,
-    flag,
-)
+from hf_vqvae.arguments import DataArguments, RunArguments, TrainingArguments, VQVAEArguments, config_arguments, flag
 from hf_vqvae.command_line import format_table, parse_arguments, run_script
 from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.models import VQVAEConfig
@@ -57,9 +50,7 @@ class SweepArguments(_SharedArguments):
     """Codebooks to train, number of epochs and output folder; the other flags are those of `train.py`."""
 
     num_embeddings: list[int] = flag([32, 64, 128, 256], "Codebook sizes K to try.")
-    embedding_dim: list[int] = flag(
-        [4, 16], "Dimensions D of the codebook vectors to try, each with every K."
-    )
+    embedding_dim: list[int] = flag([4, 16], "Dimensions D of the codebook vectors to try, each with every K.")
     output_dir: str = flag(
         "outputs/sweep",
         "Folder of the table, the figure and a folder for each point, called KxD. Finished points "
@@ -70,9 +61,7 @@ class SweepArguments(_SharedArguments):
 
 
 def main() -> None:
-    data, vqvae, sweep = parse_arguments(
-        DataArguments, SweptVQVAEArguments, SweepArguments, description=__doc__
-    )
+    data, vqvae, sweep = parse_arguments(DataArguments, SweptVQVAEArguments, SweepArguments, description=__doc__)
     points = make_points(data, vqvae, sweep)
     run_sweep(points, Path(sweep.output_dir), overwrite=sweep.overwrite_output_dir)
 
@@ -109,18 +98,14 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
     # Every point is checked; image size and channels, which the data need, are the same for all.
     config, *_ = [start_config(point.vqvae) for point in points]
     accelerator = make_accelerator(points[0].training, folder)
-    runs = [
-        Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points
-    ]
+    runs = [Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points]
     more = ["--overwrite_output_dir", "False"] if overwrite else []
     with locked_together(accelerator, folder), exit_on_signals(folder, same_command(*more)):
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images = load_images(points[0].data, config)
         if overwrite:
             run_on_main_process(accelerator, lambda: discard_points(folder))
-        finished = run_on_main_process(
-            accelerator, lambda: [is_finished(run, images.info) for run in runs]
-        )
+        finished = run_on_main_process(accelerator, lambda: [is_finished(run, images.info) for run in runs])
         for number, (run, done) in enumerate(zip(runs, finished, strict=True), start=1):
             directory = run.directory
             name = f"Point {number} of {len(runs)} ({directory.output_dir.name})"

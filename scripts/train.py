@@ -79,12 +79,7 @@ def print_what_to_look_at(folder: Path) -> None:
 
 
 def push(folder: Path, hub: HubArguments) -> None:
-    from hf_vqvae.publishing.push import (
-        options_of,
-        push_command,
-        push_folder,
-        push_stopped_by_signals,
-    )
+    from hf_vqvae.publishing.push import options_of, push_command, push_folder, push_stopped_by_signals
 
     options = options_of(hub)
     with push_stopped_by_signals(push_command(folder, hub.hub_model_id, **options)):

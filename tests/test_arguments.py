@@ -6,13 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from hf_vqvae import PixelCNNConfig, VQVAEConfig
-from hf_vqvae.arguments import (
-    DataArguments,
-    HubArguments,
-    PriorArguments,
-    TrainingArguments,
-    VQVAEArguments,
-)
+from hf_vqvae.arguments import DataArguments, HubArguments, PriorArguments, TrainingArguments, VQVAEArguments
 from hf_vqvae.command_line import parse_arguments
 
 ALL = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArguments)

@@ -32,9 +32,7 @@ def write_csv(folder, header=True, labels=True):
         rows = np.column_stack([LABELS[split], images.reshape(5, -1)])[:, 0 if labels else 1 :]
         names = [*["label"] * labels, *(f"pixel{number}" for number in range(64))]
         text = [names] * header + rows.tolist()
-        (folder / f"mnist_{split}.csv").write_text(
-            "\n".join(",".join(map(str, row)) for row in text)
-        )
+        (folder / f"mnist_{split}.csv").write_text("\n".join(",".join(map(str, row)) for row in text))
 
 
 def write_npz(folder, images="x_{}", labels="y_{}", shape=(5, 8, 8)):

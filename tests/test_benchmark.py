@@ -9,12 +9,7 @@ import torch
 from torch import nn
 
 from benchmark import PriorArguments, compare, format_number, peak_memory, time_interleaved
-from benchmark_networks import (
-    VARIANTS,
-    ReferencePixelCNN,
-    make_prior_step,
-    uncached_sample,
-)
+from benchmark_networks import VARIANTS, ReferencePixelCNN, make_prior_step, uncached_sample
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
 
 BENCHMARK = "scripts/benchmark.py"
@@ -104,8 +99,7 @@ def test_the_speed_is_the_median_of_ratios_not_a_ratio_of_medians():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "-"), (0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")],
+    ("value", "text"), [(None, "-"), (0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")]
 )
 def test_numbers_are_short(value, text):
     assert format_number(value) == text

@@ -65,9 +65,7 @@ SAMPLE_VALUES |= {"frechet_distance_floor": 3.6, "frechet_distance_reconstructio
 
 def tiny_model(prior=True, channels=1, classes=None, **prior_settings):
     torch.manual_seed(0)
-    vqvae = VQVAEConfig(
-        image_size=8, num_channels=channels, hidden_sizes=[4, 8], num_embeddings=16, embedding_dim=4
-    )
+    vqvae = VQVAEConfig(image_size=8, num_channels=channels, hidden_sizes=[4, 8], num_embeddings=16, embedding_dim=4)
     if not prior:
         return VQVAEModel(vqvae)
     if classes is not None:
@@ -75,9 +73,7 @@ def tiny_model(prior=True, channels=1, classes=None, **prior_settings):
     pixelcnn = PixelCNNConfig(
         num_embeddings=16, grid_size=(2, 2), hidden_size=8, num_residual_blocks=1, **prior_settings
     )
-    return VQVAEForImageGeneration(
-        VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=pixelcnn)
-    )
+    return VQVAEForImageGeneration(VQVAEForImageGenerationConfig(vqvae_config=vqvae, prior_config=pixelcnn))
 
 
 def some_images(number=30, labels=True, channels=1):
@@ -314,9 +310,7 @@ def test_a_hundred_classes_are_counted_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("label_dropout", [0.1, 0.0])
 @pytest.mark.parametrize("name", ["zero", 'a "b" \\ c', "two\nlines", "<b>{x}`"])
-def test_code_for_a_conditional_prior_runs_whatever_the_classes_are_called(
-    name, label_dropout, tmp_path, monkeypatch
-):
+def test_code_for_a_conditional_prior_runs_whatever_the_classes_are_called(name, label_dropout, tmp_path, monkeypatch):
     folder = tmp_path / "labelled"
     conditional_run(folder, classes=[name, "other"], label_dropout=label_dropout)
     add_code(folder, VQVAEForImageGeneration)
@@ -367,9 +361,7 @@ def test_the_card_says_where_the_package_comes_from_and_what_loading_needs(run_f
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_a_folder_with_its_code_says_how_to_load_it_without_the_package(
-    finished, prior, tmp_path, monkeypatch
-):
+def test_a_folder_with_its_code_says_how_to_load_it_without_the_package(finished, prior, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[prior], tmp_path / "coded")
     add_code(folder, VQVAEForImageGeneration if prior else VQVAEModel)
     monkeypatch.chdir(tmp_path)
@@ -384,17 +376,10 @@ def test_a_folder_with_its_code_says_how_to_load_it_without_the_package(
 @pytest.mark.parametrize(
     "dataset, code",
     [
-        (
-            {},
-            'dataset = load_dataset("ylecun/mnist", "mnist", '
-            'revision="77f3279092a1c1579b2250db8eafed0ad422088c")',
-        ),
+        ({}, 'dataset = load_dataset("ylecun/mnist", "mnist", revision="77f3279092a1c1579b2250db8eafed0ad422088c")'),
         # Records of older runs.
         ({"config": None, "revision": None}, 'dataset = load_dataset("ylecun/mnist")'),
-        (
-            {"name": "digits", "kind": "digits", "revision": None},
-            "dataset = hf_vqvae.digits.load_digits()",
-        ),
+        ({"name": "digits", "kind": "digits", "revision": None}, "dataset = hf_vqvae.digits.load_digits()"),
         (
             {"name": f"{HOME}/my data", "kind": "folder", "revision": None, "config": None},
             'dataset = load_dataset("./my data")',
@@ -461,15 +446,7 @@ def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "https://evil.example",
-        "http://a",
-        "ftp://a.b",
-        "www.evil.example",
-        "WWW.a.b",
-        "me@evil.example",
-    ],
+    "address", ["https://evil.example", "http://a", "ftp://a.b", "www.evil.example", "WWW.a.b", "me@evil.example"]
 )
 def test_addresses_in_results_become_no_links(address, tmp_path):
     make_run(tmp_path / "run")
@@ -496,9 +473,7 @@ def test_a_number_that_is_not_finite_stays_out_of_the_model_index(run_folder):
     write_json(run_folder, metrics=metrics)
     card = build_card(run_folder)
     check_text(str(card))
-    assert {result.metric_type for result in card.data.eval_results} == {
-        *("mse", "codebook_perplexity", "codes_used")
-    }
+    assert {result.metric_type for result in card.data.eval_results} == {*("mse", "codebook_perplexity", "codes_used")}
     assert card.text.count("**not finite**") == 2
 
 

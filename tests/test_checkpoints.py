@@ -203,9 +203,7 @@ def test_where_all_are_damaged_the_stage_starts_anew(folder, accelerator, capsys
 
 
 @pytest.mark.parametrize("with_changes", [False, True])
-def test_one_of_another_run_or_model_is_passed_over_but_not_for_nothing(
-    folder, accelerator, with_changes, capsys
-):
+def test_one_of_another_run_or_model_is_passed_over_but_not_for_nothing(folder, accelerator, with_changes, capsys):
     other = IDENTITY | {"run": "b", "commitment_cost": 0.5}
     save(accelerator, folder, 1, identity=other)
     message = "vqvae-1: it is of another model or run .commitment_cost 0.5 there, None here, run b"
@@ -220,9 +218,7 @@ def test_one_of_another_run_or_model_is_passed_over_but_not_for_nothing(
 def test_one_of_other_processes_goes_on_only_when_told_to(folder, accelerator):
     saved = save(accelerator, folder, 1, identity=IDENTITY | {"num_processes": 2})
     here = IDENTITY | {"num_processes": 1}
-    message = (
-        r"other settings \(num_processes 2 there, 1 here\), .*--resume_with_changes resumes it"
-    )
+    message = r"other settings \(num_processes 2 there, 1 here\), .*--resume_with_changes resumes it"
     with pytest.raises(ValueError, match=message):
         choose(accelerator, folder, here)
     assert choose(accelerator, folder, here, with_changes=True) == saved
@@ -266,12 +262,8 @@ class Hostile:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize(
-    "name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl", "average.safetensors"]
-)
-def test_pickles_of_others_are_not_run_whatever_their_record_says(
-    folder, accelerator, name, tmp_path
-):
+@pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl", "average.safetensors"])
+def test_pickles_of_others_are_not_run_whatever_their_record_says(folder, accelerator, name, tmp_path):
     average = torch.nn.Linear(1, 1)
     accelerator.prepare(torch.optim.lr_scheduler.ConstantLR(accelerator._optimizers[0]))
     state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}

@@ -18,12 +18,7 @@ from transformers import (
 
 from hf_vqvae import VQVAEImageProcessorPil
 from hf_vqvae.data.decoding import DecodedImages
-from hf_vqvae.evaluation.classifier import (
-    ImageClassifier,
-    SmallClassifier,
-    SmallClassifierConfig,
-    load_classifier,
-)
+from hf_vqvae.evaluation.classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 from hf_vqvae.evaluation.small_classifier import NoLabelsError, kept_classifier, train_classifier
 
 CPU = torch.device("cpu")
@@ -74,10 +69,7 @@ def test_the_same_seed_trains_the_same_classifier_and_touches_no_other_randomnes
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    models = [
-        train_classifier(images.images, images.labels, NAMES, CPU, seed=seed, num_steps=3)
-        for seed in (0, 0, 1)
-    ]
+    models = [train_classifier(images.images, images.labels, NAMES, CPU, seed=seed, num_steps=3) for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(3), expected)
     first, same, other = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], same[name]) for name in first)
@@ -88,9 +80,9 @@ def test_the_same_seed_trains_the_same_classifier_and_touches_no_other_randomnes
 def test_images_of_any_size_are_trained_on_and_read(shape):
     images = make_images(5, shape)
     model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=2)
-    features, probabilities = ImageClassifier(
-        model, VQVAEImageProcessorPil(do_resize=False), "small"
-    ).read(images.images)
+    features, probabilities = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small").read(
+        images.images
+    )
     assert features.shape == (5, 96) and features.isfinite().all()
     assert probabilities.shape == (5, 2)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
@@ -106,9 +98,7 @@ def test_it_loads_through_the_auto_class_with_the_same_numbers(tmp_path):
     labels = torch.tensor([0, 2])
     output = model(pixel_values, labels=labels)
     assert torch.equal(loaded(pixel_values).logits, output.logits)
-    assert output.loss.item() == pytest.approx(
-        -output.logits.log_softmax(1)[[0, 1], labels].mean().item(), rel=1e-5
-    )
+    assert output.loss.item() == pytest.approx(-output.logits.log_softmax(1)[[0, 1], labels].mean().item(), rel=1e-5)
     assert not any(path.suffix in (".bin", ".pt") for path in tmp_path.iterdir())
 
 
@@ -219,9 +209,7 @@ def test_hidden_labels_are_left_out(tmp_path, accelerator):
         (torch.ones(8, dtype=torch.int64), "labels of fewer than two classes"),
     ],
 )
-def test_without_labels_of_two_classes_there_is_nothing_to_train(
-    tmp_path, accelerator, labels, found
-):
+def test_without_labels_of_two_classes_there_is_nothing_to_train(tmp_path, accelerator, labels, found):
     images = DecodedImages(make_images(8).images, labels)
     with pytest.raises(NoLabelsError, match=f"have {found}.*--classifier.*--label_column"):
         kept_classifier(images, None, accelerator, tmp_path)
@@ -243,9 +231,7 @@ def test_a_classifiers_own_processor_is_used_and_grey_images_become_three_channe
     make_vit(tmp_path)
     images = make_images(4, (1, 16, 16)).images
     bare = load_classifier(str(tmp_path)).read(images)[0]
-    processor = ViTImageProcessorPil(
-        size={"height": 16, "width": 16}, image_mean=[0.2] * 3, image_std=[2.0] * 3
-    )
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.2] * 3, image_std=[2.0] * 3)
     processor.save_pretrained(tmp_path)
     classifier = load_classifier(str(tmp_path))
     features, _ = classifier.read(images)
@@ -265,9 +251,7 @@ def test_images_of_another_size_are_resized_to_the_classifiers(tmp_path):
 
 
 def test_a_network_without_an_image_size_reads_images_as_they_are(tmp_path):
-    config = ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=4
-    )
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=4)
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     features, probabilities = load_classifier(str(tmp_path)).read(make_images(3).images)
     assert features.shape == (3, 8) and probabilities.shape == (3, 4)

@@ -34,10 +34,7 @@ def test_rows_and_columns_of_a_rectangle_are_not_mixed_up():
     [
         ({"image_size": 30}, r"multiple of 4 \(2 \*\* 2 levels.*got 30"),
         ({"image_size": (28, 28, 1)}, r"one number or \(height, width\), got \(28, 28, 1\)"),
-        (
-            {"hidden_sizes": ()},
-            "`hidden_sizes` must have at least one level, got none",
-        ),
+        ({"hidden_sizes": ()}, "`hidden_sizes` must have at least one level, got none"),
         ({"hidden_sizes": (32, 0)}, r"`hidden_sizes` must be at least 1, got \(32, 0\)"),
         ({"embedding_dim": 10**12}, "`embedding_dim` must be at most 65536, got 1000000000000"),
         ({"num_embeddings": 1}, "`num_embeddings` must be at least 2, got 1"),
@@ -59,10 +56,7 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
         ({"kernel_size": 4}, r"`kernel_size` must be odd .* got 4"),
         ({"kernel_size": 1}, "`kernel_size` must be at least 3, got 1"),
         ({"grid_size": (7,)}, r"`grid_size` must be \(rows, columns\), got \(7,\)"),
-        (
-            {"architecture": "gatd"},
-            "'architecture' expected one of .*'plain', 'gated'.*, got gatd",
-        ),
+        ({"architecture": "gatd"}, "'architecture' expected one of .*'plain', 'gated'.*, got gatd"),
         ({"gated_kernel_size": 4}, r"`gated_kernel_size` must be odd .* got 4"),
         ({"dropout": 1.0}, "`dropout` must be below 1, got 1.0"),
         ({"dropout": "0.1"}, "'dropout' .*0.1"),
@@ -155,9 +149,7 @@ def test_settings_of_a_later_version_are_ignored_with_a_warning(tmp_path, caplog
         with caplog.at_level(logging.WARNING):
             config = config_class.from_pretrained(tmp_path)
         for key in ("novelty", "rotation_trick", "dilation"):
-            assert f"does not know and ignores: {key}. It was probably written by a later" in (
-                caplog.text
-            )
+            assert f"does not know and ignores: {key}. It was probably written by a later" in (caplog.text)
         assert config.vqvae_config.num_embeddings == 32
         assert not hasattr(config, "novelty") and not hasattr(config.prior_config, "dilation")
     # A part finds itself in the whole's file.
@@ -178,9 +170,7 @@ def test_a_setting_can_be_overridden_on_loading_and_is_checked(tmp_path):
 def test_an_override_of_a_part_keeps_what_it_leaves_out(tmp_path):
     whole = VQVAEForImageGenerationConfig(prior_config={"hidden_size": 16, "kernel_size": 5})
     whole.save_pretrained(tmp_path)
-    loaded = VQVAEForImageGenerationConfig.from_pretrained(
-        tmp_path, prior_config={"hidden_size": 32}
-    )
+    loaded = VQVAEForImageGenerationConfig.from_pretrained(tmp_path, prior_config={"hidden_size": 32})
     assert (loaded.prior_config.hidden_size, loaded.prior_config.kernel_size) == (32, 5)
     with pytest.raises(ValueError, match=r"no setting `hiden_size` \(did you mean `hidden_size`"):
         VQVAEForImageGenerationConfig.from_pretrained(tmp_path, prior_config={"hiden_size": 32})
@@ -201,10 +191,7 @@ def test_the_prior_takes_codes_and_grid_from_the_vq_vae():
     ("prior", "message"),
     [
         ({"num_embeddings": 64}, r"`prior_config.num_embeddings` \(64\) must equal .* \(128\)"),
-        (
-            {"grid_size": (7, 8)},
-            r"`prior_config.grid_size` \(\(7, 8\)\) must equal .* \(\(7, 7\)\)",
-        ),
+        ({"grid_size": (7, 8)}, r"`prior_config.grid_size` \(\(7, 8\)\) must equal .* \(\(7, 7\)\)"),
     ],
 )
 def test_a_prior_of_other_codes_is_refused(prior, message):
@@ -227,11 +214,7 @@ def test_the_architecture_says_what_is_left_open(tmp_path):
     assert PixelCNNConfig(architecture="gated", hidden_size=33, dropout=0).hidden_size == 33
     gated.save_pretrained(tmp_path)
     loaded = PixelCNNConfig.from_pretrained(tmp_path)
-    assert (loaded.architecture, loaded.hidden_size, loaded.dropout) == (
-        "gated",
-        64,
-        gated.dropout,
-    )
+    assert (loaded.architecture, loaded.hidden_size, loaded.dropout) == ("gated", 64, gated.dropout)
 
 
 def test_names_of_classes_travel(tmp_path):

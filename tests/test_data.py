@@ -18,9 +18,7 @@ from hf_vqvae.distributed import available_memory
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
 
 CONFIG = VQVAEConfig(image_size=8)
-FEATURES = datasets.Features(
-    image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"])
-)
+FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
 
 
 @pytest.fixture
@@ -95,9 +93,7 @@ def test_the_data_variance_is_that_of_the_training_pixels(folder, arguments):
 @pytest.mark.parametrize("classes", [(), ("cat", "dog")], ids=["without_classes", "with_classes"])
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_folder_of_images_has_labels_where_it_has_class_folders(
-    folder, arguments, classes, streaming, suffix
-):
+def test_a_folder_of_images_has_labels_where_it_has_class_folders(folder, arguments, classes, streaming, suffix):
     for split in ("train", "test"):
         for index, name in enumerate(classes or ("",)):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
@@ -226,11 +222,7 @@ CLASSES = datasets.ClassLabel(names=["a", "b", "c"])
             r"'fine', 'coarse' all have labels: say which with `--label_column`",
         ),
         ({"n": WHOLE}, {}, r"No column has images; there are 'n'\. Images are files"),
-        (
-            {"x": IMAGE, "n": WHOLE},
-            {"image_column": "n"},
-            r"'n' has no images but .*here these are 'x'\.",
-        ),
+        ({"x": IMAGE, "n": WHOLE}, {"image_column": "n"}, r"'n' has no images but .*here these are 'x'\."),
         ({"x": IMAGE}, {"label_column": "x"}, r"'x' has no class labels but Image"),
         (
             {"x": IMAGE, "n": datasets.Array2D((1, 2), "int64")},
@@ -275,9 +267,7 @@ def test_columns_can_be_named(write_columns, arguments):
         (["dog", "cat", None], "string", ["cat", "dog"], [1, 0, -1]),
     ],
 )
-def test_labels_of_any_kind_are_classes(
-    folder, arguments, values, kind, names, expected, streaming
-):
+def test_labels_of_any_kind_are_classes(folder, arguments, values, kind, names, expected, streaming):
     """As pandas, CSV and JSON write them: nothing but the name of the column says that they are classes."""
     features = datasets.Features(image=datasets.Image(), target=datasets.Value(kind))
     images = [Image.fromarray(pixels) for pixels in pixels_of(3)]
@@ -292,9 +282,7 @@ def test_labels_of_any_kind_are_classes(
     assert splits.eval.labels.tolist() == [expected[0]] * 3
     assert splits.info["label_names"] == names
     count = f" ({len(names or [0, 1, 2])} classes)" if names or not streaming else ""
-    assert str(splits) == (
-        f"Dataset 'pets': images from column 'image', labels from column 'target'{count}."
-    )
+    assert str(splits) == (f"Dataset 'pets': images from column 'image', labels from column 'target'{count}.")
     without = load_images(arguments(streaming=streaming, label_column="none"), CONFIG)
     assert without.eval.labels is None and "no labels (`--label_column` names their" in str(without)
 
@@ -307,9 +295,7 @@ def test_labels_of_any_kind_are_classes(
         (["a", "b"], "string", r"row 1 of split 'test' is 'c', which is not among .*\['a', 'b'\]"),
     ],
 )
-def test_labels_that_are_no_classes_of_the_training_split_are_named(
-    folder, arguments, values, kind, message
-):
+def test_labels_that_are_no_classes_of_the_training_split_are_named(folder, arguments, values, kind, message):
     features = datasets.Features(image=datasets.Image(), label=datasets.Value(kind))
     images = [Image.fromarray(pixels) for pixels in pixels_of(2)]
     write(folder, "train", {"image": images, "label": values}, features)
@@ -490,9 +476,7 @@ def test_links_within_a_folder_are_followed(folder, arguments, streaming, tmp_pa
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(
-    "place", ["outside", "climbing", "address", "file_address", "chain", "relative"]
-)
+@pytest.mark.parametrize("place", ["outside", "climbing", "address", "file_address", "chain", "relative"])
 def test_a_row_that_names_a_file_of_elsewhere_is_not_followed(
     folder, arguments, streaming, place, tmp_path, monkeypatch
 ):

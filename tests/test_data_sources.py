@@ -82,8 +82,7 @@ def test_the_command_that_loads_the_digits_gives_the_same_rows(open_named):
 
 
 @pytest.mark.parametrize(
-    "part, expected",
-    [("train[:50%]", [1, 2]), ("train[3:]", [4]), ("train[-3:-1]", [2, 3]), ("train[:9]", None)],
+    "part, expected", [("train[:50%]", [1, 2]), ("train[3:]", [4]), ("train[-3:-1]", [2, 3]), ("train[:9]", None)]
 )
 def test_part_of_a_split_is_read_in_the_order_of_its_rows(folder, open_named, part, expected):
     assert shades_of(open_named(folder).read(part)) == (expected or [1, 2, 3, 4])
@@ -112,27 +111,20 @@ def test_an_unknown_split_is_refused_with_those_that_exist(folder, open_named):
 
 def test_class_folders_in_an_archive_are_to_be_unpacked(tmp_path, open_named):
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    for name, members in {
-        "classes": ("cat/1.png", "dog/1.png"),
-        "flat": ("1.png", "2.png"),
-    }.items():
+    for name, members in {"classes": ("cat/1.png", "dog/1.png"), "flat": ("1.png", "2.png")}.items():
         (tmp_path / name).mkdir()
         with zipfile.ZipFile(tmp_path / name / "train.zip", "w") as archive:
             for member in members:
                 archive.write(tmp_path / "image.png", member)
     assert len(open_named(tmp_path / "flat").read("train")) == 2
-    with pytest.raises(
-        DataError, match=r"'classes' has folders of classes in the archive train.zip, .*: unpack"
-    ):
+    with pytest.raises(DataError, match=r"'classes' has folders of classes in the archive train.zip, .*: unpack"):
         open_named(tmp_path / "classes")
 
 
 def test_a_cache_that_cannot_be_written_is_named_and_not_the_dataset(folder, tmp_path):
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file" / "cache")
-    message = (
-        rf"^The cache {cache}/ cannot be used \(Not a directory: .*`--cache_dir`, or set HF_HOME"
-    )
+    message = rf"^The cache {cache}/ cannot be used \(Not a directory: .*`--cache_dir`, or set HF_HOME"
     with pytest.raises(DataError, match=message):
         open_source(DataArguments(dataset_name=str(folder), cache_dir=cache)).read("train")
 
@@ -156,9 +148,7 @@ IMAGE = {"_type": "Image"}
     ],
     ids=["twice", "type", "list"],
 )
-def test_files_that_describe_themselves_wrongly_are_refused(
-    folder, open_named, features, message, stream
-):
+def test_files_that_describe_themselves_wrongly_are_refused(folder, open_named, features, message, stream):
     pictures = [{"bytes": b"", "path": "x"}]
     table = pyarrow.table({"image": pictures, "label": [0]})
     about = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -178,24 +168,12 @@ def test_files_that_describe_themselves_wrongly_are_refused(
         ("~/no/where", {}, "there is no such folder. Write"),
         ("", {}, "there is no such folder. Write"),
         ("a b!", {}, "Repo id must .*'a b!'"),
-        (
-            "{folder}/file.txt",
-            {},
-            "file.txt`: there is no such folder. Write",
-        ),
+        ("{folder}/file.txt", {}, "file.txt`: there is no such folder. Write"),
         ("{folder}/empty", {}, "cannot find images to load in .*doesn't contain any data files"),
-        (
-            "{folder}/one.csv",
-            {},
-            r"one\.csv`: there is no such folder\. Write .* CSV file of pixels",
-        ),
+        ("{folder}/one.csv", {}, r"one\.csv`: there is no such folder\. Write .* CSV file of pixels"),
         ("{folder}/bad.npz", {}, r"bad\.npz`: bad\.npz is no npz file"),
         ("{folder}", {"dataset_config_name": "x"}, r"`--dataset_config_name x` .*\['default'\]"),
-        (
-            "digits",
-            {"dataset_config_name": "x"},
-            r"`--dataset_config_name x`: 'digits' has no conf",
-        ),
+        ("digits", {"dataset_config_name": "x"}, r"`--dataset_config_name x`: 'digits' has no conf"),
         ("{folder}", {"dataset_revision": "v1"}, r"`--dataset_revision v1` is for .* on the Hub"),
         ("digits", {"dataset_revision": "v1"}, r"`--dataset_revision v1` is for .* on the Hub"),
     ],
@@ -296,9 +274,7 @@ def hub(tmp_path_factory):
     }
     processes = [start(server, attempts), start(server, attempts, HF_HUB_OFFLINE="1")]
     gone, offline = [finish(process) for process in processes]
-    return SimpleNamespace(
-        online=online, gone=gone, offline=offline, commits=(first, second, sizes), url=server.url
-    )
+    return SimpleNamespace(online=online, gone=gone, offline=offline, commits=(first, second, sizes), url=server.url)
 
 
 def test_hub_datasets_are_read_at_the_commit_that_is_recorded(hub):

@@ -144,17 +144,13 @@ def test_a_transparent_colour_is_transparent(mode, transparency, channels, seen)
 def test_the_number_of_converted_images_is_printed(capsys):
     images = [Image.new(mode, (8, 8)) for mode in ("RGB", "L", "RGBA", "L", "P", "RGB")]
     decode_rows(rows_of(map(file_of, images)), 6, decoder_of(COLOUR))
-    line = (
-        "Of 6 images of split 'train', 4 are converted to RGB (--num_channels 3): 2 L, 1 RGBA, 1 P."
-    )
+    line = "Of 6 images of split 'train', 4 are converted to RGB (--num_channels 3): 2 L, 1 RGBA, 1 P."
     assert line in capsys.readouterr().err
     decode_rows(rows_of([file_of(images[0])]), 1, decoder_of(COLOUR))
     assert "converted" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "declared, pixel", [("L", 60), (None, 60), ("1", 0), ("RGB", 60), ("I", 60), ("F", 60)]
-)
+@pytest.mark.parametrize("declared, pixel", [("L", 60), (None, 60), ("1", 0), ("RGB", 60), ("I", 60), ("F", 60)])
 def test_the_mode_that_a_dataset_declares_is_that_of_its_images(declared, pixel):
     """As in `datasets`, which has no background: where RGB is declared, alpha is dropped."""
     cell = file_of(Image.new("RGB", (8, 8), RED))
@@ -179,9 +175,7 @@ def test_no_file_has_the_channels_of_some_models():
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
-def test_images_of_another_aspect_ratio_are_squashed_cropped_or_padded(
-    resize_mode, expected, turned
-):
+def test_images_of_another_aspect_ratio_are_squashed_cropped_or_padded(resize_mode, expected, turned):
     values, expected = np.repeat([[0, 1, 2, 3]], 2, 0), np.array(expected)
     values, expected = (values.T, expected.T) if turned else (values, expected)
     image = Image.fromarray((values * 20).astype(np.uint8)).resize((4, 8) if turned else (8, 4), 0)
@@ -254,9 +248,7 @@ def test_decoded_images_give_batches_and_single_images():
     assert set(DecodedImages(images)[0]) == {"pixel_values"}
 
 
-@pytest.mark.parametrize(
-    "format, options", [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
-)
+@pytest.mark.parametrize("format, options", [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_an_animated_image_is_refused_with_its_frames(format, options):
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 100, 200)]
     cell = file_of(frames[0], format, save_all=True, append_images=frames[1:], **options)
@@ -315,8 +307,7 @@ def test_bombs_and_images_without_a_pixel_are_named_and_take_no_memory(cell):
 
 
 @pytest.mark.parametrize(
-    "format, mode",
-    [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("PPM", "I;16")],
+    "format, mode", [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("PPM", "I;16")]
 )
 def test_images_of_more_than_8_bits_are_refused_in_every_format(format, mode):
     with pytest.raises(DataError, match="has more than 8 bits a channel"):
@@ -438,9 +429,7 @@ def test_the_first_image_that_cannot_be_decoded_is_named_with_its_split_and_row(
     cut = {"bytes": good["bytes"][:44], "path": "digit_70.png"}
     rows = rows_of([good] * 70 + [cut] + [good] * 60 + [{"bytes": b"no image", "path": None}])
     rows = rows.to_iterable_dataset() if stream else rows
-    message = (
-        r"row 70 of split 'train', file digit_70.png cannot be decoded \(.*: mend or remove it"
-    )
+    message = r"row 70 of split 'train', file digit_70.png cannot be decoded \(.*: mend or remove it"
     with pytest.raises(DataError, match=message):
         decode_rows(rows, 132, decoder_of())
 
@@ -464,9 +453,7 @@ def test_hidden_and_empty_labels_are_minus_one():
     assert decoded.labels.tolist() == [1, -1, -1] and decoded.labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize(
-    "label", [2**16, 1_700_000_000, 2**63, 2**64 - 1, 1.5, float("inf"), True, "1"]
-)
+@pytest.mark.parametrize("label", [2**16, 1_700_000_000, 2**63, 2**64 - 1, 1.5, float("inf"), True, "1"])
 def test_a_label_that_can_be_no_number_of_a_class_is_named(label):
     decoder = decoder_of(label_column="label")
     row = {"image": file_of(Image.new("L", (8, 8))), "label": label}
@@ -476,9 +463,7 @@ def test_a_label_that_can_be_no_number_of_a_class_is_named(label):
     assert decoder.decode(row | {"label": 2**16 - 1}, 7)[1] == 2**16 - 1
 
 
-@pytest.mark.parametrize(
-    "label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to 65535")]
-)
+@pytest.mark.parametrize("label, names, rule", [(2, ["a", "b"], "0 to 1"), (-2, None, "0 to 65535")])
 def test_a_label_outside_the_classes_is_named(label, names, rule):
     rows = rows_of([file_of(Image.new("L", (8, 8)))] * 2, labels=[0, label])
     with pytest.raises(DataError, match=f"label in row 1 .*is {label}: .*'label' .*, {rule}, or"):
@@ -504,9 +489,7 @@ def test_class_names_that_cannot_be_written_down_are_refused_before_training(nam
 def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
     rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
     config = VQVAEConfig(image_size=2**13, num_channels=2**14)
-    with pytest.raises(
-        DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"
-    ):
+    with pytest.raises(DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"):
         decode_rows(rows, 100, decoder_of(config))
 
 

@@ -41,9 +41,7 @@ def encode(vqvae, count, streaming, accelerator, output):
         folder.partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     arguments = TrainingArguments(eval_batch_size=4)
-    return encode_split(
-        vqvae, load(count, streaming), "train", arguments, accelerator, folder.partial
-    )
+    return encode_split(vqvae, load(count, streaming), "train", arguments, accelerator, folder.partial)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +66,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_codes_on_disk_are_those_of_the_model_with_the_features_they_always_had(
-    vqvae, one_process
-):
+def test_the_codes_on_disk_are_those_of_the_model_with_the_features_they_always_had(vqvae, one_process):
     folder = one_process / "17-False.partial" / "codes" / "train"
     table = datasets.load_from_disk(str(folder))
     grid = datasets.Array2D((7, 7), "int32")
@@ -132,10 +128,7 @@ def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelera
     (codes / "train.writing" / "data-00000-of-00001.arrow").write_bytes(b"half")
     (codes / "train.arrow.writing").write_bytes(b"half")
     images = load(5, False)
-    assert (
-        len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial))
-        == 5
-    )
+    assert len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial)) == 5
     assert [path.name for path in codes.iterdir()] == ["train"]
 
 
@@ -145,14 +138,7 @@ def test_a_row_that_cannot_be_encoded_leaves_no_codes(accelerator, vqvae, tmp_pa
     folder = RunDirectory(tmp_path / "run")
     folder.partial.mkdir()
     with pytest.raises(ValueError, match="row 7 of split 'train'"):
-        encode_split(
-            vqvae,
-            images,
-            "train",
-            TrainingArguments(eval_batch_size=4),
-            accelerator,
-            folder.partial,
-        )
+        encode_split(vqvae, images, "train", TrainingArguments(eval_batch_size=4), accelerator, folder.partial)
     assert not (folder.partial / "codes" / "train").exists()
 
 
@@ -161,11 +147,7 @@ def break_row_7(row, number):
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    parts=st.lists(st.integers(1, 5), min_size=1, max_size=5),
-    labelled=st.booleans(),
-    data=st.data(),
-)
+@given(parts=st.lists(st.integers(1, 5), min_size=1, max_size=5), labelled=st.booleans(), data=st.data())
 def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, parts, labelled, data):
     """Against the same rows in memory: repeated, backwards, over the borders of the parts."""
     random = np.random.default_rng(0)
@@ -178,8 +160,7 @@ def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, par
     ends = np.cumsum(parts)
     tables = [
         datasets.Dataset.from_dict(
-            {name: values[end - size : end] for name, values in columns.items()},
-            features=datasets.Features(features),
+            {name: values[end - size : end] for name, values in columns.items()}, features=datasets.Features(features)
         )
         for size, end in zip(parts, ends, strict=True)
     ]

@@ -10,10 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import ViTConfig
 
-from hf_vqvae import (
-    VQVAEForImageGeneration,
-    VQVAEModel,
-)
+from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
 from hf_vqvae.data.splits import DecodedImages
 from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.small_classifier import DESCRIPTION
@@ -168,8 +165,7 @@ def test_a_conditional_prior_is_given_the_labels_and_measured_without_them_too(a
     with torch.no_grad():
         codes = model.vqvae.encode(images.images / 255 - 0.5).codes
         nats = [
-            model.prior(codes, class_labels=given, return_loss=True).loss.item()
-            for given in (images.labels, None)
+            model.prior(codes, class_labels=given, return_loss=True).loss.item() for given in (images.labels, None)
         ]
     assert abs(nats[0] - nats[1]) > 1e-3
     keys = ("nll", "nll_without_labels")
@@ -260,9 +256,7 @@ def measure_together(folder, output):
     accelerator.end_training()
 
 
-def test_three_processes_measure_what_one_does_to_the_bit(
-    model, model_folder, accelerator, scripts, tmp_path
-):
+def test_three_processes_measure_what_one_does_to_the_bit(model, model_folder, accelerator, scripts, tmp_path):
     """203 and 37 images in batches of 8, the last ones uneven; and 1 image: one process has it."""
     scripts.call_together(measure_together, model_folder, tmp_path, processes=3)
     expected = [everything_measured(model, count, accelerator) for count in (203, 37, 1)]
@@ -322,9 +316,7 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(model_folder,
         (["{model}", "--eval_split", "nosuch"], "nosuch"),
     ],
 )
-def test_the_script_names_what_is_wrong_without_a_traceback(
-    model_folder, run_main, change, message
-):
+def test_the_script_names_what_is_wrong_without_a_traceback(model_folder, run_main, change, message):
     change = [part.format(model=model_folder) for part in change]
     flags = [] if "--dataset_name" in change else ["--dataset_name", "digits"]
     flags += ["--num_samples", "0"]
@@ -343,9 +335,7 @@ def test_the_script_names_what_is_wrong_without_a_traceback(
         (["a", "--batch", "8"], "unknown argument --batch (did you mean --batch_size?)"),
     ],
 )
-def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(
-    run_main, capsys, arguments, message
-):
+def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(run_main, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_info:
         run_main(SCRIPT, *arguments)
     assert exit_info.value.code == 2

@@ -9,14 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from hf_vqvae.files import (
-    atomic_remove,
-    atomic_replace,
-    read_json,
-    remove,
-    write_json,
-    writing_errors,
-)
+from hf_vqvae.files import atomic_remove, atomic_replace, read_json, remove, write_json, writing_errors
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -95,12 +88,9 @@ def test_a_file_system_that_cannot_flush_stops_nothing(tmp_path, monkeypatch, co
 
 
 @pytest.mark.parametrize(
-    "error",
-    [OSError(28, "No space left on device"), RuntimeError("file write failed."), SafetensorError()],
+    "error", [OSError(28, "No space left on device"), RuntimeError("file write failed."), SafetensorError()]
 )
-def test_whatever_a_library_raises_a_file_that_cannot_be_written_is_one_kind_of_error(
-    tmp_path, error
-):
+def test_whatever_a_library_raises_a_file_that_cannot_be_written_is_one_kind_of_error(tmp_path, error):
     path = tmp_path / "not" / "there" / "model"
     message = f"cannot write {path}: .*MiB are free there. All is safe.$"
     with pytest.raises(OSError, match=message), writing_errors(path, "All is safe."):

@@ -62,11 +62,7 @@ def test_equal_sets_have_no_distance_and_a_shift_its_square(rows):
 
 
 @settings(deadline=None, max_examples=25)
-@given(
-    st.lists(st.integers(0, 30), max_size=5),
-    st.lists(st.integers(0, 50), max_size=5),
-    st.booleans(),
-)
+@given(st.lists(st.integers(0, 30), max_size=5), st.lists(st.integers(0, 50), max_size=5), st.booleans())
 def test_the_batches_change_nothing_and_sides_may_come_alone(cuts, other_cuts, together):
     predictions, references = random_features(30, 6), random_features(50, 6, seed=1)
     metric = FrechetDistance(6)
@@ -116,17 +112,13 @@ def test_nothing_is_added_where_one_side_is_wrong():
 
 
 def test_counts_perplexity_sureness_and_accuracy():
-    probabilities = torch.tensor(
-        [[0.95, 0.05, 0], [0.9499, 0.0501, 0], [0.4, 0.6, 0], [0.0, 0.0, 1.0]]
-    )
+    probabilities = torch.tensor([[0.95, 0.05, 0], [0.9499, 0.0501, 0], [0.4, 0.6, 0], [0.0, 0.0, 1.0]])
     metric = ClassifiedImages(3)
     metric.add_batch(predictions=probabilities[:3], references=[0, 1, -1])
     result = metric.compute(predictions=probabilities[3:], references=torch.tensor([2]))
     assert result.pop("class_counts") == [2, 1, 1]
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-    assert result == pytest.approx(
-        {"class_perplexity": math.exp(entropy), "sure_share": 0.5, "class_accuracy": 2 / 3}
-    )
+    assert result == pytest.approx({"class_perplexity": math.exp(entropy), "sure_share": 0.5, "class_accuracy": 2 / 3})
 
 
 def test_without_a_reference_there_is_no_accuracy():

@@ -16,13 +16,7 @@ from hf_vqvae import (
     VQVAEForImageGenerationConfig,
     VQVAEImageProcessorPil,
 )
-from hf_vqvae.arguments import (
-    DataArguments,
-    HubArguments,
-    PriorArguments,
-    TrainingArguments,
-    VQVAEArguments,
-)
+from hf_vqvae.arguments import DataArguments, HubArguments, PriorArguments, TrainingArguments, VQVAEArguments
 from hf_vqvae.command_line import parse_arguments
 from hf_vqvae.data.rows import RowDecoder
 from hf_vqvae.data.sources import open_source
@@ -96,9 +90,7 @@ ENTRIES = {
     "PixelCNNModel.sample": lambda value: model().prior.sample(value),
     "VQVAEForImageGeneration()": lambda value: model()(value),
     "VQVAEForImageGeneration.sample": lambda value: model().sample(value),
-    "VQVAEForImageGeneration.save_for_hub": lambda value: model().save_for_hub(
-        "/dev/null/x", value
-    ),
+    "VQVAEForImageGeneration.save_for_hub": lambda value: model().save_for_hub("/dev/null/x", value),
     "VectorQuantizer()": lambda value: model().vqvae.quantizer(value),
     "VectorQuantizer.encode": lambda value: model().vqvae.quantizer.encode(value),
     "VectorQuantizer.decode": lambda value: model().vqvae.quantizer.decode(value),
@@ -123,13 +115,9 @@ ENTRIES = {
         predictions=value, references=PICTURES
     ),
     "FrechetDistance": lambda value: FrechetDistance(value),
-    "FrechetDistance.compute": lambda value: FrechetDistance(3).compute(
-        predictions=value, references=TABLE
-    ),
+    "FrechetDistance.compute": lambda value: FrechetDistance(3).compute(predictions=value, references=TABLE),
     "ClassifiedImages": lambda value: ClassifiedImages(value),
-    "ClassifiedImages.compute": lambda value: ClassifiedImages(3).compute(
-        predictions=TABLE, references=value
-    ),
+    "ClassifiedImages.compute": lambda value: ClassifiedImages(3).compute(predictions=TABLE, references=value),
 }
 ENTRIES |= {
     f"{config_class.__name__}({field.name})": (
@@ -145,25 +133,17 @@ ENTRIES |= {
     for kind, one, names in (
         ("PixelCNNModel", lambda: model().prior, SAMPLING),
         ("PixelCNNModel(conditional)", lambda: conditional(), SAMPLING[:2]),
-        (
-            "VQVAEForImageGeneration",
-            model,
-            (*SAMPLING[:-1], "pixel_values", "pixel_mask"),
-        ),
+        ("VQVAEForImageGeneration", model, (*SAMPLING[:-1], "pixel_values", "pixel_mask")),
     )
     for name in names
 }
 ENTRIES |= {
-    "VQVAEForImageGeneration.sample(completion)": lambda value: model().sample(
-        pixel_values=PIXELS, pixel_mask=value
-    ),
+    "VQVAEForImageGeneration.sample(completion)": lambda value: model().sample(pixel_values=PIXELS, pixel_mask=value),
     "PixelCNNModel.sample(completion)": lambda value: model().prior.sample(codes=CODES, mask=value),
     "PixelCNNModel(conditional)(labels)": lambda value: conditional()(CODES, class_labels=value),
     "VQVAEForImageGeneration(labels)": lambda value: model()(PIXELS, class_labels=value),
     "frechet_distance": lambda value: frechet_distance(TABLE, value),
-    "RowDecoder.decode": lambda value: RowDecoder("train", "image", None, None, PROCESSOR).decode(
-        {"image": value}, 0
-    ),
+    "RowDecoder.decode": lambda value: RowDecoder("train", "image", None, None, PROCESSOR).decode({"image": value}, 0),
     "push_folder": lambda value: push_folder("/dev/null/x", value),
     "push_folder(folder)": lambda value: push_folder(value, "me/x"),
     "check_repo_id": lambda value: check_repo_id(value),

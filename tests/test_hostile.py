@@ -278,9 +278,7 @@ def test_weights_of_another_shape_are_refused_and_drawn_anew_only_when_told(fold
     name = "vqvae.quantizer.embedding.weight"
     weights[name] = torch.zeros(17, 4)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=rf"means \[16, 4\] for .*'{name}', but the file has \[17, 4"
-    ):
+    with pytest.raises(ValueError, match=rf"means \[16, 4\] for .*'{name}', but the file has \[17, 4"):
         load_model(str(folder))
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         VQVAEForImageGeneration.from_pretrained(folder)
@@ -319,13 +317,7 @@ def test_links_that_lead_out_of_a_run_are_not_published(tmp_path):
 
 def test_paths_of_this_machine_go_out_nowhere_in_the_arguments(tmp_path):
     paths = ["/home/me/secret/x", "~/secret/x", "~bob/secret/x", "file:///home/secret/x"]
-    paths += [
-        r"C:\Users\secret\x",
-        r"\\secret\share\x",
-        "../secret/x",
-        "a/../secret/x",
-        "/secret/x/",
-    ]
+    paths += [r"C:\Users\secret\x", r"\\secret\share\x", "../secret/x", "a/../secret/x", "/secret/x/"]
     plain = ["me/data", "mnist", "cosine", "1e-3", 3, 0.5, None, True, ""]
     values = {"one": paths[0], "list": paths + plain, "deep": {"a": [{"b": paths}]}, "c": plain[0]}
     for name in ("run", "repo"):
@@ -360,18 +352,10 @@ def test_weights_beside_those_of_the_model_take_no_memory(folder):
         assert len(tensors.keys()) == len(model.state_dict()) + 1
 
 
-NAMES = [
-    "../../x",
-    "<script>alert(1)</script>",
-    "{{ 7*7 }} {% raw %}",
-    "a\nb\r\n# title",
-    "x" * 1000,
-]
+NAMES = ["../../x", "<script>alert(1)</script>", "{{ 7*7 }} {% raw %}", "a\nb\r\n# title", "x" * 1000]
 NAMES += ["\0\a\x1b[31m", "$\\frac{1}{$", "| `code` </td>", "\u202e---\n```", "/etc/passwd%s"]
 TINY = "--image_size 8 --hidden_sizes 4 8 --num_embeddings 8 --embedding_dim 4 --hidden_size 8"
-TINY += (
-    " --num_residual_blocks 1 --num_train_epochs 1 --prior_num_train_epochs 1 --train_batch_size 8"
-)
+TINY += " --num_residual_blocks 1 --num_train_epochs 1 --prior_num_train_epochs 1 --train_batch_size 8"
 
 
 @pytest.mark.long
@@ -380,9 +364,7 @@ def test_a_whole_run_on_classes_and_columns_with_hostile_names(scripts, tmp_path
     data, run = tmp_path / "data <script>{{7*7}}", tmp_path / "run <script>{{7*7}}"
     data.mkdir()
     column = "a|b`</td><script>x</script>\n# t {{7*7}} ../../y"
-    features = datasets.Features(
-        {column: datasets.Image(), f"{column}2": datasets.ClassLabel(names=NAMES)}
-    )
+    features = datasets.Features({column: datasets.Image(), f"{column}2": datasets.ClassLabel(names=NAMES)})
     noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     for split in ("train", "test"):
         rows = {column: list(map(Image.fromarray, noise)), f"{column}2": list(range(10)) * 4}
@@ -432,11 +414,7 @@ MANY = 70_000
 @pytest.mark.parametrize(
     ("kind", "largest", "words"),
     [
-        (
-            datasets.Value("int64"),
-            1_700_000_000,
-            ["row 3 of split", "1700000000", "'who'", "65535"],
-        ),
+        (datasets.Value("int64"), 1_700_000_000, ["row 3 of split", "1700000000", "'who'", "65535"]),
         (datasets.Value("int64"), MANY, ["row 3 of split", str(MANY), "'who'", "--label_column"]),
         (datasets.ClassLabel(MANY), 3, ["70,000 classes", "65,536", "--no_class_conditional"]),
     ],
@@ -454,9 +432,7 @@ def test_labels_that_can_be_no_classes_are_refused_before_training(
 
 
 @pytest.mark.long
-def test_more_classes_than_a_prior_can_have_are_no_matter_to_one_without_labels(
-    scripts, numbered, tmp_path
-):
+def test_more_classes_than_a_prior_can_have_are_no_matter_to_one_without_labels(scripts, numbered, tmp_path):
     flags = numbered(datasets.ClassLabel(MANY), MANY - 1)
     done = scripts.run("scripts/train.py", *flags, "--no_class_conditional")
     assert done.returncode == 0, done.stderr
@@ -464,12 +440,8 @@ def test_more_classes_than_a_prior_can_have_are_no_matter_to_one_without_labels(
     assert model.config.prior_config.num_classes is None
 
 
-@pytest.mark.parametrize(
-    "label, said", [("two lines", r"`two\nlines`"), ("\x1b[32m", r"'\x1b[31m'")]
-)
-def test_names_reach_the_terminal_on_one_line_and_without_escape_sequences(
-    tmp_path, run_main, label, said
-):
+@pytest.mark.parametrize("label, said", [("two lines", r"`two\nlines`"), ("\x1b[32m", r"'\x1b[31m'")])
+def test_names_reach_the_terminal_on_one_line_and_without_escape_sequences(tmp_path, run_main, label, said):
     prior = {"num_classes": 2, "id2label": {0: "\x1b[31m", 1: "two\nlines"}}
     support_models.make_model(prior).save_pretrained(tmp_path)
     for words in ([tmp_path, "--class_labels", label], [f"no/{label}/model"]):

@@ -54,17 +54,14 @@ def test_rooms_import_only_from_rooms_before_them():
         f"{path.relative_to(ROOT)}:{line} imports from {room}, which comes after {room_of(path)}"
         for path in files
         for line, room in imported_rooms(path)
-        if FLOORS.get(room, -1) > FLOORS[room_of(path)]
-        and (path.relative_to(PACKAGE).as_posix(), room) not in ALLOWED
+        if FLOORS.get(room, -1) > FLOORS[room_of(path)] and (path.relative_to(PACKAGE).as_posix(), room) not in ALLOWED
     ]
     assert not upward, "\n".join(upward)
 
 
 def test_the_guide_shows_the_order_of_the_rooms():
     rooms = {room_of(path) for path in PACKAGE.rglob("*.py")}
-    floors = [
-        ", ".join(room for room in line.split() if room in rooms) for line in ORDER.split("\n")
-    ]
+    floors = [", ".join(room for room in line.split() if room in rooms) for line in ORDER.split("\n")]
     guide = (PACKAGE / "README.md").read_text("utf-8")
     assert f"`{' < '.join(filter(None, floors))}`" in guide
 
@@ -76,9 +73,7 @@ def test_rooms_and_files_are_small_enough_to_be_taken_in():
         assert room.name == "models" or len(list(room.glob("[!_]*.py"))) <= 9, room.name
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     long = {
-        path.name
-        for path in files
-        if path.parent.name != "models" and len(path.read_text("utf-8").splitlines()) > 320
+        path.name for path in files if path.parent.name != "models" and len(path.read_text("utf-8").splitlines()) > 320
     }
     assert not long, long
 

@@ -168,9 +168,7 @@ print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(
     assert {"metrics.json", "preprocessor_config.json"}.isdisjoint(alone)
 
 
-def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(
-    published, server, tmp_path
-):
+def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(published, server, tmp_path):
     result = run_code(
         server,
         tmp_path,
@@ -290,21 +288,14 @@ def test_a_model_without_a_run_gets_a_card_without_results(pushed_from_python, s
     assert metadata["license"] == "apache-2.0"
     assert metadata["pipeline_tag"] == "unconditional-image-generation"
     assert metadata["library_name"] == "transformers" and "model-index" not in metadata
-    assert json.loads(files["preprocessor_config.json"].content)["size"] == {
-        "height": 8,
-        "width": 8,
-    }
+    assert json.loads(files["preprocessor_config.json"].content)["size"] == {"height": 8, "width": 8}
     assert "custom_pipelines" not in json.loads(files["config.json"].content)
 
 
 def test_a_prior_has_no_image_processor_and_old_shards_go(pushed_from_python, server):
     newest, sharded, _ = server.repo("lab/prior").history()
     assert "preprocessor_config.json" not in newest.files
-    assert set(newest.files) >= {
-        "modeling_pixelcnn.py",
-        "configuration_pixelcnn.py",
-        "input_checks.py",
-    }
+    assert set(newest.files) >= {"modeling_pixelcnn.py", "configuration_pixelcnn.py", "input_checks.py"}
     assert "model.safetensors.index.json" in sharded.files
     weights = [name for name in newest.files if name.startswith("model.")]
     assert weights == ["model.safetensors"]
@@ -320,9 +311,7 @@ def test_branches_and_pull_requests_leave_main_alone(pushed_from_python, server)
     assert set(other.find(request).files) >= CODE | {"model.safetensors", "README.md"}
 
 
-def test_a_hand_written_card_is_kept_and_a_public_repo_not_taken_for_a_private(
-    pushed_from_python, server
-):
+def test_a_hand_written_card_is_kept_and_a_public_repo_not_taken_for_a_private(pushed_from_python, server):
     files = server.repo("me/described").find("main").files
     card = files["README.md"].content.decode()
     assert "# By hand" in card and read_card_metadata(card)["tags"] == ["old", "new"]
@@ -455,9 +444,7 @@ def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
             push_folder(run, "me/run")
     for name in ("metrics.json", "figures/samples.png", "model.safetensors"):
         (run / name).unlink()
-    with pytest.raises(
-        PushError, match=r"lacks metrics.json, figures/samples.png, model.safetensors"
-    ):
+    with pytest.raises(PushError, match=r"lacks metrics.json, figures/samples.png, model.safetensors"):
         push_folder(run, "me/run")
     run.rename(tmp_path / "run.partial")
     for folder in (run, tmp_path / "run.partial"):
@@ -467,9 +454,7 @@ def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
         push_folder(tmp_path / "none", "me/run")
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "metrics.json", "figures/samples.png"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "metrics.json", "figures/samples.png"])
 def test_a_run_whose_files_lie_elsewhere_is_not_pushed_without_them(tmp_path, name):
     run = make_run(tmp_path / "run")
     (run / name).rename(tmp_path / "elsewhere")

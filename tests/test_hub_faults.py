@@ -96,9 +96,7 @@ def test_a_folder_that_is_no_run_is_named_before_the_hub_is_asked(world, tmp_pat
     """Without a token, too, and without a command that would fail again."""
     flags = ("--hub_model_id", "me/tiny")
     for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "not the folder")):
-        done = world.client.run(
-            "scripts/push_to_hub.py", folder, *flags, environment={"HF_TOKEN": ""}
-        )
+        done = world.client.run("scripts/push_to_hub.py", folder, *flags, environment={"HF_TOKEN": ""})
         assert done.returncode == 1 and message in done.stderr
         assert str(folder) in done.stderr and "tries again" not in done.stderr
     assert not world.hub.requests
@@ -119,8 +117,7 @@ def expected_message(stage: str, fault: int | str) -> str:
 
 
 @pytest.mark.parametrize(
-    "stage, old, fault",
-    cases(LASTING, lambda stage, old, fault: stage == "commit" if old else fault == "revoke"),
+    "stage, old, fault", cases(LASTING, lambda stage, old, fault: stage == "commit" if old else fault == "revoke")
 )
 def test_a_fault_that_stays_ends_the_push_at_once(world, stage, old, fault):
     world.start(old)
@@ -140,8 +137,7 @@ def test_a_fault_that_stays_ends_the_push_at_once(world, stage, old, fault):
     cases(
         PASSING,
         lambda stage, old, fault: (
-            (stage == "create" and fault in (429, 500, 503))
-            or (stage == "commit" and old and fault != "cut")
+            (stage == "create" and fault in (429, 500, 503)) or (stage == "commit" and old and fault != "cut")
         ),
     ),
 )
@@ -357,9 +353,7 @@ def test_a_card_that_is_no_text_is_one_written_by_hand(world):
     world.check_done(world.run(*command))
 
 
-@pytest.mark.parametrize(
-    "card", [b"---\nlicense: [\n---\n# x %d", b"# caf\xe9 %d", b"---\n[]\n---\n%d"]
-)
+@pytest.mark.parametrize("card", [b"---\nlicense: [\n---\n# x %d", b"# caf\xe9 %d", b"---\n[]\n---\n%d"])
 def test_a_damaged_card_is_kept_as_it_is_by_a_push_from_python(world, tmp_path, card):
     world.start(old=True)
     card = card % world.count  # one that the client's cache does not have
@@ -567,12 +561,8 @@ def test_a_download_that_breaks_goes_on(world, tmp_path, file, fault):
     assert not any(failure.times for failure in world.hub.failures), "the fault did not happen"
 
 
-@pytest.mark.parametrize(
-    "file, fault", downloads(("cut", 401, 403, 503, "page"), lambda file, fault: fault != "cut")
-)
-def test_a_download_that_fails_says_so_and_leaves_a_cache_that_can_be_used(
-    world, tmp_path, file, fault
-):
+@pytest.mark.parametrize("file, fault", downloads(("cut", 401, 403, 503, "page"), lambda file, fault: fault != "cut"))
+def test_a_download_that_fails_says_so_and_leaves_a_cache_that_can_be_used(world, tmp_path, file, fault):
     publish_model(world)
     script = tmp_path / "load.py"
     script.write_text(LOAD_MODEL)
@@ -596,9 +586,7 @@ def test_a_download_that_fails_says_so_and_leaves_a_cache_that_can_be_used(
 
 
 def test_a_model_is_not_waited_for_without_end(world, tmp_path):
-    files = {
-        name: (world.folder / name).read_bytes() for name in ("config.json", "model.safetensors")
-    }
+    files = {name: (world.folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     world.hub.add_repo("me/silent", files)  # not in the cache, which would be taken else
     script = tmp_path / "load.py"
     script.write_text(LOAD_MODEL.replace('"me/tiny"', '"me/silent", timeout=0.5'))
@@ -653,8 +641,7 @@ def data(world, tmp_path):
     """A dataset of two files, and the script that reads it."""
     name = f"me/digits{world.count}"
     files = {
-        f"data/{split}-00000-of-00001.parquet": parquet(5, f"{split} {world.count}")
-        for split in ("train", "test")
+        f"data/{split}-00000-of-00001.parquet": parquet(5, f"{split} {world.count}") for split in ("train", "test")
     }
     world.hub.add_repo(name, files, kind="dataset")
     script = tmp_path / "load.py"
@@ -662,9 +649,7 @@ def data(world, tmp_path):
     return name, script
 
 
-@pytest.mark.parametrize(
-    "fault", ["cut", "closed", "lost_answer", "page", "slow", 401, 403, 404, 429, 500, 503]
-)
+@pytest.mark.parametrize("fault", ["cut", "closed", "lost_answer", "page", "slow", 401, 403, 404, 429, 500, 503])
 @pytest.mark.parametrize("place", ["lookup", "listing", "file"])
 @pytest.mark.long
 def test_data_whose_download_breaks_is_never_read_in_part(world, data, place, fault):
@@ -726,10 +711,7 @@ def large_parquet(rows: int, seed: int) -> bytes:
 def test_a_stream_that_breaks_goes_on_where_it_was_or_says_so(world, tmp_path, fault, after):
     name = f"me/stream{world.count}"
     train = "data/train-00000-of-00001.parquet"
-    files = {
-        train: large_parquet(300, world.count),
-        train.replace("train", "test"): large_parquet(5, -1),
-    }
+    files = {train: large_parquet(300, world.count), train.replace("train", "test"): large_parquet(5, -1)}
     world.hub.add_repo(name, files, kind="dataset")
     script = tmp_path / "stream.py"
     script.write_text(STREAM_DATA)
@@ -776,9 +758,7 @@ def test_a_push_from_python_is_one_commit_or_none_too(world, tmp_path, stage, fa
 @pytest.mark.parametrize("fault", ["cut", 503])
 @pytest.mark.parametrize("times", [1, 99], ids=["passes", "stays"])
 @pytest.mark.long
-def test_a_card_that_cannot_be_read_is_not_replaced_by_one_without_results(
-    world, tmp_path, fault, times
-):
+def test_a_card_that_cannot_be_read_is_not_replaced_by_one_without_results(world, tmp_path, fault, times):
     """A model that comes from a repo of the Hub is pushed back there, with the card of its run."""
     world.start(old=True)  # so that the client's cache does not know the commit
     assert world.push().returncode == 0

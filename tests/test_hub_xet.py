@@ -45,9 +45,7 @@ def world(module_world):
 
 def cases(faults, is_quick):
     return [
-        pytest.param(
-            stage, old, fault, marks=() if is_quick(stage, old, fault) else pytest.mark.long
-        )
+        pytest.param(stage, old, fault, marks=() if is_quick(stage, old, fault) else pytest.mark.long)
         for stage in XET_STAGES
         for old in ((False, True) if stage in ("token", "shard") else (False,))
         for fault in faults
@@ -79,9 +77,7 @@ def test_a_repo_that_is_deleted_is_not_said_to_be_left(world):
     assert world.commits() == ["initial commit"] and "is left there without" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "stage, old, fault", cases(LASTING, lambda stage, old, fault: stage == "shard" and not old)
-)
+@pytest.mark.parametrize("stage, old, fault", cases(LASTING, lambda stage, old, fault: stage == "shard" and not old))
 def test_a_fault_that_stays_ends_the_push_at_once(world, stage, old, fault):
     world.start(old)
     world.fail(stage, fault, times=99)
@@ -98,9 +94,7 @@ def test_a_fault_that_stays_ends_the_push_at_once(world, stage, old, fault):
     world.check_done(world.run(*command))
 
 
-@pytest.mark.parametrize(
-    "stage, old, fault", cases(PASSING, lambda stage, old, fault: stage == "grant")
-)
+@pytest.mark.parametrize("stage, old, fault", cases(PASSING, lambda stage, old, fault: stage == "grant"))
 def test_a_fault_that_passes_is_waited_out(world, stage, old, fault):
     world.start(old)
     world.fail(stage, fault)
@@ -109,8 +103,7 @@ def test_a_fault_that_passes_is_waited_out(world, stage, old, fault):
 
 
 @pytest.mark.parametrize(
-    "stage, old, fault",
-    cases((429, 503, "cut"), lambda stage, old, fault: stage == "token" and fault == 503 and old),
+    "stage, old, fault", cases((429, 503, "cut"), lambda stage, old, fault: stage == "token" and fault == 503 and old)
 )
 def test_a_fault_that_does_not_pass_ends_the_push_after_a_while(world, stage, old, fault):
     world.start(old)
@@ -132,20 +125,14 @@ except PushError as error:
 
 
 @pytest.mark.parametrize(
-    "stage",
-    [
-        stage if stage == "shard" else pytest.param(stage, marks=pytest.mark.long)
-        for stage in XET_STAGES
-    ],
+    "stage", [stage if stage == "shard" else pytest.param(stage, marks=pytest.mark.long) for stage in XET_STAGES]
 )
 def test_no_answer_is_not_waited_for_without_end(world, tmp_path, stage):
     script = tmp_path / "push.py"
     script.write_text(PUSH_IN_A_SECOND)
     world.fail(stage, "slow", seconds=20, times=99)
     start = time.monotonic()
-    command = world.check_failed(
-        world.run(script, world.folder), "no answer from the Hub's storage"
-    )
+    command = world.check_failed(world.run(script, world.folder), "no answer from the Hub's storage")
     assert time.monotonic() - start < 10
     assert world.commits() == []
     world.repair()

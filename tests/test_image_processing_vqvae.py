@@ -52,9 +52,7 @@ def test_eight_bit_images_of_every_form_come_back_exactly(processor, channels):
             torch.testing.assert_close(pixels[-1].double(), expected, atol=1e-7, rtol=0)
             back = processor.postprocess(pixels)
             assert len(back) == count
-            np.testing.assert_array_equal(
-                np.asarray(back[0]).reshape(image.shape), image, err_msg=name
-            )
+            np.testing.assert_array_equal(np.asarray(back[0]).reshape(image.shape), image, err_msg=name)
 
 
 def test_a_batch_array_or_tensor_is_a_list_of_images(processor):
@@ -94,9 +92,7 @@ def test_images_of_other_sizes_are_resized(processor):
     torch.testing.assert_close(pixels.mean(dim=(2, 3)), colours.expand(3, 3), atol=1e-6, rtol=0)
     expected = Image.fromarray(every_value(3)).resize((12, 8), Image.Resampling.BILINEAR)
     pixels = processor(every_value(3), size={"height": 8, "width": 12}, return_tensors="pt")
-    np.testing.assert_array_equal(
-        np.asarray(processor.postprocess(pixels.pixel_values)[0]), np.asarray(expected)
-    )
+    np.testing.assert_array_equal(np.asarray(processor.postprocess(pixels.pixel_values)[0]), np.asarray(expected))
 
 
 @pytest.mark.parametrize("size", [(16, 24), (30, 20)])
@@ -167,9 +163,7 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("resize_mode", ["squash", "crop", "pad"])
-def test_a_file_is_the_same_in_training_and_at_use_in_every_form(
-    tmp_path, name, channels, resize_mode
-):
+def test_a_file_is_the_same_in_training_and_at_use_in_every_form(tmp_path, name, channels, resize_mode):
     (image, options), path = IMAGES[name], tmp_path / "a.png"
     image.save(path, **options)
     config = VQVAEConfig(image_size=(16, 24), num_channels=channels)
@@ -221,10 +215,7 @@ def test_a_file_that_training_refuses_is_refused_at_use(processor, tmp_path, nam
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (
-            {"resize_mode": "stretch"},
-            "`resize_mode` must be squash, crop or pad, got 'stretch'",
-        ),
+        ({"resize_mode": "stretch"}, "`resize_mode` must be squash, crop or pad, got 'stretch'"),
         ({"background": "no colour"}, "`background` must be a colour such as .*, got 'no colour'"),
         ({"background": 3}, "`background` must be a colour .*, got 3"),
     ],
@@ -262,8 +253,7 @@ def test_postprocess_refuses_what_it_does_not_know(processor, images, output_typ
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"rescale_factor": 0}, {"image_std": -1}, {"image_mean": float("nan")}, {"image_std": [1.0]}],
+    "wrong", [{"rescale_factor": 0}, {"image_std": -1}, {"image_mean": float("nan")}, {"image_std": [1.0]}]
 )
 def test_scales_that_cannot_be_undone_are_refused(processor, wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be a finite number"):
@@ -279,6 +269,4 @@ def test_the_processor_survives_saving_and_is_found_by_auto_classes(processor, t
     VQVAEConfig().save_pretrained(tmp_path)
     auto = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(auto) is VQVAEImageProcessorPil and auto.to_dict() == processor.to_dict()
-    np.testing.assert_array_equal(
-        auto(every_value(3))["pixel_values"], processor(every_value(3))["pixel_values"]
-    )
+    np.testing.assert_array_equal(auto(every_value(3))["pixel_values"], processor(every_value(3))["pixel_values"])

@@ -9,13 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae.metrics import (
-    ClassifiedImages,
-    CodebookUsage,
-    CodeLikelihood,
-    ReconstructionQuality,
-    ssim_window,
-)
+from hf_vqvae.metrics import ClassifiedImages, CodebookUsage, CodeLikelihood, ReconstructionQuality, ssim_window
 
 
 def random_pair(shape, seed=0, noise=0.1):
@@ -71,17 +65,14 @@ def add_in_batches(metric, inputs, cuts):
 
 
 @pytest.mark.parametrize(
-    "shape, window",
-    [((4, 1, 28, 28), 11), ((3, 3, 16, 12), 11), ((3, 2, 10, 30), 9), ((2, 1, 4, 4), 3)],
+    "shape, window", [((4, 1, 28, 28), 11), ((3, 3, 16, 12), 11), ((3, 2, 10, 30), 9), ((2, 1, 4, 4), 3)]
 )
 def test_reconstruction_quality_is_the_written_out_formula(shape, window):
     predictions, references = random_pair(shape)
     result = ReconstructionQuality().compute(predictions=predictions, references=references)
     p, r = predictions.double().numpy(), references.double().numpy()
     mse = ((p - r) ** 2).mean()
-    ssim = np.mean(
-        [[numpy_ssim(p[i, c], r[i, c], window) for c in range(shape[1])] for i in range(shape[0])]
-    )
+    ssim = np.mean([[numpy_ssim(p[i, c], r[i, c], window) for c in range(shape[1])] for i in range(shape[0])])
     assert result["reconstruction_mse"] == pytest.approx(mse, rel=1e-12)
     assert result["psnr"] == pytest.approx(10 * math.log10(1 / mse), rel=1e-12)
     assert result["ssim"] == pytest.approx(ssim, abs=1e-6)
@@ -116,9 +107,7 @@ def test_a_perfect_reconstruction_has_no_error_and_similarity_1():
 def test_half_precision_images_are_measured_in_float32():
     predictions, references = (x.bfloat16() for x in random_pair((3, 1, 12, 12)))
     half = ReconstructionQuality().compute(predictions=predictions, references=references)
-    full = ReconstructionQuality().compute(
-        predictions=predictions.float(), references=references.float()
-    )
+    full = ReconstructionQuality().compute(predictions=predictions.float(), references=references.float())
     assert half == full
 
 
@@ -130,9 +119,7 @@ def test_autocast_around_the_metric_changes_nothing():
     assert cast == plain
 
 
-@pytest.mark.parametrize(
-    "height, width, window", [(28, 28, 11), (11, 40, 11), (10, 10, 9), (9, 28, 9), (2, 2, 1)]
-)
+@pytest.mark.parametrize("height, width, window", [(28, 28, 11), (11, 40, 11), (10, 10, 9), (9, 28, 9), (2, 2, 1)])
 def test_the_ssim_window_is_the_largest_odd_side_up_to_11_that_fits(height, width, window):
     assert ssim_window(height, width) == window
 
@@ -216,9 +203,7 @@ def test_nothing_is_written_to_the_cache_folder(tmp_path):
     "metric", [ReconstructionQuality(), CodebookUsage(4), CodeLikelihood(4)], ids=lambda m: m.name
 )
 def test_computing_without_a_row_is_an_error(metric):
-    with pytest.raises(
-        ValueError, match=r"needs at least 1 row, got 0\. Call `add` or `add_batch`"
-    ):
+    with pytest.raises(ValueError, match=r"needs at least 1 row, got 0\. Call `add` or `add_batch`"):
         metric.compute()
 
 
@@ -232,21 +217,13 @@ def test_a_batch_without_rows_adds_none():
 @pytest.mark.parametrize(
     "predictions, references, message",
     [
-        (
-            torch.zeros(2, 1, 8, 8),
-            torch.zeros(2, 1, 8, 9),
-            r"shape \(2, 1, 8, 8\), got \(2, 1, 8, 9\)",
-        ),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 9), r"shape \(2, 1, 8, 8\), got \(2, 1, 8, 9\)"),
         (torch.zeros(3, 1, 8, 8), torch.zeros(2, 1, 8, 8), r"of shape \(3, 1, 8, 8\), got \(2"),
         (torch.zeros(2, 8, 8), torch.zeros(2, 8, 8), r"got \(2, 8, 8\)"),
         (torch.zeros(2, 1, 0, 8), torch.zeros(2, 1, 0, 8), r"got \(2, 1, 0, 8\)"),
         (torch.full((2, 1, 8, 8), 1.5), torch.zeros(2, 1, 8, 8), "lie in 0 to 1, got 1.5"),
         (torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), -0.5), "`references` .* got -0.5"),
-        (
-            torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
-            torch.zeros(2, 1, 8, 8),
-            "uint8. Divide 8-bit",
-        ),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 1, 8, 8), "uint8. Divide 8-bit"),
         (torch.full((2, 1, 8, 8), math.nan), torch.zeros(2, 1, 8, 8), "finite, got nan.*in row 0"),
         (torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), math.inf), "finite, got inf"),
         ([[[[0.0, 1.0], [0.0]]]], [[[[0.0, 1.0], [0.0]]]], "array or even nested lists"),
@@ -278,9 +255,7 @@ def test_codes_and_classes_of_any_integers_are_counted(dtype):
     given = {"predictions": codes.to(dtype), "references": codes.to(dtype)}
     metric = CodeLikelihood(4)
     assert metric.compute(**given, negative_log_likelihoods=zeros)["code_accuracy"] == 1
-    read = ClassifiedImages(2).compute(
-        predictions=torch.eye(2), references=torch.tensor([0, 1]).to(dtype)
-    )
+    read = ClassifiedImages(2).compute(predictions=torch.eye(2), references=torch.tensor([0, 1]).to(dtype))
     assert read["class_accuracy"] == 1
 
 
@@ -314,10 +289,6 @@ def test_bad_codes_are_refused(codes, message):
     ],
 )
 def test_bad_likelihoods_are_refused(change, message):
-    good = {
-        "predictions": [[0, 1]],
-        "references": [[0, 3]],
-        "negative_log_likelihoods": [[0.1, 2.0]],
-    }
+    good = {"predictions": [[0, 1]], "references": [[0, 3]], "negative_log_likelihoods": [[0.1, 2.0]]}
     with pytest.raises(ValueError, match=message):
         CodeLikelihood(4).compute(**(good | change))

@@ -26,9 +26,7 @@ CONFIGS = {
     "vqvae-gradient": lambda: VQVAEConfig(**VQVAE, codebook_update="gradient"),
     "pixelcnn": lambda: PixelCNNConfig(**PRIOR),
     "pixelcnn-gated": lambda: PixelCNNConfig(**PRIOR, **GATED),
-    "image-generation": lambda: VQVAEForImageGenerationConfig(
-        vqvae_config=VQVAE, prior_config={"hidden_size": 8}
-    ),
+    "image-generation": lambda: VQVAEForImageGenerationConfig(vqvae_config=VQVAE, prior_config={"hidden_size": 8}),
     "image-generation-gated": lambda: VQVAEForImageGenerationConfig(
         vqvae_config=VQVAE, prior_config={"hidden_size": 8, **GATED}
     ),
@@ -84,9 +82,7 @@ def tensors(output):
 def assert_close(actual, expected, **tolerance):
     assert tensors(actual).keys() == tensors(expected).keys()
     for key, value in tensors(expected).items():
-        torch.testing.assert_close(
-            tensors(actual)[key], value, msg=lambda text, k=key: f"{k}: {text}", **tolerance
-        )
+        torch.testing.assert_close(tensors(actual)[key], value, msg=lambda text, k=key: f"{k}: {text}", **tolerance)
 
 
 def test_a_reloaded_model_is_the_same(model, tmp_path):
@@ -237,11 +233,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_statistics(model, r
 def count_calls(model):
     """How often the first layer of each checkpointed block that learns runs."""
     part = model.prior if isinstance(model, VQVAEForImageGeneration) else model
-    blocks = {
-        name: block
-        for name, block in part.named_modules()
-        if hasattr(block, "gradient_checkpointing")
-    }
+    blocks = {name: block for name, block in part.named_modules() if hasattr(block, "gradient_checkpointing")}
     calls = dict.fromkeys(blocks, 0)
     for name, block in blocks.items():
 
@@ -269,9 +261,7 @@ def test_training_under_autocast_learns_what_it_learns_without(model):
         expected = {f"prior.{name}": value for name, value in expected.items()}
     assert gradients.keys() == expected.keys()
     assert all(value.dtype == torch.float32 for value in gradients.values())
-    one, other = (
-        torch.cat([values[name].flatten() for name in expected]) for values in (gradients, expected)
-    )
+    one, other = (torch.cat([values[name].flatten() for name in expected]) for values in (gradients, expected))
     assert torch.cosine_similarity(one, other, dim=0) > 0.9
     assert all(buffer.dtype == torch.float32 for buffer in model.buffers())
 
@@ -306,9 +296,7 @@ def export(kind, module, arguments, path):
     options = {"dynamic_axes": {name: {0: "batch"} for name in names}}
     if kind == "onnx":
         options = {"dynamic_shapes": any_batch}
-    torch.onnx.export(
-        module, arguments, path, input_names=names, dynamo=kind == "onnx", verbose=False, **options
-    )
+    torch.onnx.export(module, arguments, path, input_names=names, dynamo=kind == "onnx", verbose=False, **options)
     session = onnxruntime.InferenceSession(path)
 
     def run(*inputs):
@@ -389,10 +377,7 @@ def test_offloaded_weights_are_found(model, where, tmp_path):
         places = {name: "disk" for name, _ in model.named_children()}
         places[next(iter(places))] = "cpu"
         loaded = type(model).from_pretrained(
-            tmp_path / "model",
-            device_map=places,
-            offload_folder=tmp_path / "offload",
-            offload_buffers=True,
+            tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload", offload_buffers=True
         )
     else:
         loaded = type(model).from_pretrained(tmp_path / "model")
@@ -408,9 +393,7 @@ def test_offloaded_weights_are_found(model, where, tmp_path):
         assert torch.equal(loaded.decode(codes), expected.reconstruction)
         assert loaded.quantizer.codebook.shape == (7, 16)
     if hasattr(model, "sample"):
-        drawn = [
-            one.sample(2, generator=torch.Generator().manual_seed(0)) for one in (loaded, model)
-        ]
+        drawn = [one.sample(2, generator=torch.Generator().manual_seed(0)) for one in (loaded, model)]
         assert torch.equal(*drawn)
 
 

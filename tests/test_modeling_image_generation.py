@@ -141,11 +141,7 @@ def test_stage_2_takes_the_vq_vae_of_stage_1_and_starts_a_new_prior(load_report,
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
     assert "prior.conv_in.weight" in warnings and "vqvae." not in warnings
     for parameter in model.prior.parameters():
-        bound = (
-            (6 / (parameter[0].numel() + parameter[:, 0].numel())) ** 0.5
-            if parameter.dim() > 1
-            else 0
-        )
+        bound = (6 / (parameter[0].numel() + parameter[:, 0].numel())) ** 0.5 if parameter.dim() > 1 else 0
         assert parameter.isfinite().all() and parameter.abs().max() <= bound + 1e-6
     assert not any(p.requires_grad for p in model.vqvae.parameters())
     model.train()(make_pixels(), return_loss=True).loss.backward()
@@ -210,10 +206,7 @@ def test_labels_by_name_number_and_tensor_survive_saving(tmp_path):
     pixels, labels = make_pixels(), torch.tensor([0, 1, 2, -1])
     output = loaded(pixels, class_labels=labels, return_loss=True)
     direct = loaded.prior(output.codes, class_labels=labels, return_loss=True)
-    assert (
-        torch.equal(output.loss, direct.loss)
-        and output.loss != loaded(pixels, return_loss=True).loss
-    )
+    assert torch.equal(output.loss, direct.loss) and output.loss != loaded(pixels, return_loss=True).loss
 
 
 def test_the_kinds_of_output_hold_the_same_images(model):
@@ -229,9 +222,7 @@ def test_the_kinds_of_output_hold_the_same_images(model):
     arrays = model.sample(seeds=seeds, output_type="np", return_dict=True, batch_size=2)
     assert isinstance(arrays.images, np.ndarray) and arrays.images.shape == (3, 8, 16, 3)
     assert arrays.images.min() >= 0 and arrays.images.max() <= 1
-    np.testing.assert_allclose(
-        arrays.images, processor.postprocess(images, output_type="np"), atol=1e-5
-    )
+    np.testing.assert_allclose(arrays.images, processor.postprocess(images, output_type="np"), atol=1e-5)
     assert torch.equal(arrays.codes, output.codes)
     pictures = model.sample(seeds=seeds, output_type="pil")
     assert len(pictures) == 3 and all(isinstance(picture, Image.Image) for picture in pictures)
@@ -343,9 +334,7 @@ def test_cells_that_are_known_as_a_whole_are_kept_and_the_rest_is_drawn(model):
     # Cells are 4x4: of the right box, a row is missing, so that its lower cells are to be drawn.
     mask = known_pixels((0, 0, 8, 8), (0, 8, 7, 16))
     cells = torch.tensor([[True] * 4, [True, True, False, False]])
-    output = model.sample(
-        50, pixel_values=pixels, pixel_mask=mask, generator=seeded(), return_dict=True
-    )
+    output = model.sample(50, pixel_values=pixels, pixel_mask=mask, generator=seeded(), return_dict=True)
     kept = output.codes[:, cells]
     assert (kept == kept[:1]).all()
     assert all(len(one.unique()) > 1 for one in output.codes[:, ~cells].T)
@@ -362,9 +351,7 @@ def test_cells_that_are_known_as_a_whole_are_kept_and_the_rest_is_drawn(model):
 
 def test_unknown_pixels_have_no_influence(model):
     pixels = make_pixels(3)
-    mask = torch.stack(
-        [known_pixels((0, 0, 4, 16)), known_pixels((2, 3, 8, 13)), known_pixels((0, 0, 8, 9))]
-    )
+    mask = torch.stack([known_pixels((0, 0, 4, 16)), known_pixels((2, 3, 8, 13)), known_pixels((0, 0, 8, 9))])
     expected = model.sample(pixel_values=pixels, pixel_mask=mask, generator=seeded())
     for value in (0.0, 0.5, -100.0, float("inf"), float("nan")):
         other = pixels.masked_fill(~mask[:, None], value)
@@ -383,9 +370,7 @@ def test_every_shape_of_image_and_mask(model):
         for known in (mask, mask[None], mask.expand(3, -1, -1)):
             drawn = model.sample(3, pixel_values=image, pixel_mask=known, generator=seeded())
             assert torch.equal(drawn, expected)
-    drawn = model.sample(
-        3, pixel_values=pixels.numpy(), pixel_mask=mask.numpy(), generator=seeded()
-    )
+    drawn = model.sample(3, pixel_values=pixels.numpy(), pixel_mask=mask.numpy(), generator=seeded())
     assert torch.equal(drawn, expected)
     for dtype in (torch.float64, torch.bfloat16):
         drawn = model.sample(3, pixel_values=pixels.to(dtype), pixel_mask=mask)
@@ -395,20 +380,11 @@ def test_every_shape_of_image_and_mask(model):
 def test_each_image_is_completed_from_its_own_known_part(model):
     pixels = make_pixels(4)
     mask = torch.stack(
-        [
-            known_pixels((0, 0, 4, 16)),
-            known_pixels(),
-            known_pixels((0, 0, 8, 16)),
-            known_pixels((3, 3, 5, 5)),
-        ]
+        [known_pixels((0, 0, 4, 16)), known_pixels(), known_pixels((0, 0, 8, 16)), known_pixels((3, 3, 5, 5))]
     )
-    together = model.sample(
-        pixel_values=pixels, pixel_mask=mask, seeds=range(4), batch_size=3, return_dict=True
-    )
+    together = model.sample(pixel_values=pixels, pixel_mask=mask, seeds=range(4), batch_size=3, return_dict=True)
     for i in range(4):
-        alone = model.sample(
-            pixel_values=pixels[i], pixel_mask=mask[i], seeds=[i], return_dict=True
-        )
+        alone = model.sample(pixel_values=pixels[i], pixel_mask=mask[i], seeds=[i], return_dict=True)
         assert torch.equal(alone.codes[0], together.codes[i])
 
 
@@ -468,10 +444,7 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             "`pixel_values` must have one entry for each of the 2 of `num_images`, got 3",
         ),
         (
-            {
-                "pixel_values": PIXELS.expand(2, -1, -1, -1),
-                "pixel_mask": KNOWN.expand(3, -1, -1),
-            },
+            {"pixel_values": PIXELS.expand(2, -1, -1, -1), "pixel_mask": KNOWN.expand(3, -1, -1)},
             ValueError,
             "`pixel_mask` must have one entry for each of the 2 of `pixel_values`, got 3",
         ),

@@ -69,9 +69,7 @@ def test_code_convolution_equals_the_masked_one_over_one_hot_planes(kernel_size,
     assert layer.weight.shape == (4, 6, kernel_size, kernel_size)
     codes = torch.randint(6, (3, *size))
     weight, bias = (one.detach().clone().requires_grad_() for one in (layer.weight, layer.bias))
-    expected = nn.functional.conv2d(
-        one_hot(codes, 6), masked(weight, False), bias, padding=kernel_size // 2
-    )
+    expected = nn.functional.conv2d(one_hot(codes, 6), masked(weight, False), bias, padding=kernel_size // 2)
     pairs = [(layer.weight, weight), (layer.bias, bias)]
     assert_same_output_and_gradients(layer(codes), expected, pairs)
 
@@ -82,9 +80,7 @@ def test_masked_convolution_equals_the_plain_one_with_a_masked_kernel(kernel_siz
     layer = MaskedConv2d(3, 4, kernel_size)
     hidden = torch.randn(2, 3, *size, requires_grad=True)
     plain, weight = (one.detach().clone().requires_grad_() for one in (hidden, layer.weight))
-    expected = nn.functional.conv2d(
-        plain, masked(weight, True), layer.bias.detach(), padding=kernel_size // 2
-    )
+    expected = nn.functional.conv2d(plain, masked(weight, True), layer.bias.detach(), padding=kernel_size // 2)
     pairs = [(hidden, plain), (layer.weight, weight)]
     assert_same_output_and_gradients(layer(hidden), expected, pairs)
 
@@ -102,9 +98,7 @@ class PlanesConv2d(nn.Module):
         kernel = rows.new_zeros(side, side, *rows.shape[1:])
         for (y, x), row in zip(layer.taps, rows, strict=True):
             kernel[y, x] = row
-        return nn.functional.conv2d(
-            self.planes, kernel.permute(3, 2, 0, 1), layer.bias, padding=side // 2
-        )
+        return nn.functional.conv2d(self.planes, kernel.permute(3, 2, 0, 1), layer.bias, padding=side // 2)
 
 
 def seen_by_gradient(prior, labels=None):
@@ -123,9 +117,7 @@ def seen_by_gradient(prior, labels=None):
         setattr(prior, name, layer)
     seen = []
     for position in range(logits[0, 0].numel()):
-        (gradient,) = torch.autograd.grad(
-            logits.flatten(2)[0, :, position].square().sum(), planes, retain_graph=True
-        )
+        (gradient,) = torch.autograd.grad(logits.flatten(2)[0, :, position].square().sum(), planes, retain_graph=True)
         seen.append(gradient.abs().sum(dim=(0, 1)).flatten() > 0)
     return torch.stack(seen)
 
@@ -163,14 +155,9 @@ GRIDS = [(7, 7), (8, 8), (4, 6), (6, 4), (3, 8), (1, 6), (6, 1), (1, 1)]
 @pytest.mark.parametrize("grid_size", GRIDS)
 @pytest.mark.parametrize(("kernel_size", "layers"), [(3, 5), (5, 3)])
 @pytest.mark.parametrize("num_classes", [None, 3])
-def test_a_gated_prior_sees_the_whole_past_and_nothing_else(
-    grid_size, kernel_size, layers, num_classes
-):
+def test_a_gated_prior_sees_the_whole_past_and_nothing_else(grid_size, kernel_size, layers, num_classes):
     prior = make_gated(
-        grid_size=grid_size,
-        gated_kernel_size=kernel_size,
-        num_gated_layers=layers,
-        num_classes=num_classes,
+        grid_size=grid_size, gated_kernel_size=kernel_size, num_gated_layers=layers, num_classes=num_classes
     )
     labels = None if num_classes is None else torch.tensor([1])
     positions = grid_size[0] * grid_size[1]
@@ -180,9 +167,7 @@ def test_a_gated_prior_sees_the_whole_past_and_nothing_else(
 
 @pytest.mark.parametrize(("kernel_size", "gated", "layers"), [(3, 3, 1), (3, 5, 2), (5, 3, 2)])
 def test_a_gated_prior_sees_exactly_the_past_in_reach(kernel_size, gated, layers):
-    prior = make_gated(
-        grid_size=(8, 9), kernel_size=kernel_size, gated_kernel_size=gated, num_gated_layers=layers
-    )
+    prior = make_gated(grid_size=(8, 9), kernel_size=kernel_size, gated_kernel_size=gated, num_gated_layers=layers)
     reach = kernel_size // 2 + layers * (gated // 2)
     assert torch.equal(seen_by_gradient(prior), past_in_reach((8, 9), reach))
 
@@ -197,11 +182,7 @@ def test_the_default_gated_prior_sees_its_whole_past():
 @pytest.mark.parametrize(
     "settings",
     [{"grid_size": size} for size in [(7, 7), (4, 4), (3, 8), (8, 3), (1, 6), (6, 1), (1, 1)]]
-    + [
-        {"kernel_size": 3},
-        {"num_residual_blocks": 0},
-        {"num_residual_blocks": 4, "kernel_size": 5},
-    ],
+    + [{"kernel_size": 3}, {"num_residual_blocks": 0}, {"num_residual_blocks": 4, "kernel_size": 5}],
 )
 def test_no_position_sees_itself_or_the_future(settings):
     assert_causal(make_prior(**settings))
@@ -258,13 +239,7 @@ def test_no_label_is_minus_one_is_the_last_row(architecture):
 def test_a_new_prior_s_labels_have_no_effect_yet_and_learn(architecture):
     torch.manual_seed(0)
     prior = PixelCNNModel(
-        PixelCNNConfig(
-            architecture=architecture,
-            num_classes=3,
-            num_embeddings=6,
-            grid_size=(4, 5),
-            hidden_size=8,
-        )
+        PixelCNNConfig(architecture=architecture, num_classes=3, num_embeddings=6, grid_size=(4, 5), hidden_size=8)
     ).eval()
     codes, labels = make_codes(prior.config), torch.tensor([0, 1, 0])
     output = prior(codes, class_labels=labels, return_loss=True)
@@ -287,9 +262,7 @@ def test_labels_are_dropped_in_training_only(architecture):
 
 
 def test_the_share_of_dropped_labels_is_the_setting_s():
-    prior = make_prior(
-        num_classes=1, label_dropout=0.25, grid_size=(1, 1), num_residual_blocks=0
-    ).train()
+    prior = make_prior(num_classes=1, label_dropout=0.25, grid_size=(1, 1), num_residual_blocks=0).train()
     count = 4000
     codes, labels = torch.zeros(count, 1, 1, dtype=torch.long), torch.zeros(count).long()
     without = prior(codes[:1]).logits
@@ -321,9 +294,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
     kept = dropped != 0
     share = 1 - kept.double().mean().item()
     assert abs(share - 0.3) < 5 * (0.3 * 0.7 / kept.numel()) ** 0.5
-    torch.testing.assert_close(
-        dropped[kept].float().unique(), torch.tensor([1 / 0.7]), rtol=5e-3, atol=0
-    )
+    torch.testing.assert_close(dropped[kept].float().unique(), torch.tensor([1 / 0.7]), rtol=5e-3, atol=0)
     dropped.sum().backward()
     assert torch.equal(features.grad, dropped)
     assert dropout(features, 0.0) is features
@@ -424,11 +395,7 @@ def test_every_parameter_gets_a_gradient_in_a_training_step(architecture, num_cl
     torch.manual_seed(0)
     prior = PixelCNNModel(
         PixelCNNConfig(
-            architecture=architecture,
-            num_classes=num_classes,
-            num_embeddings=6,
-            grid_size=(4, 5),
-            hidden_size=8,
+            architecture=architecture, num_classes=num_classes, num_embeddings=6, grid_size=(4, 5), hidden_size=8
         )
     ).train()
     codes = make_codes(prior.config)
@@ -442,9 +409,7 @@ def test_every_parameter_gets_a_gradient_in_a_training_step(architecture, num_cl
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(
-    "dtype", [torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32]
-)
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32])
 def test_codes_and_labels_of_any_integer_dtype(architecture, dtype):
     prior = make_prior(architecture=architecture, num_classes=3)
     codes, labels = make_codes(prior.config), torch.tensor([0, 2, 1])

@@ -22,9 +22,7 @@ def make_pixels(config, batch=2):
     return torch.rand(batch, config.num_channels, height, width) - 0.5
 
 
-@pytest.mark.parametrize(
-    ("codes", "parameters"), [(128, 49_937), (64, 48_913), (512, 47_889 + 512 * 16)]
-)
+@pytest.mark.parametrize(("codes", "parameters"), [(128, 49_937), (64, 48_913), (512, 47_889 + 512 * 16)])
 def test_the_default_has_the_parameters_of_the_example(codes, parameters):
     # The Keras example's summary (64 codes of 16) counts 48,913; the page has 128 codes.
     model = VQVAEModel(VQVAEConfig(num_embeddings=codes))
@@ -149,12 +147,7 @@ def test_the_terms_of_the_loss_teach_whom_they_should():
         loss(model.eval()(pixels, return_loss=True)).backward()
         parts = {"encoder": model.encoder, "codebook": model.quantizer, "decoder": model.decoder}
         return {
-            name: torch.cat(
-                [
-                    (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
-                    for p in part.parameters()
-                ]
-            )
+            name: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in part.parameters()])
             for name, part in parts.items()
         }
 
@@ -238,17 +231,15 @@ def output_and_gradients(function, tensors, seed):
     return output.detach(), *(leaf.grad for leaf in leaves)
 
 
-LAYERS = [
-    (UpsamplingConv2d, crop_of_transposed, channels) for channels in ((16, 64), (3, 1), (1, 5))
-] + [(ToPixelsConv2d, same_size_transposed, channels) for channels in ((32, 1), (8, 3), (4, 6))]
+LAYERS = [(UpsamplingConv2d, crop_of_transposed, channels) for channels in ((16, 64), (3, 1), (1, 5))] + [
+    (ToPixelsConv2d, same_size_transposed, channels) for channels in ((32, 1), (8, 3), (4, 6))
+]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (7, 6)])
 @pytest.mark.parametrize(("layer", "reference", "channels"), LAYERS)
-def test_a_transposed_layer_and_its_gradients_are_those_of_torch(
-    layer, reference, channels, size, layout
-):
+def test_a_transposed_layer_and_its_gradients_are_those_of_torch(layer, reference, channels, size, layout):
     torch.manual_seed(0)
     module = layer(*channels).double()
     hidden = torch.randn(3, channels[0], *size).double().contiguous(memory_format=layout)
@@ -298,9 +289,7 @@ def test_a_transposed_layer_learns_with_a_part_frozen(layer, frozen):
 
 
 @pytest.mark.parametrize(("layer", "reference", "channels"), LAYERS)
-def test_a_transposed_layer_under_autocast_is_the_one_of_torch_to_its_rounding(
-    layer, reference, channels
-):
+def test_a_transposed_layer_under_autocast_is_the_one_of_torch_to_its_rounding(layer, reference, channels):
     torch.manual_seed(0)
     module, hidden = layer(*channels), torch.randn(8, channels[0], 7, 7)
     tensors = (hidden, module.weight, module.bias)

@@ -90,10 +90,7 @@ def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, t
         (["--num_measured", "-3"], "--num_measured must be at least 1, got -3"),
         (["--guidance_scale", "2"], "--guidance_scale 2 needs --class_labels"),
         (["--output_file", "a.jpg"], "--output_file must be a file that ends in .png, got a.jpg"),
-        (
-            ["--output_file", "/proc/no/a.png"],
-            "cannot write `--output_file` /proc/no/a.png: No such",
-        ),
+        (["--output_file", "/proc/no/a.png"], "cannot write `--output_file` /proc/no/a.png: No such"),
         (["--class_labels", "eleven"], "no label 'eleven'"),
     ],
 )

@@ -87,9 +87,7 @@ def assert_as_in_the_reference(numbers, name):
     for key, value in reference.items():
         # What other instructions of a CPU change (measured with AVX2 and SSE4.1: 7e-6 of logits).
         tolerance = {"rtol": 1e-5, "atol": 2e-5} if value.is_floating_point() else {}
-        torch.testing.assert_close(
-            numbers[key], value, **tolerance, msg=lambda m, k=key: f"{k}: {m}"
-        )
+        torch.testing.assert_close(numbers[key], value, **tolerance, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.fixture(params=REPOS)
@@ -127,9 +125,7 @@ def test_a_repo_loads_with_the_package(repo, name):
 def test_a_repo_loads_where_the_package_cannot_be_imported(repo, name, tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-c", PROGRAM, Path(__file__).parent, repo, name]
-    done = subprocess.run(
-        [*program, tmp_path / "numbers"], env=os.environ | offline, capture_output=True, text=True
-    )
+    done = subprocess.run([*program, tmp_path / "numbers"], env=os.environ | offline, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_as_in_the_reference(load_file(tmp_path / "numbers"), name)
 
@@ -143,9 +139,7 @@ def test_the_config_of_a_repo_alone_makes_the_same_model(repo, name, tmp_path):
     config = AutoConfig.from_pretrained(folder)
     assert type(config) is hf_vqvae.VQVAEForImageGenerationConfig
     model = AutoModel.from_config(config).eval()
-    model.load_state_dict(
-        load_file(repo / "model.safetensors")
-    )  # strict: the same names and shapes
+    model.load_state_dict(load_file(repo / "model.safetensors"))  # strict: the same names and shapes
     _, processor, pipe = load(repo)
     assert_as_in_the_reference(numbers_of(model, processor, pipe, name), name)
     saved = json.loads((repo / "config.json").read_text())

@@ -85,9 +85,7 @@ def test_the_models_import_only_what_the_hub_has():
     for path in sorted((SOURCE / "models").glob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         # The Hub's loader does not ask for what is imported inside of `try`.
-        tried = [
-            node for block in ast.walk(tree) if isinstance(block, ast.Try) for node in block.body
-        ]
+        tried = [node for block in ast.walk(tree) if isinstance(block, ast.Try) for node in block.body]
         for node in ast.walk(tree):
             if node in tried and getattr(node, "module", None) == "hf_vqvae.publishing.staging":
                 continue

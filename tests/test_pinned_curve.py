@@ -27,10 +27,7 @@ PLAIN += ["--num_residual_layers", "1", "--codebook_update", "gradient", "--arch
 PLAIN += ["--no_class_conditional", "--gradient_accumulation_steps", "2", "--dropout", "0.1"]
 PLAIN += ["--prior_average_decay", "0", "--eval_batch_size", "24", "--num_eval_samples", "0"]
 RUNS = {"gated": GATED, "plain": PLAIN}
-MACHINE = {
-    "torch": torch.__version__,
-    "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-}
+MACHINE = {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
 
 # Metrics of a classifier of 160 images, which magnifies the last bits (measured with AVX2: a third of the distance).
 OF_CLASSIFIER = ("frechet_", "sure_", "class_", "label_", "classifier_")
@@ -40,9 +37,7 @@ def measure(scripts, folder, name):
     """Trains a run and returns its numbers, as the file holds them."""
     done = scripts.run("scripts/train.py", *FLAGS, *RUNS[name], "--output_dir", folder)
     assert done.returncode == 0, done.stderr
-    history, metrics = (
-        json.loads((folder / f"{n}.json").read_text()) for n in ("history", "metrics")
-    )
+    history, metrics = (json.loads((folder / f"{n}.json").read_text()) for n in ("history", "metrics"))
     model = AutoModel.from_pretrained(folder)
     labels = [i % 10 for i in range(16)] if name == "gated" else None
     drawn = model.sample(seeds=list(range(16)), class_labels=labels, return_dict=True)

@@ -69,14 +69,11 @@ def test_labels_and_guidance_reach_the_model(conditional):
     pipe = pipeline("unconditional-image-generation", model=str(conditional))
     model = VQVAEForImageGeneration.from_pretrained(conditional)
     drawn = pipe(class_labels=["dog", 0, "7"], guidance_scale=2.0, seed=1)
-    expected = model.sample(
-        class_labels=[1, 0, 2], guidance_scale=2.0, seeds=[1, 2, 3], output_type="pil"
-    )
+    expected = model.sample(class_labels=[1, 0, 2], guidance_scale=2.0, seeds=[1, 2, 3], output_type="pil")
     assert len(drawn) == 3
     np.testing.assert_array_equal(np.stack(drawn), np.stack(expected))
     dogs, cats, any_class = (
-        np.stack(pipe(8, seed=0, **which))
-        for which in ({"class_labels": "dog"}, {"class_labels": "cat"}, {})
+        np.stack(pipe(8, seed=0, **which)) for which in ({"class_labels": "dog"}, {"class_labels": "cat"}, {})
     )
     assert not np.array_equal(dogs, cats) and not np.array_equal(dogs, any_class)
 
@@ -134,10 +131,7 @@ def test_nothing_asks_for_trust_where_the_package_is_imported(repo, tmp_path, mo
             "preprocessor_config.json",
         }
         for name in ("config.json", "preprocessor_config.json"):
-            assert (
-                not {"auto_map", "custom_pipelines"}
-                & json.loads(Path(folder, name).read_text()).keys()
-            )
+            assert not {"auto_map", "custom_pipelines"} & json.loads(Path(folder, name).read_text()).keys()
     expected = np.stack(pipeline("unconditional-image-generation", model=repo)(2, seed=5))
     for folder in (repo, parts, whole):
         for task in (None, "unconditional-image-generation"):

@@ -13,12 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_vqvae.figures import charts, image_tables
-from hf_vqvae.figures.architecture import (
-    autoencoder_boxes,
-    plot_architecture,
-    prior_boxes,
-    stack_boxes,
-)
+from hf_vqvae.figures.architecture import autoencoder_boxes, plot_architecture, prior_boxes, stack_boxes
 from hf_vqvae.figures.page import SMALLEST, fit_text
 from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
@@ -233,8 +228,7 @@ def test_text_is_shrunk_into_its_room_and_cut_only_where_it_would_be_illegible(t
 
 @pytest.mark.parametrize("number", [1, 3, 10])
 @pytest.mark.parametrize(
-    "height, width, channels",
-    [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (32, 96, 2), (300, 200, 4)],
+    "height, width, channels", [(28, 28, 1), (8, 8, 3), (64, 128, 3), (256, 4, 1), (32, 96, 2), (300, 200, 4)]
 )
 def test_tables_of_pictures_of_any_size_and_number_fit(height, width, channels, number, tmp_path):
     def rows(*numbers):
@@ -278,8 +272,7 @@ def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "name, shown",
-    [("cat", "cat"), ("a\n b", "a b"), ("", "class 3"), ("犬", "class 3"), ("$x$", "$x$")],
+    "name, shown", [("cat", "cat"), ("a\n b", "a b"), ("", "class 3"), ("犬", "class 3"), ("$x$", "$x$")]
 )
 def test_names_that_cannot_be_written_are_numbers(name, shown):
     assert image_tables.printable(name, "class 3") == shown

@@ -59,18 +59,14 @@ def stage_2(architecture, parts=1, **training):
 QUICK = {
     "ema-kmeans-dead-parts": stage_1("ema", "kmeans", dead=DEAD, parts=2),
     "gradient-kmeans-dead-parts": stage_1("gradient", "kmeans", dead=DEAD, parts=2),
-    "gradient-kmeans-at-once": stage_1(
-        "gradient", "kmeans", lr_scheduler_type="constant", warmup_steps=0
-    ),
+    "gradient-kmeans-at-once": stage_1("gradient", "kmeans", lr_scheduler_type="constant", warmup_steps=0),
     "gradient-uniform": stage_1("gradient", "uniform"),
     "plain": stage_2("plain"),
     "gated-parts": stage_2("gated", parts=2),
 }
 ALL = {
     f"{update}-{init}-{dead}-{parts}": stage_1(update, init, dead, parts)
-    for update, init, dead, parts in itertools.product(
-        ("ema", "gradient"), ("kmeans", "uniform"), (0.0, DEAD), (1, 2)
-    )
+    for update, init, dead, parts in itertools.product(("ema", "gradient"), ("kmeans", "uniform"), (0.0, DEAD), (1, 2))
 } | {f"{name}-{parts}": stage_2(name, parts) for name in PRIORS for parts in (1, 2)}
 
 
@@ -99,16 +95,12 @@ def train(scripts: ScriptServer, cases, output, *processes):
         else:
             ended = scripts.run_together(*command, processes=number, timeout=LONG)
         assert not any(done.returncode for done in ended), "".join(d.stderr[-3000:] for d in ended)
-        records[number] = [
-            torch.load(output / f"{number}-{rank}.pt", "cpu") for rank in range(number)
-        ]
+        records[number] = [torch.load(output / f"{number}-{rank}.pt", "cpu") for rank in range(number)]
     return records
 
 
 def assert_close(here, there, where, rtol=1e-5, atol=0.0):
-    torch.testing.assert_close(
-        here, there, rtol=rtol, atol=atol, msg=lambda text: f"{where}: {text}"
-    )
+    torch.testing.assert_close(here, there, rtol=rtol, atol=atol, msg=lambda text: f"{where}: {text}")
 
 
 def assert_same_batches(one, ranks):
@@ -165,9 +157,7 @@ def test_two_processes_take_every_step_as_one_does(scripts, tmp_path):
 def test_two_and_three_processes_take_every_step_as_one_does(scripts, tmp_path):
     records = train(scripts, ALL, tmp_path, 1, *TOGETHER)
     (one,) = records[1]
-    for update, init, parts in itertools.product(
-        ("ema", "gradient"), ("kmeans", "uniform"), (1, 2)
-    ):
+    for update, init, parts in itertools.product(("ema", "gradient"), ("kmeans", "uniform"), (1, 2)):
         with_dead, without = (one[f"{update}-{init}-{dead}-{parts}"] for dead in (DEAD, 0.0))
         assert with_dead["history"] != without["history"]  # some code was dead
     assert_same_training(records, ALL)
@@ -212,9 +202,7 @@ def assert_kinds(records, cases):
         stage, kind, parts = name.split("-")
         for ranks in records.values():
             record, plain = (ranks[0][f"{stage}-{which}-{parts}"] for which in (kind, "plain"))
-            losses, expected = (
-                [row["loss"] for row in one["history"][stage]] for one in (record, plain)
-            )
+            losses, expected = ([row["loss"] for row in one["history"][stage]] for one in (record, plain))
             flags, variables, tolerance = KINDS[kind]
             if tolerance is None:
                 assert losses != expected and losses == pytest.approx(expected, rel=0.1)
@@ -338,9 +326,7 @@ def test_a_file_damaged_for_one_process_ends_both_with_its_message(scripts, two_
     assert not list(two_folders.glob("run*"))
 
 
-def test_other_images_for_one_process_end_all_before_anything_is_written(
-    scripts, two_folders, each
-):
+def test_other_images_for_one_process_end_all_before_anything_is_written(scripts, two_folders, each):
     pictures = two_folders / "1" / "pictures" / "train"
     shutil.copy(pictures / "6.png", pictures / "7.png")
     start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
@@ -358,9 +344,7 @@ def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scrip
     flags = [*DATA, *ONE, "--output_dir", "run"]
     for done in scripts.run_together(start, TRAIN, *flags, timeout=60):
         assert_clear(done, "Error: run exists and is not empty")
-    for done in scripts.run_together(
-        start, TRAIN, *flags, "--resume_from_checkpoint", "latest", timeout=60
-    ):
+    for done in scripts.run_together(start, TRAIN, *flags, "--resume_from_checkpoint", "latest", timeout=60):
         assert_clear(done, "there is no unfinished run run.partial")
 
 
@@ -380,9 +364,7 @@ os.chdir({str(tmp_path)!r} + "/" + rank)
 
 
 @pytest.mark.long
-def test_a_sweep_goes_by_what_the_first_process_finds_and_needs_a_shared_folder(
-    scripts, tmp_path, each
-):
+def test_a_sweep_goes_by_what_the_first_process_finds_and_needs_a_shared_folder(scripts, tmp_path, each):
     for rank in "01":
         (tmp_path / rank).mkdir()
     start = each(f"""
@@ -469,10 +451,7 @@ def load_slowly(*arguments):
     return load(*arguments)
 hf_vqvae.data.splits.load_images = load_slowly
 """
-    short = (
-        slow
-        + "import hf_vqvae.distributed\nhf_vqvae.distributed.LONGEST_WAIT = timedelta(seconds=2)\n"
-    )
+    short = slow + "import hf_vqvae.distributed\nhf_vqvae.distributed.LONGEST_WAIT = timedelta(seconds=2)\n"
     flags = [TRAIN, *DATA, *ONE, "--output_dir", tmp_path / "run"]
     assert not any(done.returncode for done in scripts.run_together(each(slow), *flags))
     ended = scripts.run_together(each(short), *flags, "--overwrite_output_dir")
@@ -546,11 +525,7 @@ def launch(hub, home, *words, processes=2):
     if not GPUS:
         environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(
-        [sys.executable, *launcher, *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        [sys.executable, *launcher, *map(str, words)], env=environment, capture_output=True, text=True, timeout=240
     )
     texts = {(path.parent.name, path.stem): path.read_text() for path in logs.rglob("std*.log")}
     return done, texts

@@ -8,23 +8,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae import (
-    PixelCNNConfig,
-    VQVAEConfig,
-    VQVAEForImageGenerationConfig,
-    VQVAEImageProcessorPil,
-    VQVAEModel,
-)
+from hf_vqvae import PixelCNNConfig, VQVAEConfig, VQVAEForImageGenerationConfig, VQVAEImageProcessorPil, VQVAEModel
 from hf_vqvae.models.configuration_utils import own_fields
 from hf_vqvae.models.input_checks import check_codes
 
 # The same examples everywhere; no time limit, for the machines of a test are shared.
 bounded = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 counts = st.integers(1, 12)
 seeds = st.integers(0, 2**32 - 1)

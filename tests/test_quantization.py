@@ -14,9 +14,7 @@ from support.models import assert_same_state, state
 
 
 def make_quantizer(codes=11, dim=5, codebook_init="uniform", **settings):
-    config = VQVAEConfig(
-        num_embeddings=codes, embedding_dim=dim, codebook_init=codebook_init, **settings
-    )
+    config = VQVAEConfig(num_embeddings=codes, embedding_dim=dim, codebook_init=codebook_init, **settings)
     torch.manual_seed(0)
     quantizer = VectorQuantizer(config)
     torch.nn.init.normal_(quantizer.embedding.weight)
@@ -42,9 +40,7 @@ def test_codes_are_the_nearest_by_brute_force(offset):
     latents = make_latents() + offset
     output = quantizer(latents)
     codebook = quantizer.codebook.double()
-    for row, code, vector in zip(
-        rows_of(latents), output.codes.flatten(), rows_of(output.quantized), strict=True
-    ):
+    for row, code, vector in zip(rows_of(latents), output.codes.flatten(), rows_of(output.quantized), strict=True):
         distances = (codebook - row.double()).square().sum(1)
         assert distances[code] <= distances.min() * (1 + 1e-6)
         assert torch.equal(vector, quantizer.codebook[code])
@@ -61,9 +57,7 @@ def test_the_gradient_goes_straight_through():
             above = make_latents(seed=2)
             quantizer(latents).quantized.backward(above)
             assert torch.equal(latents.grad, above)
-            assert quantizer.embedding.weight.grad is None or not (
-                quantizer.embedding.weight.grad.any()
-            )
+            assert quantizer.embedding.weight.grad is None or not (quantizer.embedding.weight.grad.any())
 
 
 def test_each_loss_moves_its_own_side_only():
@@ -77,9 +71,7 @@ def test_each_loss_moves_its_own_side_only():
 
     output.codebook_loss.backward(retain_graph=True)
     assert latents.grad is None
-    expected = torch.zeros_like(weight).index_add_(
-        0, output.codes.flatten(), rows_of(gap) * 2 / gap.numel()
-    )
+    expected = torch.zeros_like(weight).index_add_(0, output.codes.flatten(), rows_of(gap) * 2 / gap.numel())
     torch.testing.assert_close(weight.grad, expected)
 
     weight.grad = None
@@ -132,16 +124,12 @@ def test_dead_codes_become_latents_of_the_batch_with_fresh_averages(update):
     assert torch.equal(counts == 0, dead)
     # The first step's average is (1 - decay) of its counts.
     sizes = 0.1 * counts
-    torch.testing.assert_close(
-        quantizer.ema_cluster_size, torch.where(dead, sizes.mean(), sizes.float())
-    )
+    torch.testing.assert_close(quantizer.ema_cluster_size, torch.where(dead, sizes.mean(), sizes.float()))
     for code in dead.nonzero().flatten():
         vector = quantizer.codebook[code]
         assert (rows == vector).all(1).any()
         if update == "ema":
-            torch.testing.assert_close(
-                quantizer.ema_embed_sum[code] / quantizer.ema_cluster_size[code], vector
-            )
+            torch.testing.assert_close(quantizer.ema_embed_sum[code] / quantizer.ema_cluster_size[code], vector)
     moved = quantizer.codebook.clone()
     quantizer.eval()(latents)
     assert torch.equal(quantizer.codebook, moved)
@@ -206,9 +194,7 @@ def test_a_reload_of_an_untrained_model_starts_from_data(tmp_path):
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_eval_and_encode_change_nothing(update):
-    quantizer = make_quantizer(
-        codebook_update=update, codebook_init="kmeans", dead_code_threshold=2.0
-    )
+    quantizer = make_quantizer(codebook_update=update, codebook_init="kmeans", dead_code_threshold=2.0)
     before = state(quantizer)
     quantizer.train().encode(make_latents())
     quantizer.eval()(make_latents())
@@ -244,11 +230,7 @@ def test_everything_inside_is_float32_whatever_is_outside(update, dtype):
 
 CASES = {
     "ema": {"codebook_init": "kmeans", "dead_code_threshold": 2.5},
-    "gradient": {
-        "codebook_init": "kmeans",
-        "dead_code_threshold": 2.5,
-        "codebook_update": "gradient",
-    },
+    "gradient": {"codebook_init": "kmeans", "dead_code_threshold": 2.5, "codebook_update": "gradient"},
 }
 
 
@@ -275,19 +257,13 @@ def train_quantizers(folder):
 def test_two_processes_equal_one(scripts, tmp_path):
     train_quantizers(tmp_path)
     scripts.call_together(train_quantizers, tmp_path)
-    one, first, second = (
-        torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
-    )
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt"))
     assert one.keys() == CASES.keys()
     for case, state_of_one in one.items():
         for name, value in state_of_one.items():
             assert torch.equal(first[case][name], second[case][name]), (case, name)
             torch.testing.assert_close(
-                first[case][name],
-                value,
-                atol=1e-5,
-                rtol=1e-4,
-                msg=lambda text, where=(case, name): f"{where}: {text}",
+                first[case][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, where=(case, name): f"{where}: {text}"
             )
             if name.endswith(("initialized", "ema_steps")):
                 assert value == (1 if name.endswith("initialized") else 4)

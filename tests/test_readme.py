@@ -99,8 +99,7 @@ def run_blocks(text, page, workspace, tmp_path):
     """Runs the Python of a page; `page` is what tracebacks call it."""
     run = json.dumps(str(workspace.folder / RUN))
     code = [
-        [line, re.sub(r"""(["'])me/[\w.-]+\1""", lambda _: run, block)]
-        for line, block in blocks_of(text, "python")
+        [line, re.sub(r"""(["'])me/[\w.-]+\1""", lambda _: run, block)] for line, block in blocks_of(text, "python")
     ]
     (tmp_path / "blocks.json").write_text(json.dumps(code))
     (tmp_path / "runner.py").write_text(RUNNER)
@@ -275,9 +274,7 @@ def anchors_of(text):
     """The anchors that GitHub gives the headings of a Markdown page."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {
-        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
-    }
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def check_links(text, page):
@@ -308,9 +305,7 @@ def test_every_link_of_a_page_leads_somewhere(page):
 def test_a_link_that_leads_nowhere_is_found(line, message):
     with pytest.raises(AssertionError, match=message):
         check_links(f"# Two commands\n\n{line}\n", "README.md")
-    check_links(
-        "# `Two` commands\n\n[a](#two-commands) [b](scripts/README.md#resume)\n", "README.md"
-    )
+    check_links("# `Two` commands\n\n[a](#two-commands) [b](scripts/README.md#resume)\n", "README.md")
 
 
 def test_every_page_is_looked_at():
@@ -346,8 +341,7 @@ def listed_in(text):
     leaves = {
         path
         for path in listed
-        if path.endswith("/")
-        and not any(other != path and other.startswith(path) for other in listed)
+        if path.endswith("/") and not any(other != path and other.startswith(path) for other in listed)
     }
     return listed, leaves
 

@@ -29,9 +29,7 @@ def test_a_new_run_may_be_written(folder):
 def test_another_run_in_the_way_is_an_error_with_both_ways_out(folder):
     folder.output_dir.mkdir(parents=True)
     (folder.output_dir / "metrics.json").write_text("{}")
-    with pytest.raises(
-        ValueError, match=r"exists and is not empty: choose another --output_dir.*--overwrite"
-    ):
+    with pytest.raises(ValueError, match=r"exists and is not empty: choose another --output_dir.*--overwrite"):
         folder.check(resume=False, overwrite=False)
     folder.check(resume=False, overwrite=True)
     assert folder.is_finished
@@ -152,9 +150,7 @@ def check(folder, flags, wanted="latest", with_changes=False):
 def test_another_flag_is_refused_by_name_and_goes_on_when_told_to(unfinished):
     assert check(unfinished, FLAGS | {"logging_steps": 1}) == []
     changed = FLAGS | {"seed": 1, "learning_rate": 0.01}
-    message = (
-        r"other flags: --seed was 0, not 1, --learning_rate was 0.1, not 0.01\. .*_with_changes"
-    )
+    message = r"other flags: --seed was 0, not 1, --learning_rate was 0.1, not 0.01\. .*_with_changes"
     with pytest.raises(ValueError, match=message):
         check(unfinished, changed)
     told = ["--seed was 0, not 1", "--learning_rate was 0.1, not 0.01"]
@@ -164,9 +160,7 @@ def test_another_flag_is_refused_by_name_and_goes_on_when_told_to(unfinished):
 @pytest.mark.parametrize("with_changes", [False, True])
 def test_a_flag_that_makes_another_model_is_refused_in_any_case(unfinished, with_changes):
     changed = FLAGS | {"seed": 1, "hidden_sizes": [4, 16]}
-    with pytest.raises(
-        ValueError, match=r"other flags: --hidden_sizes was 4 8, not 4 16\. Give the"
-    ):
+    with pytest.raises(ValueError, match=r"other flags: --hidden_sizes was 4 8, not 4 16\. Give the"):
         check(unfinished, changed, with_changes=with_changes)
 
 

@@ -71,15 +71,9 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         (["--image", "a.png"], "--image and --keep go together"),
         (["--image", "no.png", "--keep", "upper"], "cannot read the image no.png"),
         (["--image", "a.png", "--keep", "middle"], "--keep must be upper, lower, left, right or"),
-        (
-            ["--image", "a.png", "--keep", "0", "0", "4"],
-            "four whole numbers X0 Y0 X1 Y1, got '0 0 4'",
-        ),
+        (["--image", "a.png", "--keep", "0", "0", "4"], "four whole numbers X0 Y0 X1 Y1, got '0 0 4'"),
         (["--image", "a.png", "--keep", "upper", "left"], "--keep must be upper, lower"),
-        (
-            ["--output_file", "/proc/x.png"],
-            "cannot write `--output_file` /proc/x.png: No such file",
-        ),
+        (["--output_file", "/proc/x.png"], "cannot write `--output_file` /proc/x.png: No such file"),
         (["--output_file", "/proc/x"], "cannot write `--output_file` /proc/x/00.png: No such file"),
         (["--output_file", "x.JPG"], "--output_file x.JPG: images are written as PNG, name"),
     ],
@@ -116,9 +110,7 @@ def cells_of(path, rows, columns):
 def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditional, tmp_path):
     path = tmp_path / "a.png"
     flags = ["--guidance_scale", "2", "--top_k", "6", "--top_p", "0.95", "--seed", "4"]
-    done = scripts.run(
-        SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path
-    )
+    done = scripts.run(SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"24 images, 8 each of 1, dog and 2: {path}\n"
     rows = cells_of(path, 3, 8)
@@ -130,9 +122,7 @@ def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditiona
     assert (rows[0] != rows[1]).any()
 
 
-def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(
-    scripts, conditional, tmp_path
-):
+def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(scripts, conditional, tmp_path):
     flags = ["--num_images", "3", "--output_file", tmp_path / "a.png", "--class_labels", "dog"]
     assert scripts.run(SAMPLE, conditional, *flags).stdout.startswith("3 images of dog: ")
     Image.new("L", (8, 8)).save(tmp_path / "in.png")
@@ -143,9 +133,7 @@ def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(
 
 def test_an_image_depends_neither_on_the_number_nor_on_the_batch(scripts, model, tmp_path):
     for name, flags in (("a", [9]), ("b", [4, "--batch_size", "3"])):
-        done = scripts.run(
-            SAMPLE, model, "--output_file", tmp_path / f"{name}.png", "--num_images", *flags
-        )
+        done = scripts.run(SAMPLE, model, "--output_file", tmp_path / f"{name}.png", "--num_images", *flags)
         assert done.returncode == 0, done.stderr
     nine, four = cells_of(tmp_path / "a.png", 3, 3), cells_of(tmp_path / "b.png", 2, 2)
     assert np.array_equal(nine.reshape(9, 8, 8)[:4], four.reshape(4, 8, 8))
@@ -177,11 +165,7 @@ def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept,
     assert (cells[1][~known] >= 150).all()
     loaded = VQVAEForImageGeneration.from_pretrained(model)
     drawn = loaded.sample(
-        pixel_values=image,
-        pixel_mask=torch.tensor(known),
-        seeds=range(14),
-        num_images=14,
-        output_type="np",
+        pixel_values=image, pixel_mask=torch.tensor(known), seeds=range(14), num_images=14, output_type="np"
     )
     assert np.array_equal(cells[2:], np.rint(drawn[..., 0] * 255).astype(np.uint8))
 

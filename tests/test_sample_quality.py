@@ -13,17 +13,8 @@ import torch
 from hf_vqvae import VQVAEImageProcessorPil
 from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data.splits import DecodedImages, load_split
-from hf_vqvae.evaluation.classifier import (
-    ImageClassifier,
-    SmallClassifier,
-    SmallClassifierConfig,
-    load_classifier,
-)
-from hf_vqvae.evaluation.sample_quality import (
-    SampleQualityArguments,
-    check_arguments,
-    measure_samples,
-)
+from hf_vqvae.evaluation.classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
+from hf_vqvae.evaluation.sample_quality import SampleQualityArguments, check_arguments, measure_samples
 from hf_vqvae.metrics import FrechetDistance
 from support.models import make_digit_model, make_images
 from support.scripts import ROOT
@@ -91,9 +82,7 @@ def splits():
 def measure(model, splits, classifier, accelerator, batch_size=256, num_samples=20, **arguments):
     arguments = SampleQualityArguments(num_samples=num_samples, **arguments)
     return measure_samples(
-        *(model, *splits, classifier, arguments, accelerator),
-        label_names=NAMES,
-        batch_size=batch_size,
+        *(model, *splits, classifier, arguments, accelerator), label_names=NAMES, batch_size=batch_size
     )
 
 
@@ -101,18 +90,14 @@ def values(metrics):
     return {key: (record["value"], record.get("counts")) for key, record in metrics.items()}
 
 
-def test_every_number_is_the_one_computed_over_all_images_at_once(
-    model, splits, classifier, accelerator
-):
+def test_every_number_is_the_one_computed_over_all_images_at_once(model, splits, classifier, accelerator):
     metrics = measure(model, splits, classifier, accelerator, num_samples=20)
     train, test = splits
     references, probabilities = classifier.read(test.images)
 
     def distance(images):
         features, _ = classifier.read(images)
-        return FrechetDistance(6).compute(predictions=features, references=references)[
-            "frechet_distance"
-        ]
+        return FrechetDistance(6).compute(predictions=features, references=references)["frechet_distance"]
 
     def rounded(images):
         return ((images + 0.5).clamp(0, 1) * 255).round().byte()
@@ -184,9 +169,7 @@ def test_the_seed_and_the_controls_change_the_samples_only(model, splits, classi
     assert other["frechet_distance"]["value"] != one["frechet_distance"]["value"]
 
 
-def test_more_samples_than_images_are_measured_with_their_counts(
-    model, splits, classifier, accelerator
-):
+def test_more_samples_than_images_are_measured_with_their_counts(model, splits, classifier, accelerator):
     metrics = measure(model, splits, classifier, accelerator, num_samples=150)
     assert metrics["frechet_distance"]["count"] == 150  # in two parts
     assert metrics["frechet_distance_floor"]["count"] == 60
@@ -196,9 +179,7 @@ def test_more_samples_than_images_are_measured_with_their_counts(
 
 def test_a_vqvae_alone_has_no_samples(model, splits, classifier, accelerator):
     metrics = measure(model.vqvae, splits, classifier, accelerator)
-    assert set(metrics) == {
-        *("frechet_distance_floor", "frechet_distance_reconstructions", "classifier_accuracy")
-    }
+    assert set(metrics) == {*("frechet_distance_floor", "frechet_distance_reconstructions", "classifier_accuracy")}
 
 
 def test_a_classifier_of_other_classes_has_no_accuracy(model, splits, accelerator):
@@ -207,9 +188,7 @@ def test_a_classifier_of_other_classes_has_no_accuracy(model, splits, accelerato
     assert len(metrics["class_perplexity"]["counts"]) == 5
 
 
-def test_images_without_labels_are_measured_by_a_classifier_that_is_given(
-    model, splits, classifier, accelerator
-):
+def test_images_without_labels_are_measured_by_a_classifier_that_is_given(model, splits, classifier, accelerator):
     bare = [DecodedImages(split.images) for split in splits]
     without = measure(model, bare, classifier, accelerator)
     assert set(without) == UNCONDITIONAL - {"classifier_accuracy"}
@@ -227,9 +206,7 @@ def test_the_model_is_left_in_the_mode_it_was_in(splits, classifier, accelerator
 # With labels
 
 
-def test_a_conditional_model_is_measured_with_and_without_labels(
-    conditional_model, splits, classifier, accelerator
-):
+def test_a_conditional_model_is_measured_with_and_without_labels(conditional_model, splits, classifier, accelerator):
     metrics = measure(conditional_model, splits, classifier, accelerator, guidance_scale=1.5)
     assert set(metrics) == CONDITIONAL
     assert "guidance_scale 1.5" in metrics["frechet_distance_with_labels"]["protocol"]
@@ -237,10 +214,7 @@ def test_a_conditional_model_is_measured_with_and_without_labels(
     rows = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:20]
     labels = splits[0].labels[rows]
     images = conditional_model.sample(
-        20,
-        class_labels=labels,
-        guidance_scale=1.5,
-        generator=torch.Generator().manual_seed(0),
+        20, class_labels=labels, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)
     )
     read = classifier.read(((images + 0.5).clamp(0, 1) * 255).round().byte())[1].argmax(1)
     agreement = (read == labels).float().mean().item()
@@ -342,10 +316,7 @@ def test_the_script_takes_a_classifier_that_is_named(model_folder, classifier, t
         *("--classifier", tmp_path / "reader"),
     )
     measured = json.loads(output.read_text())
-    assert (
-        "6 features, the input of the last layer of classifier reader"
-        in (measured["frechet_distance"]["protocol"])
-    )
+    assert "6 features, the input of the last layer of classifier reader" in (measured["frechet_distance"]["protocol"])
     assert str(tmp_path) not in output.read_text()
 
 
@@ -359,9 +330,7 @@ def write_images_without_labels(folder):
     return folder
 
 
-def test_the_script_says_what_it_leaves_out_without_labels(
-    model_folder, tmp_path, run_main, capsys
-):
+def test_the_script_says_what_it_leaves_out_without_labels(model_folder, tmp_path, run_main, capsys):
     data = write_images_without_labels(tmp_path / "data")
     output = tmp_path / "metrics.json"
     flags = ("--dataset_name", data, "--output_file", output, "--num_samples", 4)
@@ -382,9 +351,7 @@ def test_the_script_says_what_it_leaves_out_without_labels(
         (["--guidance_scale", "2"], "--guidance_scale 2 needs a class-conditional prior"),
     ],
 )
-def test_the_script_names_what_is_wrong_without_a_traceback(
-    model_folder, run_main, change, message
-):
+def test_the_script_names_what_is_wrong_without_a_traceback(model_folder, run_main, change, message):
     flags = ["--dataset_name", "digits", "--max_eval_samples", "5", "--max_train_samples", "5"]
     with pytest.raises(SystemExit) as exit_info:
         run_main(SCRIPT, model_folder, *flags, *change)

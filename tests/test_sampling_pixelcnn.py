@@ -134,9 +134,7 @@ def test_guided_codes_are_those_of_the_plain_loop(architecture, guidance_scale, 
     settings = {**settings, "guidance_scale": guidance_scale}
     expected = plain_loop(prior, noise_of(prior, 5), labels, **settings)
     for batch_size in (256, 2):
-        drawn = prior.sample(
-            class_labels=labels, generator=seeded(), batch_size=batch_size, **settings
-        )
+        drawn = prior.sample(class_labels=labels, generator=seeded(), batch_size=batch_size, **settings)
         assert torch.equal(drawn, expected)
 
 
@@ -219,19 +217,14 @@ def test_a_grid_depends_on_its_own_seed_alone(architecture):
     prior = make_prior(architecture, trained=True, num_classes=2)
     seeds, labels = [5, 0, 2**63 - 1, 7, 1234], [0, 1, 1, 0, 1]
     expected = torch.cat(
-        [
-            prior.sample(1, seeds=[seed], class_labels=label)
-            for seed, label in zip(seeds, labels, strict=True)
-        ]
+        [prior.sample(1, seeds=[seed], class_labels=label) for seed, label in zip(seeds, labels, strict=True)]
     )
     assert expected.unique(dim=0).shape == expected.shape
     for batch_size in (1, 2, 3, 256):
         drawn = prior.sample(seeds=seeds, class_labels=labels, batch_size=batch_size)
         assert torch.equal(drawn, expected)
     order = [3, 1, 4, 0, 2]
-    drawn = prior.sample(
-        seeds=torch.tensor(seeds)[order], class_labels=torch.tensor(labels)[order], batch_size=2
-    )
+    drawn = prior.sample(seeds=torch.tensor(seeds)[order], class_labels=torch.tensor(labels)[order], batch_size=2)
     assert torch.equal(drawn, expected[order])
     arrays = {"seeds": np.array(seeds, np.uint64), "class_labels": np.array(labels, np.uint8)}
     assert torch.equal(prior.sample(**arrays, batch_size=np.int64(2)), expected)
@@ -262,9 +255,7 @@ def test_a_generator_makes_the_same_codes_in_any_batches_and_moves_on():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_nothing(
-    architecture,
-):
+def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_nothing(architecture):
     prior = make_prior(architecture)
     greedy = prior.sample(5, temperature=0)
     assert torch.equal(greedy, greedy[:1].expand_as(greedy))
@@ -272,13 +263,7 @@ def test_filters_that_leave_one_code_are_greedy_and_those_that_leave_all_change_
     for settings in (*one_code, {"top_p": 1e-300}, {"temperature": 1e-300}):
         assert torch.equal(prior.sample(5, generator=seeded(), **settings), greedy)
     free = prior.sample(5, generator=seeded())
-    for settings in (
-        {"top_k": 7},
-        {"top_k": 10**20},
-        {"top_p": 1.0},
-        {"top_p": 1},
-        {"temperature": np.float32(1)},
-    ):
+    for settings in ({"top_k": 7}, {"top_k": 10**20}, {"top_p": 1.0}, {"top_p": 1}, {"temperature": np.float32(1)}):
         assert torch.equal(prior.sample(5, generator=seeded(), **settings), free)
 
 
@@ -316,13 +301,7 @@ def test_ties_at_the_threshold_are_all_kept():
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"temperature": 2.0},
-        {"top_k": 2},
-        {"top_p": 0.6},
-        {"top_k": 3, "temperature": 0.5, "top_p": 0.8},
-    ],
+    [{}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.6}, {"top_k": 3, "temperature": 0.5, "top_p": 0.8}],
 )
 def test_samples_have_the_distribution_of_the_model_and_its_filters(settings):
     prior = make_prior("gated", num_embeddings=4, grid_size=(1, 2))
@@ -346,8 +325,7 @@ def test_samples_have_the_distribution_of_the_model_and_its_filters(settings):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"guidance_scale": 1e6}, {"temperature": 1e300}, {"temperature": 5e-324, "top_p": 0.5}],
+    "settings", [{"guidance_scale": 1e6}, {"temperature": 1e300}, {"temperature": 5e-324, "top_p": 0.5}]
 )
 def test_extreme_settings_draw_codes(settings):
     prior = make_prior("gated", num_classes=2)
@@ -387,12 +365,7 @@ def test_guided_completion_is_the_plain_loop_with_known_codes(architecture):
     labels = torch.tensor([0, 1, 1, 0])
     expected = plain_loop(prior, noise_of(prior, 4), labels, (codes, mask), guidance_scale=2.0)
     drawn = prior.sample(
-        codes=codes,
-        mask=mask,
-        class_labels=labels,
-        guidance_scale=2.0,
-        generator=seeded(),
-        batch_size=3,
+        codes=codes, mask=mask, class_labels=labels, guidance_scale=2.0, generator=seeded(), batch_size=3
     )
     assert torch.equal(drawn, expected)
 
@@ -445,9 +418,7 @@ def test_many_grids_are_drawn_in_batches_with_a_bar(capsys):
 def offload(prior, where, folder):
     if where == "whole":
         offload_state_dict(folder, prior.state_dict())
-        return dispatch_model(
-            prior, {"": "disk"}, main_device="cpu", offload_dir=folder, force_hooks=True
-        )
+        return dispatch_model(prior, {"": "disk"}, main_device="cpu", offload_dir=folder, force_hooks=True)
     names = [name for name, _ in prior.named_children() if name != "blocks"]
     names += [f"blocks.{number}" for number in range(len(prior.blocks))]
     start = 0 if where == "mixed" else 1
@@ -489,12 +460,7 @@ def test_the_captured_graph_draws_what_the_plain_loop_does(architecture, num_cla
         for batch_size in (256, 2):
             extra = {} if known is None else {"codes": codes, "mask": mask}
             drawn = prior.sample(
-                5,
-                class_labels=labels,
-                generator=generator.manual_seed(0),
-                batch_size=batch_size,
-                **arguments,
-                **extra,
+                5, class_labels=labels, generator=generator.manual_seed(0), batch_size=batch_size, **arguments, **extra
             )
             assert torch.equal(drawn, expected)
     assert torch.equal(prior.sample(seeds=[3]).cpu(), prior.cpu().sample(seeds=[3]))
@@ -503,24 +469,16 @@ def test_the_captured_graph_draws_what_the_plain_loop_does(architecture, num_cla
 # Bad input
 
 RULES = {
-    "temperature": (
-        "must be at least 0 and finite",
-        [-1e-9, math.nan, math.inf, 10**400, "1", True],
-    ),
+    "temperature": ("must be at least 0 and finite", [-1e-9, math.nan, math.inf, 10**400, "1", True]),
     "top_k": ("must be an integer of at least 1", [0, 1.5, "3", True, math.nan]),
     "top_p": ("must be above 0 and at most 1", [0, -0.1, 1.5, math.nan, "0.9", True]),
-    "guidance_scale": (
-        r"must be from 0 to 1e\+06",
-        [-1.0, math.nan, 1e7, 10**400, "2", None, True],
-    ),
+    "guidance_scale": (r"must be from 0 to 1e\+06", [-1.0, math.nan, 1e7, 10**400, "2", None, True]),
     "num_grids": ("must be an integer of at least 1", [0, 2.0, "2", True, math.nan]),
     "batch_size": ("must be an integer of at least 1", [0, -3, 2.0, True]),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, (_, values) in RULES.items() for value in values]
-)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (_, values) in RULES.items() for value in values])
 def test_a_number_that_breaks_its_rule_is_refused(name, value):
     prior = make_prior(num_classes=2)
     with pytest.raises(ValueError, match=f"`{name}` {RULES[name][0]}.*got {reprlib.repr(value)}"):
@@ -530,13 +488,9 @@ def test_a_number_that_breaks_its_rule_is_refused(name, value):
 def test_labels_need_classes_and_guidance_needs_labels():
     with pytest.raises(ValueError, match=r"`class_labels` were given to a prior without classes"):
         make_prior().sample(1, class_labels=[0])
-    with pytest.raises(
-        ValueError, match=r"`guidance_scale` other than 1 needs a prior with classes"
-    ):
+    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs a prior with classes"):
         make_prior().sample(1, guidance_scale=2.0)
-    with pytest.raises(
-        ValueError, match=r"`guidance_scale` other than 1 needs .*and `class_labels`"
-    ):
+    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs .*and `class_labels`"):
         make_prior(num_classes=2).sample(1, guidance_scale=0.0)
 
 
@@ -555,11 +509,7 @@ def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
         (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
         (torch.tensor([3, -1]), ValueError, r"`class_labels` must be in .*got -1"),
         ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean `three`\?\)"),
-        (
-            ["one", "xyz"],
-            ValueError,
-            r"`class_labels` has no label 'xyz'; there are: \['zero', 'one',",
-        ),
+        (["one", "xyz"], ValueError, r"`class_labels` has no label 'xyz'; there are: \['zero', 'one',"),
         (["one", 1.5], TypeError, r"`class_labels` must be numbers or names of classes, got 1.5"),
         ({"one": 1}, TypeError, r"`class_labels` must be numbers or names .*got \{'one': 1\}"),
         (torch.zeros(2), TypeError, r"`class_labels` must be numbers or names .*got 0.0"),
@@ -594,22 +544,14 @@ CODES, MASK = torch.zeros(4, 5).long(), torch.ones(4, 5).bool()
             r"`mask` must have one entry for each of the 2 of `codes`, got 3",
         ),
         ({"codes": CODES.float(), "mask": MASK}, TypeError, "`codes` must be .*integers.*float32"),
-        (
-            {"codes": CODES.tolist(), "mask": MASK},
-            TypeError,
-            "`codes` must be .*integers, got list",
-        ),
+        ({"codes": CODES.tolist(), "mask": MASK}, TypeError, "`codes` must be .*integers, got list"),
         ({"codes": CODES + 7, "mask": MASK}, ValueError, r"`codes` must be in \[0, 7\).*got 7"),
         (
             {"num_grids": 3, "codes": CODES.expand(2, 4, 5), "mask": MASK},
             ValueError,
             "`codes` must have one entry for each of the 3 of `num_grids`, got 2",
         ),
-        (
-            {"codes": CODES[None][:0], "mask": MASK},
-            ValueError,
-            "`codes` must have at least one entry",
-        ),
+        ({"codes": CODES[None][:0], "mask": MASK}, ValueError, "`codes` must have at least one entry"),
     ],
 )
 def test_known_codes_that_do_not_fit_are_refused(arguments, error, message):

@@ -84,8 +84,7 @@ def make(folder, cache, num_workers=0, seed=0):
 
 def test_an_epoch_has_every_row_at_most_once_in_an_order_of_its_own(folder, tmp_path):
     epochs = [
-        batches_of(*make(folder, tmp_path, seed=seed), epoch=epoch)
-        for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
+        batches_of(*make(folder, tmp_path, seed=seed), epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
     ]
     for epoch in epochs:
         rows = list(itertools.chain(*epoch))
@@ -112,9 +111,7 @@ def test_an_epoch_goes_on_at_any_batch_without_decoding_those_before(folder, tmp
     decoded = []
     decode = RowDecoder.decode
     monkeypatch.setattr(
-        RowDecoder,
-        "decode",
-        lambda self, row, number: decoded.append(row["label"]) or decode(self, row, number),
+        RowDecoder, "decode", lambda self, row, number: decoded.append(row["label"]) or decode(self, row, number)
     )
     for start in range(5):
         decoded.clear()
@@ -136,10 +133,7 @@ def test_a_stream_of_fewer_rows_than_it_is_said_to_have_is_named(folder, tmp_pat
     arguments = TrainingArguments(train_batch_size=12, gradient_accumulation_steps=2)
     loader, order = make_loader(open_stream(folder, tmp_path), 5, arguments, workers)
     # Whole batches, in two parts each, and no part of another; where there are none, an error.
-    assert [[len(part) for part in batches_of(loader, order, batch=batch)] for batch in (0, 3)] == [
-        [6] * 8,
-        [6] * 2,
-    ]
+    assert [[len(part) for part in batches_of(loader, order, batch=batch)] for batch in (0, 3)] == [[6] * 8, [6] * 2]
     with pytest.raises(ValueError, match=r"ended after 4 of 5 batches: .*--max_train_samples"):
         batches_of(loader, order, batch=4)
 
@@ -160,9 +154,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(
-    scripts, folder, tmp_path, workers
-):
+def test_a_bad_row_that_a_worker_finds_is_one_clear_line_at_once(scripts, folder, tmp_path, workers):
     (tmp_path / "bad_row.py").write_text(BAD_ROW)
     flags = ["--dataset_name", folder, "--streaming", "--dataloader_num_workers", workers]
     flags += ["--image_size", "4", "--hidden_sizes", "4", "--num_embeddings", "8"]
@@ -268,9 +260,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
         # Files of the same size, of which 10 are read at a time.
         shards = count // 400
         folder = write_parquet(tmp_path / "data" / str(count), count, 32, shards, noise=True)
-        peaks.append(
-            highest_memory(tmp_path / "run.py", folder, tmp_path / f"run-{count}", timeout=280)
-        )
+        peaks.append(highest_memory(tmp_path / "run.py", folder, tmp_path / f"run-{count}", timeout=280))
     # 16,000 images more take 51 MB as files and 197 MB decoded, their codes 33 MB as the model gives them. What is left
     # of the memory differs by 15 MB from run to run.
     assert SHUFFLED_ROWS < 4_000

@@ -17,17 +17,7 @@ from datasets import load_from_disk
 from transformers import AutoModel
 
 import hf_vqvae  # noqa: F401  (its classes are those of AutoModel)
-from support.runs import (
-    DATA,
-    KILL,
-    LATEST,
-    MODEL,
-    STEPS,
-    TINY,
-    TRAIN,
-    assert_refused,
-    assert_same_run,
-)
+from support.runs import DATA, KILL, LATEST, MODEL, STEPS, TINY, TRAIN, assert_refused, assert_same_run
 from support.scripts import ScriptServer
 
 # Everything that a run can have: dead codes replaced, labels, dropout, averaged weights, and measured samples.
@@ -76,10 +66,7 @@ def assert_whole_or_absent(folder):
             AutoModel.from_pretrained(partial / name)
     for name in ("train", "eval"):
         if (partial / "codes" / name).exists():
-            assert (
-                len(load_from_disk(str(partial / "codes" / name)))
-                == {"train": 70, "eval": 32}[name]
-            )
+            assert len(load_from_disk(str(partial / "codes" / name))) == {"train": 70, "eval": 32}[name]
 
 
 def assert_ends_the_same(folder, whole):
@@ -100,10 +87,7 @@ PLACES = [
     ("{run}.partial/arguments.json", 1),
     ("{run}.partial/checkpoints", 2),  # as the first checkpoint begins
     ("{run}.partial/checkpoints/.writing-vqvae-6/optimizer", 1),
-    (
-        "{run}.partial/checkpoints/.writing-vqvae-6/state.json",
-        2,
-    ),  # its record is written, not renamed
+    ("{run}.partial/checkpoints/.writing-vqvae-6/state.json", 2),  # its record is written, not renamed
     ("{run}.partial/checkpoints/vqvae-3", 1),  # as the oldest is removed
     ("{run}.partial/history.json", 1),  # trained, and nothing of it saved
     ("{run}.partial/vqvae.writing", 2),  # in the middle of the model
@@ -307,9 +291,7 @@ def test_a_run_that_diverges_after_a_change_keeps_what_it_went_on_from(scripts, 
         ([], {"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, []),
     ],
 )
-def test_a_prior_goes_on_with_an_average_begun_or_left_compiled(
-    scripts, tmp_path, first, environment, change
-):
+def test_a_prior_goes_on_with_an_average_begun_or_left_compiled(scripts, tmp_path, first, environment, change):
     words = [TRAIN, *TINY, *first, "--output_dir", tmp_path / "run"]
     # Of 8 steps of each stage.
     done = scripts.run(*words, environment=environment, signals=[(11, signal.SIGTERM)])
@@ -384,9 +366,7 @@ def test_a_full_disk_is_a_clear_error_at_every_point_and_loses_nothing(small_dis
             assert_whole_or_absent(run)
         room += 16
     lines = [done.stderr.strip().splitlines()[-1] for done in ended[:-1]]
-    places = {
-        re.sub(r".*?(\w[\w.-]*)['.:]* .*", r"\1", line.split("run.partial")[-1]) for line in lines
-    }
+    places = {re.sub(r".*?(\w[\w.-]*)['.:]* .*", r"\1", line.split("run.partial")[-1]) for line in lines}
     assert len(places) >= 5, "\n".join(lines)
     assert len(ended) > 20
     filler.unlink()

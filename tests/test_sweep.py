@@ -52,13 +52,7 @@ def sweep(scripts, tmp_path_factory):
 
 def test_a_sweep_leaves_a_run_for_each_point_and_one_table_and_figure(sweep):
     folder, _ = sweep
-    assert {path.name for path in folder.iterdir()} == {
-        "4x2",
-        "8x2",
-        "results.json",
-        "results.md",
-        "sweep.png",
-    }
+    assert {path.name for path in folder.iterdir()} == {"4x2", "8x2", "results.json", "results.md", "sweep.png"}
     for size in (4, 8):
         run = folder / f"{size}x2"
         config = VQVAEModel.from_pretrained(run).config
@@ -114,9 +108,7 @@ def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_pat
 
 def test_flags_that_all_points_share_have_the_defaults_of_train():
     sweep, train = SweepArguments(), TrainingArguments()
-    assert {name: getattr(sweep, name) for name in SHARED} == {
-        name: getattr(train, name) for name in SHARED
-    }
+    assert {name: getattr(sweep, name) for name in SHARED} == {name: getattr(train, name) for name in SHARED}
     assert len(sweep.num_embeddings) * len(sweep.embedding_dim) > 1 and sweep.num_train_epochs == 3
 
 
@@ -256,9 +248,7 @@ def test_overwriting_discards_the_points_of_before(sweep, tmp_path, run_main, ca
     assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
 
 
-def test_points_are_kept_when_only_the_revision_of_their_data_differs(
-    sweep, tmp_path, run_main, capsys
-):
+def test_points_are_kept_when_only_the_revision_of_their_data_differs(sweep, tmp_path, run_main, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
     for point in ("4x2", "8x2"):

@@ -43,9 +43,7 @@ from support.scripts import ROOT
 def digest(folder):
     """Content and time of every file in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        (str(f), f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files
-    ]
+    return [(str(f), f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files]
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +95,7 @@ def test_the_history_has_a_row_for_each_epoch_and_the_metrics_are_those_of_its_e
         assert [(row["epoch"], row["step"]) for row in history[stage]] == [(1, 4), (2, 8)]
         assert all(math.isfinite(value) for row in history[stage] for value in row.values())
     last = history["vqvae"][-1]
-    assert metrics["reconstruction_mse"]["value"] == pytest.approx(
-        last["eval_reconstruction_mse"], rel=1e-5
-    )
+    assert metrics["reconstruction_mse"]["value"] == pytest.approx(last["eval_reconstruction_mse"], rel=1e-5)
     assert metrics["nll"]["value"] == pytest.approx(history["prior"][-1]["eval_loss"], rel=1e-5)
     assert metrics["nll"]["count"] == 32
     assert 1 <= last["perplexity"] <= last["codes_used"] <= 8
@@ -205,9 +201,7 @@ def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, ref
     assert not torch.equal(trained.quantizer.codebook, source.quantizer.codebook)
 
 
-def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(
-    scripts, reference, outputs
-):
+def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(scripts, reference, outputs):
     folder, vqvae = outputs / "in-parts", outputs / "vqvae"
     VQVAEModel.from_pretrained(reference).save_pretrained(vqvae)
     flags = ["--vqvae_name_or_path", vqvae, "--gradient_accumulation_steps", "2"]
@@ -294,9 +288,7 @@ def test_a_finished_run_has_nothing_to_resume(scripts, reference):
     assert digest(reference) == before
 
 
-def test_a_finished_run_of_other_flags_is_not_taken_for_the_one_to_resume(
-    scripts, autoencoder, outputs
-):
+def test_a_finished_run_of_other_flags_is_not_taken_for_the_one_to_resume(scripts, autoencoder, outputs):
     folder = outputs / "other-flags"
     shutil.copytree(autoencoder, folder)
     before = digest(folder)
@@ -364,9 +356,7 @@ def stopped(scripts, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(
-    scripts, stopped, reference
-):
+def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(scripts, stopped, reference):
     folder = stopped.with_name("run.partial")
     checkpoint = folder / "checkpoints" / "vqvae-3"
     before = digest(folder)
@@ -511,9 +501,7 @@ def test_two_processes_stop_at_the_same_step_and_go_on_to_the_same_run(scripts, 
     flags = [*TINY, "--output_dir", folder]
     stopped = scripts.run_together(TRAIN, *flags, signals=[(2, TERM)])
     assert [done.returncode for done in stopped] == [128 + TERM] * 2
-    assert (
-        "saved" in stopped[0].stderr and "accelerate launch --num_processes 2" in stopped[0].stderr
-    )
+    assert "saved" in stopped[0].stderr and "accelerate launch --num_processes 2" in stopped[0].stderr
     assert "vqvae-2" in stopped[0].stderr
     assert "Go on" not in stopped[1].stderr
     alone = scripts.run(TRAIN, *flags, *LATEST)
@@ -540,14 +528,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(scripts, tmp_path):
 
 def test_a_stream_trains_resumes_and_is_shared_by_processes(scripts, outputs):
     # 74 rows are 4 batches and, in parts of 8, one part more, which must not make a step of its own.
-    flags = [
-        *TINY,
-        "--max_train_samples",
-        "74",
-        "--streaming",
-        "--gradient_accumulation_steps",
-        "2",
-    ]
+    flags = [*TINY, "--max_train_samples", "74", "--streaming", "--gradient_accumulation_steps", "2"]
     whole, resumed, two = (outputs / f"stream-{name}" for name in ("whole", "resumed", "two"))
     done = scripts.run(TRAIN, *flags, "--output_dir", whole)
     assert done.returncode == 0, done.stderr
@@ -581,9 +562,7 @@ def image_folder(outputs):
     return folder
 
 
-def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(
-    scripts, image_folder, outputs
-):
+def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts, image_folder, outputs):
     folder = outputs / "colour"
     flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3"]
     flags += ["--mixed_precision", "bf16", "--max_grad_norm", "0.5", "--train_batch_size", "8"]
@@ -596,9 +575,7 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(
     run = read(folder, "run")
     assert run["mixed_precision"] == "bf16"
     assert run["dataset"]["label_names"] == ["cats", "dogs"]
-    assert all(
-        math.isfinite(row["loss"]) for rows in read(folder, "history").values() for row in rows
-    )
+    assert all(math.isfinite(row["loss"]) for rows in read(folder, "history").values() for row in rows)
 
 
 # Bad input
@@ -687,10 +664,7 @@ def hub(image_folder):
     with HubServer() as server:
         server.add_token("hf_write", user="me")
         server.add_token("hf_read", role="read")
-        files = {
-            path.relative_to(image_folder).as_posix(): path.read_bytes()
-            for path in image_folder.rglob("*.png")
-        }
+        files = {path.relative_to(image_folder).as_posix(): path.read_bytes() for path in image_folder.rglob("*.png")}
         server.add_repo("me/pictures", files, kind="dataset")
         yield server
 

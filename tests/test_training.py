@@ -11,13 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vqvae import (
-    PixelCNNConfig,
-    PixelCNNModel,
-    VQVAEConfig,
-    VQVAEImageProcessorPil,
-    VQVAEModel,
-)
+from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEImageProcessorPil, VQVAEModel
 from hf_vqvae.arguments import RunArguments, TrainingArguments, VQVAEArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
@@ -45,9 +39,7 @@ def make_run(arguments, accelerator, folder):
     seed=st.integers(0, 5),
     start=st.integers(0, 6),
 )
-def test_an_epoch_resumed_at_a_batch_gives_the_rest_of_the_whole_epoch(
-    batch_size, batches, rest, seed, start
-):
+def test_an_epoch_resumed_at_a_batch_gives_the_rest_of_the_whole_epoch(batch_size, batches, rest, seed, start):
     rows = batch_size * batches + min(rest, batch_size - 1)
     sampler = EpochShuffle(rows, batch_size, seed)
     whole = list(sampler)
@@ -167,12 +159,8 @@ def wait_for(job, printed):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    "first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT"), ("HUP", "USR1")]
-)
-def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(
-    deaf, first, second
-):
+@pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT"), ("HUP", "USR1")])
+def test_the_first_signal_is_noted_and_a_later_one_ends_even_a_process_that_waits(deaf, first, second):
     first, second = (getattr(signal, f"SIG{name}") for name in (first, second))
     process = deaf("deaf")
     process.send(first)
@@ -210,9 +198,7 @@ def test_the_recorded_learning_rate_is_that_of_the_step(accelerator, tmp_path, s
     images = DecodedImages(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte())
     model = VQVAEModel(VQVAEConfig(image_size=8, hidden_sizes=(4, 8), num_embeddings=8))
     used = []
-    stage = Stage(
-        "vqvae", 2, 0.01, {"pixel_values": "pixel_values"}, lambda output, batch: {}, dict, 8
-    )
+    stage = Stage("vqvae", 2, 0.01, {"pixel_values": "pixel_values"}, lambda output, batch: {}, dict, 8)
     trainer = StageTrainer(model, stage, images, 10, make_run(arguments, accelerator, tmp_path))
     group = trainer.optimizer.param_groups[0]
     trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: used.append(group["lr"]))
@@ -291,10 +277,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
             {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
             "accelerate launch --mixed_precision bf16 --dynamo_backend inductor train.py --seed 1",
         ),
-        (
-            {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"},
-            "python train.py --seed 1",
-        ),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}, "python train.py --seed 1"),
         (
             {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
             "accelerate launch [on each machine, as before] train.py --seed 1",

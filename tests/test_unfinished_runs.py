@@ -61,9 +61,7 @@ def test_an_unfinished_run_is_resumed_to_the_same_bits(scripts, whole, tmp_path,
     files = {"model.safetensors", "metrics.json", "history.json", "README.md"}
     assert files <= {path.name for path in folder.iterdir()}
     if torch.backends.cpu.get_cpu_capability() != made["cpu_capability"]:
-        pytest.skip(
-            "Other instructions of the CPU: the steps before the interruption had other bits."
-        )
+        pytest.skip("Other instructions of the CPU: the steps before the interruption had other bits.")
     weights, expected = (load_file(run / "model.safetensors") for run in (folder, whole))
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)

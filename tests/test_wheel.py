@@ -87,15 +87,8 @@ def test_the_wheel_says_what_the_package_needs_and_what_is_extra(wheel):
         about = f"hf_vqvae-{hf_vqvae.__version__}.dist-info/METADATA"
         head, _, description = archive.read(about).decode().partition("\n\n")
     needed = [line for line in head.splitlines() if line.startswith("Requires-Dist: ")]
-    bare = {
-        line.split()[1].split(">")[0].split("<")[0] for line in needed if "extra ==" not in line
-    }
-    assert {name.replace("-", "_") for name in bare} == {
-        "torch",
-        "transformers",
-        "huggingface_hub",
-        "pillow",
-    }
+    bare = {line.split()[1].split(">")[0].split("<")[0] for line in needed if "extra ==" not in line}
+    assert {name.replace("-", "_") for name in bare} == {"torch", "transformers", "huggingface_hub", "pillow"}
     extras = {line.split(": ")[1] for line in head.splitlines() if "Provides-Extra" in line}
     assert {"train", "plot", "demo", "dev"} <= extras
     assert description.strip() == (ROOT / "README.md").read_text("utf-8").strip()

@@ -80,9 +80,7 @@ class DataArguments:
 class TrainingArguments:
     """Training of the two stages; the defaults are the recipe of the README's results."""
 
-    output_dir: str = flag(
-        "outputs/vqvae", "Folder of the finished run; before, it is `<output_dir>.partial`.", "run"
-    )
+    output_dir: str = flag("outputs/vqvae", "Folder of the finished run; before, it is `<output_dir>.partial`.", "run")
     overwrite_output_dir: bool = flag(False, "Replace a finished or unfinished run.", "run")
     resume_from_checkpoint: str | None = flag(
         None, "Checkpoint to resume from: `latest`, or a checkpoint folder of this run.", "run"
@@ -93,17 +91,12 @@ class TrainingArguments:
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"
     )
-    train_vqvae: bool = flag(
-        False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model"
-    )
+    train_vqvae: bool = flag(False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model")
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
     prior_num_train_epochs: int = flag(12, "Epochs of the prior.", "prior", at_least=1)
     train_batch_size: int = flag(
-        128,
-        "Images per optimizer step, over all processes and accumulation steps.",
-        "stages",
-        at_least=1,
+        128, "Images per optimizer step, over all processes and accumulation steps.", "stages", at_least=1
     )
     eval_batch_size: int = flag(256, "Images per evaluation batch of a process.", "run", at_least=1)
     gradient_accumulation_steps: int = flag(
@@ -130,14 +123,9 @@ class TrainingArguments:
     )
     class_conditional: bool = flag(True, "Condition the prior on the labels, if any.", "model")
     lr_scheduler_type: str = flag(
-        "cosine",
-        "Schedule of both stages, a name of transformers' get_scheduler.",
-        "stages",
-        choices=SCHEDULES,
+        "cosine", "Schedule of both stages, a name of transformers' get_scheduler.", "stages", choices=SCHEDULES
     )
-    warmup_steps: int = flag(
-        200, "Steps of linear warm-up, at most a tenth of a stage's steps.", "stages", at_least=0
-    )
+    warmup_steps: int = flag(200, "Steps of linear warm-up, at most a tenth of a stage's steps.", "stages", at_least=0)
     max_grad_norm: float | None = flag(
         None, "Norm to clip the gradient to (default: none; 1 for the prior).", "stages", above=0
     )
@@ -155,16 +143,12 @@ class TrainingArguments:
     num_eval_samples: int = flag(
         1000, "Samples for the Fréchet distance to the evaluation split; 0 skips it.", "evaluation"
     )
-    log_with: list[str] = flag(
-        [], "Trackers to log to.", "run", choices=["tensorboard", "wandb", "trackio"]
-    )
+    log_with: list[str] = flag([], "Trackers to log to.", "run", choices=["tensorboard", "wandb", "trackio"])
 
     def __post_init__(self):
         check_bounds(self)
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
-            raise ValueError(
-                f"--num_eval_samples must be 0 or at least 2, got {self.num_eval_samples}."
-            )
+            raise ValueError(f"--num_eval_samples must be 0 or at least 2, got {self.num_eval_samples}.")
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"--train_batch_size ({self.train_batch_size}) must be a multiple of "
@@ -238,12 +222,7 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
 VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", data_variance=None)
 # Codes and grid are the VQ-VAE's, classes the dataset's; gated is what measures best.
 PriorArguments = config_arguments(
-    PixelCNNConfig,
-    "PriorArguments",
-    num_embeddings=...,
-    grid_size=...,
-    num_classes=...,
-    architecture="gated",
+    PixelCNNConfig, "PriorArguments", num_embeddings=..., grid_size=..., num_classes=..., architecture="gated"
 )
 
 
@@ -278,13 +257,9 @@ class RunArguments:
 class DrawArguments:
     """How to sample codes from the prior."""
 
-    temperature: float = flag(
-        1.0, "Below 1 less varied, above 1 more varied; 0 takes the likeliest.", at_least=0
-    )
+    temperature: float = flag(1.0, "Below 1 less varied, above 1 more varied; 0 takes the likeliest.", at_least=0)
     top_k: int | None = flag(None, "Sample from the K likeliest codes (default: all).", at_least=1)
-    top_p: float | None = flag(
-        None, "Nucleus sampling: probability to keep (default: all).", above=0, at_most=1
-    )
+    top_p: float | None = flag(None, "Nucleus sampling: probability to keep (default: all).", above=0, at_most=1)
     guidance_scale: float = flag(
         1.0, "Classifier-free guidance: 1 none, above more typical.", at_least=0, at_most=1_000_000
     )

@@ -4,12 +4,7 @@ import difflib
 import os
 import re
 import sys
-from argparse import (
-    Action,
-    ArgumentDefaultsHelpFormatter,
-    Namespace,
-    RawDescriptionHelpFormatter,
-)
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,9 +43,7 @@ class ScriptArgumentParser(HfArgumentParser):
 
     def add_argument(self, *names: str, **options: Any) -> Action:
         # HfArgumentParser passes on all metadata of a field.
-        return super().add_argument(
-            *names, **{name: value for name, value in options.items() if name not in FACTS}
-        )
+        return super().add_argument(*names, **{name: value for name, value in options.items() if name not in FACTS})
 
     def error(self, message: str) -> NoReturn:
         # Without the usage, which is longer than a screen.
@@ -106,9 +99,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         if package == "hf_vqvae":
             raise
         extras = "[train,plot,demo]"
-        sys.exit(
-            f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'."
-        )
+        sys.exit(f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'.")
     except UnicodeEncodeError as error:  # a file's name, where the locale is not UTF-8
         sys.exit(f"Error: {error.encoding} cannot write {error.object!r}: set PYTHONUTF8=1.")
     except (ValueError, OSError, FloatingPointError, *errors) as error:
@@ -163,9 +154,7 @@ def flags_of_file(path: str) -> list[str]:
         if value is None or value == []:
             continue
         # With `=`, a value may begin with a dash.
-        words += (
-            [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-        )
+        words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     return words
 
 

@@ -162,9 +162,7 @@ def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path
     places = gather_object([(here, record.exists())])
     if accelerator.is_main_process:
         record.unlink()
-    blind = [
-        f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees
-    ]
+    blind = [f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees]
     if blind:
         raise ValueError(
             f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in "

@@ -23,8 +23,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}): restore that file, or start again with "
-            "--overwrite_output_dir."
+            f"{path} is damaged ({error}): restore that file, or start again with --overwrite_output_dir."
         ) from error
 
 
@@ -107,6 +106,4 @@ def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(folder).free / 2**20
-        raise OSError(
-            f"cannot write {path}: {reason}. {free:,.0f} MiB are free there. {kept}".rstrip()
-        ) from error
+        raise OSError(f"cannot write {path}: {reason}. {free:,.0f} MiB are free there. {kept}".rstrip()) from error

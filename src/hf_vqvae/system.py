@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Signals that ask a process to stop. Of a closed terminal and of SLURM are the last two, which Windows lacks.
-STOP_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-    if hasattr(signal, name)
-]
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 # Errors of calls that a file system does not have, as many a network share.
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 

@@ -31,9 +31,7 @@ import yaml
 from support.xet import XET_ROUTES, XetRoutes
 
 LARGE_FILE_SUFFIXES = (".safetensors", ".bin", ".parquet", ".arrow", ".npz", ".gz", ".zip")
-GIT_ATTRIBUTES = "".join(
-    f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILE_SUFFIXES
-).encode()
+GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILE_SUFFIXES).encode()
 ANY_REPO = r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)"
 
 
@@ -80,18 +78,10 @@ class Repo:
         return self.commits.get(self.refs.get(revision, revision))
 
     def add_commit(
-        self,
-        revision: str,
-        files: dict[str, Blob],
-        title: str,
-        message: str,
-        author: str,
-        parent: str | None,
+        self, revision: str, files: dict[str, Blob], title: str, message: str, author: str, parent: str | None
     ) -> Commit:
         seed = f"{self.name} {len(self.commits)} {parent} {title} {sorted(files.items())}"
-        commit = Commit(
-            hashlib.sha1(seed.encode()).hexdigest(), parent, title, message, author, files
-        )
+        commit = Commit(hashlib.sha1(seed.encode()).hexdigest(), parent, title, message, author, files)
         self.commits[commit.oid] = commit
         self.refs[revision] = commit.oid
         return commit
@@ -116,9 +106,7 @@ class Account:
 
     def can_write(self, namespace: str, repo: str | None = None) -> bool:
         if self.role == "fineGrained":
-            return any(
-                name in (namespace, repo) and "repo.write" in rights for name, rights in self.scopes
-            )
+            return any(name in (namespace, repo) and "repo.write" in rights for name, rights in self.scopes)
         return self.role == "write" and namespace in (self.user, *self.organizations)
 
 
@@ -153,9 +141,7 @@ class HubServer:
         self.tokens: dict[str, Account] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large_files: dict[str, bytes] = {}
-        self.part_size: int | None = (
-            None  # larger files are to be uploaded in parts of so many bytes
-        )
+        self.part_size: int | None = None  # larger files are to be uploaded in parts of so many bytes
         self.parts: dict[tuple[str, int], bytes] = {}
         self.xorbs_sent: dict[str, bytes] = {}
         self.xorbs: dict[str, bytes] = {}
@@ -221,18 +207,12 @@ class HubServer:
         - "slow": all goes well, `seconds` later; the client may be gone by then.
         """
         methods = tuple(method.split("|"))
-        failure = Failure(
-            methods, re.compile(path), status, times, after, seconds, content, headers
-        )
+        failure = Failure(methods, re.compile(path), status, times, after, seconds, content, headers)
         self.failures.append(failure)
         return failure
 
     def add_repo(
-        self,
-        name: str,
-        files: dict[str, bytes] | None = None,
-        kind: str = "model",
-        private: bool = False,
+        self, name: str, files: dict[str, bytes] | None = None, kind: str = "model", private: bool = False
     ) -> Repo:
         """Create a repository with the initial commit of the Hub and maybe one with `files`."""
         with self.lock:
@@ -244,9 +224,7 @@ class HubServer:
                 repo.add_commit("main", attributes | blobs, "Add files", "", "system", first.oid)
         return repo
 
-    def add_commit(
-        self, name: str, title: str = "By somebody else", revision: str = "main"
-    ) -> Commit:
+    def add_commit(self, name: str, title: str = "By somebody else", revision: str = "main") -> Commit:
         """A commit to a branch of a model that changes one file, as another person's push would."""
         with self.lock:
             repo = self.repos["model", name]
@@ -257,9 +235,7 @@ class HubServer:
     def repo(self, name: str, kind: str = "model") -> Repo:
         return self.repos[kind, name]
 
-    def environment(
-        self, home: str | Path, token: str | None = None, xet: bool = False
-    ) -> dict[str, str]:
+    def environment(self, home: str | Path, token: str | None = None, xet: bool = False) -> dict[str, str]:
         """The variables a client process needs, without any token or cache of this machine."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         kept.pop("HUGGING_FACE_HUB_TOKEN", None)
@@ -522,9 +498,7 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
                     for name, rights in account.scopes
                 ],
             }
-        organizations = [
-            {"type": "org", "name": name, "roleInOrg": "write"} for name in account.organizations
-        ]
+        organizations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in account.organizations]
         auth = {"type": "access_token", "accessToken": token}
         return 200, {"type": "user", "name": account.user, "orgs": organizations, "auth": auth}, {}
 
@@ -661,19 +635,14 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
         return 200, entries, {}
 
     def resolve(self, account: Account | None, kind: str, repo: str, revision: str, path: str):
-        commit = self._find_commit(
-            self._find_repo(account, "dataset" if kind else "model", repo), revision
-        )
+        commit = self._find_commit(self._find_repo(account, "dataset" if kind else "model", repo), revision)
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if path not in commit.files:
             raise Refusal(404, "Entry not found", "EntryNotFound", **headers)
         blob = commit.files[path]
         headers["ETag"] = f'"{blob.etag}"'
         if blob.sha256:
-            headers |= {
-                "X-Linked-Size": str(len(blob.content)),
-                "X-Linked-Etag": f'"{blob.etag}"',
-            }
+            headers |= {"X-Linked-Size": str(len(blob.content)), "X-Linked-Etag": f'"{blob.etag}"'}
         return 200, blob.content, headers
 
     # Writing files
@@ -810,18 +779,10 @@ ROUTES = [
     ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
     ("POST", ANY_REPO + r"/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     ("POST", ANY_REPO + r"/commit/(?P<revision>[^/]+)", _Handler.commit),
-    (
-        "POST",
-        r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
-        _Handler.lfs_batch,
-    ),
+    ("POST", r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/large-files/(?P<sha256>\w+)", _Handler.lfs_put),
     ("PUT", r"/large-files/(?P<sha256>\w+)/part/(?P<number>\d+)", _Handler.lfs_put_part),
     ("POST", r"/large-files/(?P<sha256>\w+)/complete", _Handler.lfs_complete),
     ("POST", r"/large-files/(?P<sha256>\w+)/verify", _Handler.lfs_verify),
-    (
-        "GET",
-        r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
-        _Handler.resolve,
-    ),
+    ("GET", r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]

@@ -76,9 +76,7 @@ class ScriptServer:
         self.process.stdin.close()
         self.process.wait()
 
-    def start(
-        self, script, *arguments, folder=None, signals=(), environment=None, dies_at=None
-    ) -> "Job":
+    def start(self, script, *arguments, folder=None, signals=(), environment=None, dies_at=None) -> "Job":
         """Start a script.
 
         Args:
@@ -91,10 +89,7 @@ class ScriptServer:
                 beside `folder`, for the `number`-th time.
         """
         output = Path(tempfile.mkdtemp(dir=self.home))
-        for name in (
-            "stdout",
-            "stderr",
-        ):  # the process may be killed, or read, before it opens them
+        for name in ("stdout", "stderr"):  # the process may be killed, or read, before it opens them
             (output / name).touch()
         job = {"words": [str(ROOT / script), *map(str, arguments)], "output": str(output)}
         job |= {"folder": str(folder or output), "environment": environment or {}}

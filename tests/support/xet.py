@@ -65,9 +65,7 @@ class XetRoutes:
     def xet_grant(self, account, xorb: str):
         if xorb in self.hub.xorbs:
             return 200, {}, {}
-        url = (
-            f"{self.hub.url}/xet-storage/{xorb}?signature={self._token()}"  # to be kept secret too
-        )
+        url = f"{self.hub.url}/xet-storage/{xorb}?signature={self._token()}"  # to be kept secret too
         return 201, {"id": "1", "method": "PUT", "url": url, "headers": {}}, {}
 
     def xet_put(self, account, xorb: str):
@@ -102,10 +100,6 @@ XET_ROUTES = [
     ("POST", r"/xet/v1/xorb-grants/default/(?P<xorb>\w+)", XetRoutes.xet_grant),
     ("PUT", r"/xet-storage/(?P<xorb>\w+)", XetRoutes.xet_put),
     ("POST", r"/xet/v1/xorb-commits/default/(?P<xorb>\w+)/grant/1", XetRoutes.xet_commit),
-    (
-        "POST",
-        r"/xet/v1/xorbs/default/(?P<xorb>\w+)",
-        XetRoutes.xet_xorb,
-    ),  # where grants are unknown
+    ("POST", r"/xet/v1/xorbs/default/(?P<xorb>\w+)", XetRoutes.xet_xorb),  # where grants are unknown
     ("POST", r"/xet/(?P<version>v1|v2)/shards", XetRoutes.xet_shard),
 ]

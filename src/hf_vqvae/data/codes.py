@@ -97,21 +97,14 @@ def encode_split(
         batches = _batches(images, arguments.eval_batch_size)
         path.parent.mkdir(exist_ok=True)
         _write(
-            (
-                _encode(vqvae, batch)
-                for batch in progress_bar(batches, f"encode {name}", leave=False)
-            ),
-            path,
-            features,
+            (_encode(vqvae, batch) for batch in progress_bar(batches, f"encode {name}", leave=False)), path, features
         )
 
     run_on_main_process(accelerator, encode)
     return CodesDataset.load(path)
 
 
-def _batches(
-    images: DecodedImages | StreamedImages, batch_size: int
-) -> Iterable[dict[str, Tensor]]:
+def _batches(images: DecodedImages | StreamedImages, batch_size: int) -> Iterable[dict[str, Tensor]]:
     if isinstance(images, StreamedImages):
         # Its own generator: the global one must be the same afterwards whether or not the codes existed.
         return DataLoader(images, batch_size=batch_size, generator=torch.Generator())
@@ -124,9 +117,7 @@ def _encode(vqvae: VQVAEModel, batch: dict[str, Tensor]) -> dict[str, np.ndarray
     return columns | ({"label": batch["labels"].numpy()} if "labels" in batch else {})
 
 
-def _write(
-    batches: Iterable[dict[str, np.ndarray]], folder: Path, features: datasets.Features
-) -> None:
+def _write(batches: Iterable[dict[str, np.ndarray]], folder: Path, features: datasets.Features) -> None:
     """Write a `datasets` dataset batch by batch, atomically."""
     rows = folder.with_name(f"{folder.name}.arrow.writing")
     writing = folder.with_name(f"{folder.name}.writing")

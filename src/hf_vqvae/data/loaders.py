@@ -9,14 +9,7 @@ import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Sampler,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..arguments import TrainingArguments
 from ..command_line import progress_bar
@@ -181,19 +174,12 @@ def make_loader(
     shared = {"generator": torch.Generator()}
     if isinstance(dataset, StreamedImages):
         stream = EpochStream(
-            dataset.rows,
-            steps_per_epoch,
-            arguments.train_batch_size,
-            arguments.seed,
-            num_workers,
-            dataset.decode,
+            dataset.rows, steps_per_epoch, arguments.train_batch_size, arguments.seed, num_workers, dataset.decode
         )
         return DataLoader(stream, batch_size=part, drop_last=True, **shared), stream
     sampler = EpochShuffle(len(dataset), arguments.train_batch_size, arguments.seed)
     batches = BatchSampler(sampler, part, drop_last=True)
-    return DataLoader(
-        dataset, batch_sampler=batches, collate_fn=lambda batch: batch, **shared
-    ), sampler
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=lambda batch: batch, **shared), sampler
 
 
 def local_batches(

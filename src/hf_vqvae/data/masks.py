@@ -25,9 +25,7 @@ def half_mask(half: str, config: VQVAEConfig) -> Tensor:
     return _to_pixels(cells.expand(config.grid_size), config)
 
 
-def box_mask(
-    box: tuple[int, int, int, int], file_size: tuple[int, int], config: VQVAEConfig
-) -> Tensor:
+def box_mask(box: tuple[int, int, int, int], file_size: tuple[int, int], config: VQVAEConfig) -> Tensor:
     """Make a mask, bool (H, W), that is True in the cells of the code grid that lie entirely in a box.
 
     Args:
@@ -41,8 +39,7 @@ def box_mask(
     width, height = file_size
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(
-            f"the box {x0} {y0} {x1} {y1} must be in the image: 0 <= X0 < X1 <= {width} and "
-            f"0 <= Y0 < Y1 <= {height}."
+            f"the box {x0} {y0} {x1} {y1} must be in the image: 0 <= X0 < X1 <= {width} and 0 <= Y0 < Y1 <= {height}."
         )
     rows, columns = config.grid_size
     # Cell i covers [i, i + 1) / number of the side; compared as integers, without rounding.

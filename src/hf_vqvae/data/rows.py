@@ -35,9 +35,7 @@ def find_columns(features: datasets.Features, arguments: DataArguments) -> tuple
     image_column, label_column = arguments.image_column, arguments.label_column
     for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
         if column not in (None, "none", *features):
-            raise DataError(
-                f"`{flag} {column}`: there is no such column, there are {_listed(features)}."
-            )
+            raise DataError(f"`{flag} {column}`: there is no such column, there are {_listed(features)}.")
     images = [name for name, kind in features.items() if can_be_image(kind)]
     declared = [name for name in images if isinstance(features[name], datasets.Image)]
     image_column = image_column or _only(declared or images, "image", features)
@@ -56,8 +54,7 @@ def _find_labels(features: datasets.Features, label_column: str | None) -> str |
         classes = [
             name
             for name, kind in features.items()
-            if isinstance(kind, datasets.ClassLabel)
-            and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
+            if isinstance(kind, datasets.ClassLabel) and not SPLIT_FOLDERS.issuperset(map(str, kind.names))
         ]
         if classes:
             return _only(classes, "label", features)
@@ -66,8 +63,7 @@ def _find_labels(features: datasets.Features, label_column: str | None) -> str |
     kind = features[label_column]
     if not _has_labels(kind) and not isinstance(kind, datasets.ClassLabel):
         raise DataError(
-            f"Column {label_column!r} has no class labels but {kind}: name another with "
-            "`--label_column`, or `none`."
+            f"Column {label_column!r} has no class labels but {kind}: name another with `--label_column`, or `none`."
         )
     return label_column
 
@@ -98,9 +94,7 @@ def _only(candidates: list[str], kind: str, features: datasets.Features) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise DataError(
-            f"Columns {_listed(candidates)} all have {kind}s: say which with `--{kind}_column`."
-        )
+        raise DataError(f"Columns {_listed(candidates)} all have {kind}s: say which with `--{kind}_column`.")
     raise DataError(
         f"No column has images; there are {_listed(features)}. Images are files (`datasets.Image`, or their bytes), or "
         "pixels in arrays or nested lists."
@@ -187,9 +181,7 @@ class RowDecoder:
         except Exception as error:  # decoders raise errors of any type for a broken file
             path = isinstance(cell, dict) and cell.get("path")
             file = f", file {PurePath(path).name}" if path else ""
-            raise DataError(
-                f"The image in {where}{file} cannot be decoded ({error}): mend or remove it."
-            ) from None
+            raise DataError(f"The image in {where}{file} cannot be decoded ({error}): mend or remove it.") from None
         is_converted = image.mode != MODES[self.processor.num_channels]
         return pixels, self._label(row, where), image.mode if is_converted else None
 

@@ -12,12 +12,7 @@ from zipfile import BadZipFile
 import datasets
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..arguments import DataArguments
 from ..hub.errors import httpx
@@ -264,10 +259,7 @@ def _find_commit(arguments: DataArguments) -> str | None:
             "`hf auth login`). Check the spelling"
         )
     except RevisionNotFoundError:
-        reason = (
-            f"it has no `--dataset_revision {revision}`. {hub}/datasets/{name}/commits lists its "
-            "commits"
-        )
+        reason = f"it has no `--dataset_revision {revision}`. {hub}/datasets/{name}/commits lists its commits"
     except HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return None
@@ -284,11 +276,7 @@ def _find_builder(
     datasets.config.HF_HUB_OFFLINE = was_offline or is_offline
     try:
         return retry(
-            datasets.load_dataset_builder,
-            path,
-            name=config_name,
-            cache_dir=arguments.cache_dir,
-            revision=revision,
+            datasets.load_dataset_builder, path, name=config_name, cache_dir=arguments.cache_dir, revision=revision
         )
     except BROKEN as error:
         _check_cache(error, _cache(arguments))

@@ -14,13 +14,7 @@ from ..arguments import DataArguments
 from ..hub.download import image_processor_for
 from ..models.configuration_vqvae import VQVAEConfig
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
-from .decoding import (
-    ROWS_PER_BATCH,
-    DecodedImages,
-    check_memory,
-    decode_rows,
-    report_conversions,
-)
+from .decoding import ROWS_PER_BATCH, DecodedImages, check_memory, decode_rows, report_conversions
 from .rows import RowDecoder, collect_names, find_columns, has_names
 from .sources import DataError, Source, open_source
 
@@ -73,10 +67,7 @@ class ImageSplits:
         labels, names = self.info["label_column"], self.info["label_names"]
         used = f"Dataset {self.info['name']!r}: images from column {self.info['image_column']!r}, "
         if labels is None:
-            return (
-                used
-                + "no labels (`--label_column` names their column; unpack archives of class folders)."
-            )
+            return used + "no labels (`--label_column` names their column; unpack archives of class folders)."
         numbers = getattr(self.train, "labels", None)
         count = len(names) if names else None if numbers is None else numbers.max().item() + 1
         classes = "" if count is None else f" ({count:,} {'class' if count == 1 else 'classes'})"
@@ -133,10 +124,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
 
 
 def load_split(
-    arguments: DataArguments,
-    config: VQVAEConfig,
-    role: str,
-    label_names: list[str] | None = None,
+    arguments: DataArguments, config: VQVAEConfig, role: str, label_names: list[str] | None = None
 ) -> tuple[DecodedImages, dict[str, Any]]:
     """Load one split as [`load_images`] does, into memory.
 
@@ -157,11 +145,7 @@ def load_split(
 
 
 def _open_split(
-    source: Source,
-    arguments: DataArguments,
-    config: VQVAEConfig,
-    role: str,
-    label_names: list[str] | None = None,
+    source: Source, arguments: DataArguments, config: VQVAEConfig, role: str, label_names: list[str] | None = None
 ) -> _Split:
     """Open a split, limited to `max_*_samples` rows and to the columns in use; arguments as of [`load_split`]."""
     split = getattr(arguments, f"{role}_split")
@@ -232,9 +216,7 @@ def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
     return {ROW_NUMBER: number}
 
 
-def _decode_first(
-    images: StreamedImages, labels: list[int], modes: list[str | None]
-) -> Iterator[Tensor]:
+def _decode_first(images: StreamedImages, labels: list[int], modes: list[str | None]) -> Iterator[Tensor]:
     """Decode the first rows of a stream to uint8 (C, H, W); append their labels, if any, and modes to the lists."""
     for row in islice(images.rows, VARIANCE_ROWS):
         pixels, label, mode = images.decoder.decode(row, row[ROW_NUMBER])

@@ -8,12 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..hub.download import fetch_model, weight_files
@@ -68,9 +63,7 @@ class SmallClassifier(PreTrainedModel):
         self.classifier = nn.Linear(config.num_features, config.num_labels)
         self.post_init()
 
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
-    ) -> ImageClassifierOutput:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         """`pixel_values` (B, C, H, W) in [-0.5, 0.5] to `logits` (B, K); `loss` in nats with `labels` (B,)."""
         logits = self.classifier(self.dropout(self.features(self.layers(pixel_values))))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
@@ -103,9 +96,7 @@ class SmallClassifier(PreTrainedModel):
         """Keep the initialization of torch's layers."""
 
 
-def _convolution(
-    num_inputs: int, num_outputs: int, kernel_size: int = 3, stride: int = 1
-) -> list[nn.Module]:
+def _convolution(num_inputs: int, num_outputs: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:
     layer = nn.Conv2d(num_inputs, num_outputs, kernel_size, stride, padding=1, bias=False)
     return [layer, nn.BatchNorm2d(num_outputs), nn.ReLU()]
 

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from ..data.decoding import DecodedImages
 from ..data.loaders import local_batches
 from ..hub.download import Model
-from ..metrics import (
-    SSIM_SIGMA,
-    SSIM_WINDOW,
-    CodebookUsage,
-    CodeLikelihood,
-    ReconstructionQuality,
-    ssim_window,
-)
+from ..metrics import SSIM_SIGMA, SSIM_WINDOW, CodebookUsage, CodeLikelihood, ReconstructionQuality, ssim_window
 from ..metrics.catalogue import METRICS
 from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
 from ..models.configuration_vqvae import as_pair
@@ -26,12 +19,7 @@ from ..models.configuration_vqvae import as_pair
 
 @torch.inference_mode()
 def evaluate_model(
-    model: Model,
-    images: DecodedImages,
-    accelerator: Accelerator,
-    *,
-    batch_size: int = 256,
-    split: str = "test",
+    model: Model, images: DecodedImages, accelerator: Accelerator, *, batch_size: int = 256, split: str = "test"
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 

@@ -32,9 +32,7 @@ def nearest_images(queries: Tensor, images: Tensor, number: int = 1) -> tuple[Te
         rows = rows.gather(1, order)
     # Recomputed from differences: |x|^2 - 2xy + |y|^2 of a copy is not exactly 0.
     found = [
-        (images[nearest.to(images.device)].to(flat.device).flatten(1).float() / 255 - query).norm(
-            dim=1
-        )
+        (images[nearest.to(images.device)].to(flat.device).flatten(1).float() / 255 - query).norm(dim=1)
         for nearest, query in zip(rows, flat, strict=True)
     ]
     distances, order = torch.stack(found).topk(number, largest=False)

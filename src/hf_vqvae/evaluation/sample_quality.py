@@ -88,9 +88,7 @@ def measure_samples(
     check_arguments(model, arguments)
     if arguments.num_samples == 0:
         return {}
-    labels = [
-        images.labels.max() for images in (train_images, eval_images) if images.labels is not None
-    ]
+    labels = [images.labels.max() for images in (train_images, eval_images) if images.labels is not None]
     num_labels = max(len(label_names or ()), int(max(labels, default=-1)) + 1)
     evaluator = SampleEvaluator(classifier, accelerator, batch_size, label_names, num_labels)
     count = arguments.num_samples
@@ -102,9 +100,7 @@ def measure_samples(
     with eval_mode(model):
         every_row = torch.arange(len(eval_images))
         results["eval"] = evaluator.set_reference(evaluator.stored(eval_images, every_row))
-        results["floor"] = [
-            evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws
-        ]
+        results["floor"] = [evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws]
         made = evaluator.reconstructed(model.base_model, eval_images, eval_rows)
         results["reconstructions"] = evaluator.measure(made)
         if isinstance(model, VQVAEForImageGeneration) and not _needs_labels(model):
@@ -171,9 +167,7 @@ class SampleEvaluator:
             labels = torch.full((len(local),), -1) if classes is None else images.labels[local]
             yield images.images[local], _mapped(labels, classes)
 
-    def reconstructed(
-        self, vqvae: VQVAEModel, images: DecodedImages, rows: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def reconstructed(self, vqvae: VQVAEModel, images: DecodedImages, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Reconstructions of images of a dataset."""
         for local in self._local_batches(rows):
             pixel_values = images.__getitems__(local.tolist())["pixel_values"].to(vqvae.device)
@@ -181,10 +175,7 @@ class SampleEvaluator:
             yield as_saved(vqvae.decode(codes)), torch.full((len(local),), -1)
 
     def sampled(
-        self,
-        model: VQVAEForImageGeneration,
-        arguments: SampleQualityArguments,
-        labels: Tensor | None,
+        self, model: VQVAEForImageGeneration, arguments: SampleQualityArguments, labels: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Samples of the prior, with the classes of `labels` if these are given."""
         controls, classes = arguments.controls, None
@@ -240,9 +231,7 @@ def class_names(model: Model) -> list[str] | None:
     return [names[n] for n in sorted(names)] if len(names) == _num_classes(model) else None
 
 
-def _labels_to_sample(
-    model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, count: int
-) -> Tensor:
+def _labels_to_sample(model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, count: int) -> Tensor:
     """Labels of these training images, or all classes evenly if a label is not one of them."""
     num_classes = _num_classes(model)
     labels = torch.arange(num_classes)

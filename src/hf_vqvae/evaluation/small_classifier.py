@@ -35,10 +35,7 @@ class NoLabelsError(ValueError):
 
 
 def kept_classifier(
-    images: DecodedImages,
-    label_names: list[str] | None,
-    accelerator: Accelerator,
-    folder: Path | None = None,
+    images: DecodedImages, label_names: list[str] | None, accelerator: Accelerator, folder: Path | None = None
 ) -> ImageClassifier:
     """Load the small classifier of the training set `images` from the cache, or train and cache it.
 
@@ -69,9 +66,7 @@ def kept_classifier(
     def find_or_train() -> tuple[SmallClassifierConfig, dict[str, Tensor]]:
         model = _read(folder, name)
         if model is None:
-            model = train_classifier(
-                images.images[labelled], labels[labelled], names, accelerator.device
-            )
+            model = train_classifier(images.images[labelled], labels[labelled], names, accelerator.device)
             _keep(model, folder, name)
         return model.config, {key: value.cpu() for key, value in model.state_dict().items()}
 
@@ -116,14 +111,10 @@ def train_classifier(
         model = SmallClassifier(config)
         model.to(device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.2
-        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.2)
         generator = torch.Generator().manual_seed(seed)
         order = torch.empty(0, dtype=torch.int64)
-        for _ in progress_bar(
-            range(num_steps), "Train the classifier (once)", unit="step", leave=False
-        ):
+        for _ in progress_bar(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
             if len(order) < batch_size:
                 order = torch.randperm(count, generator=generator)
             rows, order = order[:batch_size], order[batch_size:]
@@ -157,9 +148,7 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-    return device.type == "cpu" and any(
-        capabilities.get(name) for name in ("avx512_bf16", "amx_bf16")
-    )
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _fingerprint(images: DecodedImages, label_names: list[str]) -> str:

@@ -50,9 +50,7 @@ class Canvas:
             weight = "normal" if index else "bold"
             self.text(x, y + step * index, line, room, weight=weight, **options)
 
-    def box(
-        self, x: float, top: float, width: float, lines: Box, colors: tuple, height: float = 0
-    ) -> float:
+    def box(self, x: float, top: float, width: float, lines: Box, colors: tuple, height: float = 0) -> float:
         """Draw a box around `x`, at least `height` high, and return where it ends."""
         height = max(height, box_height(lines))
         self.rounded(x - width / 2, top, width, height, colors)
@@ -60,9 +58,7 @@ class Canvas:
         self.lines(x, first, lines, width - 24, LINE)
         return top + height
 
-    def rounded(
-        self, left: float, top: float, width: float, height: float, colors: tuple, zorder: int = 1
-    ) -> None:
+    def rounded(self, left: float, top: float, width: float, height: float, colors: tuple, zorder: int = 1) -> None:
         """Draw an empty box; below those of a higher `zorder`."""
         shape = "round,pad=0,rounding_size=14"
         style = {"fc": colors[0], "ec": colors[1], "lw": 1.6, "zorder": zorder}
@@ -100,9 +96,7 @@ class Canvas:
                 self.axes.add_patch(Rectangle(corner, cell, cell, **style))
 
 
-def plot_architecture(
-    config: VQVAEConfig, path: str | Path, prior_config: PixelCNNConfig | None = None
-) -> None:
+def plot_architecture(config: VQVAEConfig, path: str | Path, prior_config: PixelCNNConfig | None = None) -> None:
     """Draw the blocks of a configuration with their sizes: VQ-VAE, grid of codes and any prior."""
     with page(path, WIDTH) as figure:
         canvas = Canvas(figure)

@@ -21,9 +21,7 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
     total, number = ordered.sum(), len(ordered)
     used = int((ordered > 0).sum())
     with page(path, 800, layout="constrained") as figure:
-        axes = figure.add_subplot(
-            yscale="log", xlabel="codes, most frequent first", ylabel="times chosen"
-        )
+        axes = figure.add_subplot(yscale="log", xlabel="codes, most frequent first", ylabel="times chosen")
         axes.set_title(f"{used:,} of {number:,} codes in use, perplexity {perplexity(counts):.1f}")
         edges = np.arange(number + 1)
         floor = max(0.5, 0.5 * ordered[used - 1])
@@ -59,16 +57,10 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
     """
     train, held_out = ("training", BLUE, "-"), ("evaluation", VERMILION, "--")
     panels = {
-        "VQ-VAE: reconstruction MSE": (
-            "vqvae",
-            {"reconstruction_mse": train, "eval_reconstruction_mse": held_out},
-        ),
+        "VQ-VAE: reconstruction MSE": ("vqvae", {"reconstruction_mse": train, "eval_reconstruction_mse": held_out}),
         "VQ-VAE: codebook": (
             "vqvae",
-            {
-                "codes_used": ("codes in use", GREEN, "-"),
-                "perplexity": ("perplexity", PURPLE, "--"),
-            },
+            {"codes_used": ("codes in use", GREEN, "-"), "perplexity": ("perplexity", PURPLE, "--")},
         ),
         "Prior: nats per code": ("prior", {"loss": train, "eval_loss": held_out}),
     }

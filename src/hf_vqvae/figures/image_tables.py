@@ -139,18 +139,10 @@ def plot_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: 
 
 
 def plot_codes(
-    images: np.ndarray,
-    codes: np.ndarray,
-    reconstructions: np.ndarray,
-    num_embeddings: int,
-    path: str | Path,
+    images: np.ndarray, codes: np.ndarray, reconstructions: np.ndarray, num_embeddings: int, path: str | Path
 ) -> None:
     """Draw three rows of an image, its codes (h, w), H a multiple of h, and the reconstruction from them."""
-    images, codes, reconstructions = (
-        displayable(images[:3]),
-        codes[:3],
-        displayable(reconstructions[:3]),
-    )
+    images, codes, reconstructions = (displayable(images[:3]), codes[:3], displayable(reconstructions[:3]))
     colors = color_codes(codes, num_embeddings, images.shape[1] // codes.shape[1])
     last = num_embeddings - 1
     groups = [("Image", 1), (f"Codes, 0 to {last:,}", 1), ("Reconstruction", 1)]
@@ -163,9 +155,7 @@ def plot_codes(
             options = {"size": points, "color": INK if code > 0.6 * last else "white"}
             options["va"] = "center_baseline"
             x = table.lefts[1] + (column + 0.5) * cell
-            table.texts.append(
-                (x, table.tops[index] + (row + 0.5) * cell, str(code), cell, options)
-            )
+            table.texts.append((x, table.tops[index] + (row + 0.5) * cell, str(code), cell, options))
     table.save(path)
 
 
@@ -176,18 +166,12 @@ def plot_samples(samples: np.ndarray, path: str | Path) -> None:
 
 def plot_samples_by_class(samples: np.ndarray, names: Sequence[str], path: str | Path) -> None:
     """Draw samples (R, Q, H, W, C) of one class per row; of rows with the same name the first shows it."""
-    firsts = [
-        name if name != before else "" for name, before in zip(names, ["", *names], strict=False)
-    ]
+    firsts = [name if name != before else "" for name, before in zip(names, ["", *names], strict=False)]
     Table(samples, row_names=firsts).save(path)
 
 
 def plot_completions(
-    images: np.ndarray,
-    known: np.ndarray,
-    completions: np.ndarray,
-    reconstructions: np.ndarray,
-    path: str | Path,
+    images: np.ndarray, known: np.ndarray, completions: np.ndarray, reconstructions: np.ndarray, path: str | Path
 ) -> None:
     """Draw in each row an image, its known part, completions of that part, and the reconstruction.
 
@@ -199,9 +183,7 @@ def plot_completions(
     Table(pictures, groups=[*groups, ("Recon-\nstruction", 1)]).save(path)
 
 
-def plot_neighbours(
-    samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path
-) -> None:
+def plot_neighbours(samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path) -> None:
     """Draw samples (N, H, W, C) beside their nearest training images (N, Q, H, W, C), distances (N, Q) below them."""
     pictures = np.concatenate([samples[:, None], neighbours], axis=1)
     captions = [["", *(f"{value:.2f}" for value in row)] for row in distances]

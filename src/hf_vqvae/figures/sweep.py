@@ -12,19 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from .image_tables import Table
-from .page import (
-    BLUE,
-    GREEN,
-    INK,
-    MARGIN,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    WIDTH,
-    page,
-    plain_log_axis,
-    write_text,
-)
+from .page import BLUE, GREEN, INK, MARGIN, ORANGE, PURPLE, VERMILION, WIDTH, page, plain_log_axis, write_text
 
 COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
 HEAD, PANEL, FOOT = 90, 500, 150  # dots above, of and below the axes of a panel
@@ -34,10 +22,7 @@ Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the cod
 
 
 def plot_sweep(
-    points: Sequence[dict[str, Any]],
-    originals: np.ndarray,
-    reconstructions: np.ndarray,
-    path: str | Path,
+    points: Sequence[dict[str, Any]], originals: np.ndarray, reconstructions: np.ndarray, path: str | Path
 ) -> None:
     """Draw reconstruction error against bits per image and against perplexity, and reconstructions of each point.
 
@@ -47,8 +32,7 @@ def plot_sweep(
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
     """
     names = ["Original"] + [
-        f"K {point['num_embeddings']}, D {point['embedding_dim']}\n"
-        f"MSE {point['reconstruction_mse']:#.3g}"
+        f"K {point['num_embeddings']}, D {point['embedding_dim']}\nMSE {point['reconstruction_mse']:#.3g}"
         for point in points
     ]
     table = Table(np.stack([originals, *reconstructions]), row_names=names)

@@ -56,9 +56,7 @@ def commit_folder(
         UnknownCommitError: if the commit may have been made and the Hub could not be asked.
     """
     if create_pr and revision not in (None, "main"):
-        raise ValueError(
-            f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`."
-        )
+        raise ValueError(f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`.")
     api = HfApi(token=token)
     with _ensure_repo(api, repo_id, private):
         if revision not in (None, "main") and not revision.startswith("refs/pr/"):
@@ -104,9 +102,7 @@ def _ensure_repo(api: HfApi, repo_id: str, private: bool | None):
         except RepositoryNotFoundError:
             retry(create)
         if private and not created and not retry(api.repo_info, repo_id).private:
-            raise ValueError(
-                f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed."
-            )
+            raise ValueError(f"{repo_id} exists and is public, but a private repo was asked for: nothing was pushed.")
         yield
     except UnknownCommitError:
         raise
@@ -230,9 +226,7 @@ def _pull_requests(api: HfApi, repo_id: str) -> list[str]:
     return [ref.ref for ref in refs.pull_requests]
 
 
-def _find_commit(
-    api: HfApi, repo_id: str, names: list[str], parent: str, options: dict
-) -> CommitInfo | None:
+def _find_commit(api: HfApi, repo_id: str, names: list[str], parent: str, options: dict) -> CommitInfo | None:
     """Return the commit on top of `parent` with this title in the branches `names`, or None if there is none."""
     message, page = options["commit_message"], f"{api.endpoint}/{repo_id}"
     for name in names:

@@ -98,9 +98,7 @@ def load_model(name_or_path: str, revision: str | None = None) -> Model:
         ) from error
 
 
-def load_model_with_prior(
-    name_or_path: str, revision: str | None = None
-) -> VQVAEForImageGeneration:
+def load_model_with_prior(name_or_path: str, revision: str | None = None) -> VQVAEForImageGeneration:
     """Load a model that can sample, as [`load_model`]; a ValueError for a VQ-VAE without a prior."""
     model = load_model(name_or_path, revision)
     if not isinstance(model, VQVAEForImageGeneration):
@@ -162,6 +160,4 @@ def check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
         raise ValueError(f"the weights lack {len(missing)} tensors, for example {missing[0]!r}")
     for name, shape in expected.items():
         if shapes[name] != shape:
-            raise ValueError(
-                f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}"
-            )
+            raise ValueError(f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}")

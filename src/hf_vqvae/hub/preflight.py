@@ -49,13 +49,9 @@ def check_can_push(
     """
     check_repo_id(repo_id)
     if create_pr and revision not in (None, "main"):
-        raise PushError(
-            f"A pull request goes to main: leave out --hub_revision {revision} or --hub_create_pr."
-        )
+        raise PushError(f"A pull request goes to main: leave out --hub_revision {revision} or --hub_create_pr.")
     if revision is not None and not revision.strip():
-        raise PushError(
-            f"`--hub_revision` must name a branch, got {revision!r}: leave it out to push to main."
-        )
+        raise PushError(f"`--hub_revision` must name a branch, got {revision!r}: leave it out to push to main.")
     token = token or get_token()
     if not token:
         raise PushError(
@@ -138,8 +134,7 @@ def _check_namespace(user: dict, repo_id: str) -> None:
     token = _token_of(user)
     scopes = (token.get("fineGrained") or {}).get("scoped") or []
     if token.get("role") == "fineGrained" and not any(
-        scope.get("entity", {}).get("name") == namespace
-        and "repo.write" in scope.get("permissions", [])
+        scope.get("entity", {}).get("name") == namespace and "repo.write" in scope.get("permissions", [])
         for scope in scopes
     ):
         raise PushError(

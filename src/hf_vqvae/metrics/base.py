@@ -48,15 +48,14 @@ class SummingMetric(evaluate.Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if self.num_process != 1:
+            raise ValueError(f"`num_process` must be 1, got {self.num_process}: call `sum_over_processes_` instead.")
         self._sums = CompensatedSums()
 
     def _info(self) -> evaluate.MetricInfo:
         text = inspect.getdoc(type(self))
         return evaluate.MetricInfo(
-            description=text.splitlines()[0],
-            citation="",
-            inputs_description=text,
-            features=Features(self._features),
+            description=text.splitlines()[0], citation="", inputs_description=text, features=Features(self._features)
         )
 
     def _build_data_dir(self) -> str:
@@ -95,9 +94,7 @@ class SummingMetric(evaluate.Metric):
             self.add_batch(**inputs)
         if len(self) == 0:
             name = type(self).__name__
-            raise ValueError(
-                f"{name} needs at least 1 row, got 0. Call `add` or `add_batch` first."
-            )
+            raise ValueError(f"{name} needs at least 1 row, got 0. Call `add` or `add_batch` first.")
         totals = {name: total.cpu() for name, total in self._sums.totals().items()}
         result = self._compute(totals)
         self._sums = CompensatedSums()
@@ -116,9 +113,7 @@ def _to_tensor(name: str, value: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).detach()
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"`{name}` must be a tensor, array or even nested lists: {error}"
-        ) from error
+        raise ValueError(f"`{name}` must be a tensor, array or even nested lists: {error}") from error
     return tensor.cpu() if tensor.device.type == "mps" else tensor  # mps has no float64
 
 
@@ -166,7 +161,5 @@ def as_tensor(
         )
     bad = (tensor < low) | (tensor > high)
     if bad.any():
-        raise ValueError(
-            f"`{name}` must lie in {low:g} to {high:g}, got {tensor[bad][0].item():g}."
-        )
+        raise ValueError(f"`{name}` must lie in {low:g} to {high:g}, got {tensor[bad][0].item():g}.")
     return tensor

@@ -66,12 +66,7 @@ METRICS = {
         hub_type="mse",
     ),
     "psnr": Metric(
-        "PSNR",
-        "vqvae",
-        "dB",
-        RECONSTRUCTIONS,
-        f"of the MSE over all pixels, data range 1; {CLIPPED}",
-        "↑",
+        "PSNR", "vqvae", "dB", RECONSTRUCTIONS, f"of the MSE over all pixels, data range 1; {CLIPPED}", "↑"
     ),
     "ssim": Metric(
         "SSIM",
@@ -82,19 +77,11 @@ METRICS = {
         "↑",
     ),
     "codebook_perplexity": Metric(
-        "Codebook perplexity",
-        "vqvae",
-        OF_CODES,
-        CODEBOOK,
-        "exp(entropy) of one histogram of all codes",
+        "Codebook perplexity", "vqvae", OF_CODES, CODEBOOK, "exp(entropy) of one histogram of all codes"
     ),
-    "codes_used": Metric(
-        "Codes used", "vqvae", OF_CODES, CODEBOOK, "codes that occur at least once"
-    ),
+    "codes_used": Metric("Codes used", "vqvae", OF_CODES, CODEBOOK, "codes that occur at least once"),
     "nll": Metric("Negative log-likelihood", "prior", "nats per code", PRIOR, NATS, "↓"),
-    "bits_per_code": Metric(
-        "Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"
-    ),
+    "bits_per_code": Metric("Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"),
     "bits_per_image": Metric("Bits per image", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
     "code_accuracy": Metric(
         "Next-code accuracy",
@@ -134,12 +121,7 @@ METRICS = {
         "images of the split that are read as their label; {classifier}",
     ),
     "frechet_distance": Metric(
-        "Fréchet distance{labels}",
-        "prior",
-        "at least 0",
-        SAMPLES,
-        f"samples, {{controls}}; {AGAINST}",
-        "↓",
+        "Fréchet distance{labels}", "prior", "at least 0", SAMPLES, f"samples, {{controls}}; {AGAINST}", "↓"
     ),
     "sure_share": Metric(
         "Share the classifier is sure of{labels}",
@@ -156,12 +138,7 @@ METRICS = {
         f"exp(entropy) of the counts of likeliest classes; {READ}",
     ),
     "label_agreement": Metric(
-        "Samples read as their label",
-        "prior",
-        SHARE,
-        SAMPLES,
-        f"likeliest class is the label asked for; {READ}",
-        "↑",
+        "Samples read as their label", "prior", SHARE, SAMPLES, f"likeliest class is the label asked for; {READ}", "↑"
     ),
 }
 for _key in ("frechet_distance", "sure_share", "class_perplexity"):

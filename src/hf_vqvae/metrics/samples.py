@@ -14,9 +14,7 @@ from .sums import perplexity
 TABLE = List(Value("float32"))
 
 
-def frechet_distance(
-    mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor
-) -> float:
+def frechet_distance(mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor) -> float:
     """Squared Fréchet distance of two Gaussians: Heusel et al. 2017 (arXiv 1706.08500), equation 6.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. Means are (D,), covariances (D, D) and

@@ -48,9 +48,7 @@ class CompensatedSums:
         """The sums of all processes, which all must call this; one that added nothing may lack names."""
         if accelerator.num_processes == 1:
             return self
-        local = [
-            (name, value.cpu(), self._errors[name].cpu()) for name, value in self._sums.items()
-        ]
+        local = [(name, value.cpu(), self._errors[name].cpu()) for name, value in self._sums.items()]
         together = CompensatedSums()
         for name, value, error in gather_object(local):
             together.add(name, value)

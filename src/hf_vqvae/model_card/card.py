@@ -11,14 +11,7 @@ from ..hub.card_signature import is_as_signed, sign_card
 from ..metrics.catalogue import METRICS
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
-from .context import (
-    describe_dataset,
-    describe_model,
-    describe_package,
-    eval_results,
-    results_table,
-    setting_tables,
-)
+from .context import describe_dataset, describe_model, describe_package, eval_results, results_table, setting_tables
 from .escaping import as_code, as_duration, as_setting, as_string, clean
 from .records import check_records, read_record
 
@@ -33,9 +26,7 @@ def template_path() -> Path:
     return Path(__file__).parents[3] / "model_card" / "template.md"
 
 
-def build_card(
-    run_folder: str | Path, repo_id: str | None = None, license: str | None = None
-) -> ModelCard:
+def build_card(run_folder: str | Path, repo_id: str | None = None, license: str | None = None) -> ModelCard:
     """Build the card of a run, without its signature and without writing it.
 
     Args:
@@ -58,9 +49,7 @@ def build_card(
     name = repo_id or clean(run_folder.name.removesuffix(".partial"))
     dataset = describe_dataset(run.get("dataset") or {})
     has_prior = isinstance(config, VQVAEForImageGenerationConfig)
-    known_metrics = [
-        one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type
-    ]
+    known_metrics = [one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type]
     data = ModelCardData(
         license=license or arguments.get("hub_license") or "apache-2.0",
         library_name="transformers",
@@ -95,9 +84,7 @@ def build_card(
     return card
 
 
-def write_card(
-    run_folder: str | Path, repo_id: str | None = None, license: str | None = None
-) -> Path:
+def write_card(run_folder: str | Path, repo_id: str | None = None, license: str | None = None) -> Path:
     """Write the card of a run as its README.md, unless that was written or edited by hand.
 
     Arguments and errors are those of `build_card`.
@@ -121,9 +108,7 @@ def write_card(
 
 def _read_config(folder: Path) -> tuple[VQVAEConfig | VQVAEForImageGenerationConfig, dict]:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder.name} has no config.json: a card is built in the folder of a finished run."
-        )
+        raise FileNotFoundError(f"{folder.name} has no config.json: a card is built in the folder of a finished run.")
     settings = read_record(folder, "config.json")
     for kind in (VQVAEConfig, VQVAEForImageGenerationConfig):
         if settings.get("model_type") == kind.model_type:

@@ -13,22 +13,10 @@ from huggingface_hub import EvalResult
 from .. import __version__
 from ..arguments import RunArguments, TrainingArguments
 from ..metrics.catalogue import GROUPS, METRICS, OTHER
-from ..models import (
-    PixelCNNConfig,
-    PixelCNNModel,
-    VQVAEConfig,
-    VQVAEForImageGenerationConfig,
-    VQVAEModel,
-)
+from ..models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEForImageGenerationConfig, VQVAEModel
 from ..models.configuration_utils import own_fields
 from ..models.pipeline_image_generation import TASK
-from .escaping import (
-    as_code,
-    as_plain,
-    as_string,
-    clean,
-    without_path,
-)
+from .escaping import as_code, as_plain, as_string, clean, without_path
 
 # Names of datasets whose ids are not their names.
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
@@ -116,9 +104,7 @@ def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[Eval
     """Return one result per finite metric, for the model-index of the metadata."""
     # A type with a space in it is no name that a dataset on the Hub could have.
     local_types = {"digits": "scikit-learn digits"}
-    kind = (
-        dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
-    )
+    kind = dataset["name"] if dataset["is_hub"] else local_types.get(dataset["kind"], "local folder")
     protocol = ("count", "scale", "protocol")
     name, config = dataset["name"].split("/")[-1], dataset.get("config")
     return [
@@ -193,8 +179,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     parts = [("VQ-VAE", config if prior is None else config.vqvae_config)]
     parts += [] if prior is None else [("Prior", prior)]
     tables = [
-        (title, [(field, getattr(part, field.name)) for field in own_fields(type(part))])
-        for title, part in parts
+        (title, [(field, getattr(part, field.name)) for field in own_fields(type(part))]) for title, part in parts
     ]
     left_out = RunArguments.names("run")
     if prior is None:

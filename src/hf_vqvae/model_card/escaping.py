@@ -29,9 +29,7 @@ def as_code(value: object) -> str:
     if re.fullmatch(r"[\w .,:;/+=()\[\]@%\"'-]+", text):
         return f"`{text}`"
     # Markdown and HTML leave character references alone, even in a table.
-    escaped = "".join(
-        letter if letter.isalnum() or letter == " " else f"&#{ord(letter)};" for letter in text
-    )
+    escaped = "".join(letter if letter.isalnum() or letter == " " else f"&#{ord(letter)};" for letter in text)
     return f"<code>{escaped}</code>"
 
 

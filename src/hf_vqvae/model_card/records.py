@@ -28,9 +28,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} in {folder.name} is damaged ({error}).") from error
     if not isinstance(record, dict):
-        raise ValueError(
-            f"{name} in {folder.name} is damaged: it must be an object, got {shown(record)}."
-        )
+        raise ValueError(f"{name} in {folder.name} is damaged: it must be an object, got {shown(record)}.")
     return record
 
 

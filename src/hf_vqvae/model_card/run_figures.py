@@ -65,9 +65,7 @@ def write_figures(
             shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
             draw_neighbours(shown, train_images, model.device, path)
     codes = codes.cpu().numpy()
-    plot_architecture(
-        vqvae.config, folder / "architecture.png", None if prior is None else prior.config
-    )
+    plot_architecture(vqvae.config, folder / "architecture.png", None if prior is None else prior.config)
     plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
     plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
     history = read_record(run_folder, "history.json")
@@ -79,9 +77,7 @@ def write_figures(
     return sorted(folder.glob("*.png"))
 
 
-def _draw_samples(
-    model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path
-) -> np.ndarray:
+def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path) -> np.ndarray:
     """Draw the figure of samples, by class if the prior is conditional; return the samples."""
     from ..figures.image_tables import plot_samples, plot_samples_by_class, printable
 
@@ -136,9 +132,7 @@ def _draw_completions(
     plot_completions(images, known.numpy(), completions, reconstructions, path)
 
 
-def draw_neighbours(
-    samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path
-) -> None:
+def draw_neighbours(samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path) -> None:
     """Draw samples, uint8 (N, H, W, C), beside their nearest training images."""
     from ..figures.image_tables import plot_neighbours
 

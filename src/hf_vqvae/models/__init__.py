@@ -10,11 +10,7 @@ _MODULES = {
     "configuration_pixelcnn": ["PixelCNNConfig"],
     "configuration_vqvae": ["VQVAEConfig"],
     "image_processing_vqvae": ["VQVAEImageProcessorPil"],
-    "modeling_image_generation": [
-        "VQVAEForImageGeneration",
-        "VQVAEForImageGenerationOutput",
-        "VQVAESampleOutput",
-    ],
+    "modeling_image_generation": ["VQVAEForImageGeneration", "VQVAEForImageGenerationOutput", "VQVAESampleOutput"],
     "modeling_pixelcnn": ["PixelCNNModel", "PixelCNNOutput"],
     "modeling_vqvae": ["VQVAEEncoderOutput", "VQVAEModel", "VQVAEOutput"],
     "pipeline_image_generation": ["ImageGenerationPipeline"],

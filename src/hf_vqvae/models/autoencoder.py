@@ -33,9 +33,7 @@ class VQVAEEncoderLevel(GradientCheckpointingLayer):
     def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2)
-        self.residual = nn.Sequential(
-            *[ResidualBlock(out_channels) for _ in range(num_residual_layers)]
-        )
+        self.residual = nn.Sequential(*[ResidualBlock(out_channels) for _ in range(num_residual_layers)])
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H / 2, W / 2)
         # TensorFlow's "same" padding of an even size, the example's: one row below, one column to the right.
@@ -52,9 +50,7 @@ class _Upsample(torch.autograd.Function):
         # The padding crops an added zero row above and zero column to the left: one more row and column are computed,
         # instead of the 16 products of a 4x4 kernel where 9 suffice.
         padded = nn.functional.pad(hidden, (1, 0, 1, 0))
-        return nn.functional.conv_transpose2d(
-            padded, weight, bias, stride=2, padding=2, output_padding=1
-        )
+        return nn.functional.conv_transpose2d(padded, weight, bias, stride=2, padding=2, output_padding=1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -151,9 +147,7 @@ class VQVAEDecoderLevel(GradientCheckpointingLayer):
 
     def __init__(self, in_channels: int, out_channels: int, num_residual_layers: int):
         super().__init__()
-        self.residual = nn.Sequential(
-            *[ResidualBlock(in_channels) for _ in range(num_residual_layers)]
-        )
+        self.residual = nn.Sequential(*[ResidualBlock(in_channels) for _ in range(num_residual_layers)])
         self.conv = UpsamplingConv2d(in_channels, out_channels)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, C_in, h, w) -> (B, C_out, 2 h, 2 w)
@@ -167,8 +161,7 @@ class VQVAEEncoder(nn.Module):
         super().__init__()
         channels = [config.num_channels, *config.hidden_sizes]
         self.levels = nn.ModuleList(
-            VQVAEEncoderLevel(wide, narrow, config.num_residual_layers)
-            for wide, narrow in pairwise(channels)
+            VQVAEEncoderLevel(wide, narrow, config.num_residual_layers) for wide, narrow in pairwise(channels)
         )
         self.conv_out = nn.Conv2d(channels[-1], config.embedding_dim, kernel_size=1)
 
@@ -192,8 +185,7 @@ class VQVAEDecoder(nn.Module):
         # The example's decoder widens in its first transposed layer, so there is no 1x1 that mirrors the encoder's.
         channels = [config.embedding_dim, *sizes]
         self.levels = nn.ModuleList(
-            VQVAEDecoderLevel(narrow, wide, config.num_residual_layers)
-            for narrow, wide in pairwise(channels)
+            VQVAEDecoderLevel(narrow, wide, config.num_residual_layers) for narrow, wide in pairwise(channels)
         )
         self.conv_out = ToPixelsConv2d(sizes[-1], config.num_channels)
 

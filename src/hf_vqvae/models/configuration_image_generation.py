@@ -30,10 +30,7 @@ class VQVAEForImageGenerationConfig(StrictConfig):
         if not isinstance(self.vqvae_config, VQVAEConfig):
             self.vqvae_config = VQVAEConfig(**(self.vqvae_config or {}))
         if not isinstance(self.prior_config, PixelCNNConfig):
-            shared = {
-                "num_embeddings": self.vqvae_config.num_embeddings,
-                "grid_size": self.vqvae_config.grid_size,
-            }
+            shared = {"num_embeddings": self.vqvae_config.num_embeddings, "grid_size": self.vqvae_config.grid_size}
             self.prior_config = PixelCNNConfig(**{**shared, **(self.prior_config or {})})
         super().__post_init__(**kwargs)
 
@@ -63,9 +60,5 @@ class VQVAEForImageGenerationConfig(StrictConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == VQVAEConfig.model_type:
             dtype = config_dict.get("dtype")
-            config_dict = {
-                "vqvae_config": config_dict,
-                "model_type": cls.model_type,
-                "dtype": dtype,
-            }
+            config_dict = {"vqvae_config": config_dict, "model_type": cls.model_type, "dtype": dtype}
         return config_dict, kwargs

@@ -18,10 +18,7 @@ from .configuration_utils import (
 )
 
 # Defaults of settings that are None.
-_BY_ARCHITECTURE = {
-    "plain": {"hidden_size": 128, "dropout": 0.0},
-    "gated": {"hidden_size": 64, "dropout": 0.2},
-}
+_BY_ARCHITECTURE = {"plain": {"hidden_size": 128, "dropout": 0.0}, "gated": {"hidden_size": 64, "dropout": 0.2}}
 
 
 @strict
@@ -54,9 +51,7 @@ class PixelCNNConfig(StrictConfig):
         at_least=2,
         at_most=MAX_SIZE,
     )
-    kernel_size: int = setting(
-        7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=MAX_SIZE
-    )
+    kernel_size: int = setting(7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=MAX_SIZE)
     num_residual_blocks: int = setting(2, "Residual blocks of a plain prior.", **LAYERS)
     num_pixelcnn_layers: int = setting(2, "1x1 layers of a plain prior at its end.", **LAYERS)
     num_gated_layers: int = setting(5, "Layers of a gated prior.", at_least=1, at_most=MAX_LAYERS)
@@ -93,14 +88,10 @@ class PixelCNNConfig(StrictConfig):
     def validate_sizes(self):
         """Check the parity of kernels and channels, and that the grid has two sides."""
         if self.architecture == "plain" and self.hidden_size % 2:
-            raise ValueError(
-                f"`hidden_size` must be even (residual blocks halve it), got {self.hidden_size}."
-            )
+            raise ValueError(f"`hidden_size` must be even (residual blocks halve it), got {self.hidden_size}.")
         for name in ("kernel_size", "gated_kernel_size"):
             if getattr(self, name) % 2 == 0:
-                raise ValueError(
-                    f"`{name}` must be odd (a kernel has a centre), got {getattr(self, name)}."
-                )
+                raise ValueError(f"`{name}` must be odd (a kernel has a centre), got {getattr(self, name)}.")
         if len(self.grid_size) != 2:
             raise ValueError(f"`grid_size` must be (rows, columns), got {shown(self.grid_size)}.")
 

@@ -27,12 +27,7 @@ FINITE = {"at_least": 0, "below": math.inf}
 SHARE = {"at_least": 0, "below": 1}
 
 # Bounds that a field may declare. NaN is within none of them.
-BOUNDS = {
-    "at_least": operator.ge,
-    "above": operator.gt,
-    "at_most": operator.le,
-    "below": operator.lt,
-}
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 # Keys of a saved config that are not fields.
 _CODE_KEYS = {"auto_map", "custom_pipelines"}
 _SAVED_KEYS = {"model_type", "num_labels", "torch_dtype", "output_attentions"} | _CODE_KEYS
@@ -105,9 +100,7 @@ class StrictConfig(PreTrainedConfig):
         if unknown:
             settings = ", ".join(f.name for f in own_fields(type(self)))
             hints = ", ".join(f"`{key}`{did_you_mean(key, known)}" for key in unknown)
-            raise ValueError(
-                f"{type(self).__name__} has no setting {hints}. Its settings are: {settings}."
-            )
+            raise ValueError(f"{type(self).__name__} has no setting {hints}. Its settings are: {settings}.")
         super().__post_init__(**without_code(kwargs, self))
 
     def validate_bounds(self):
@@ -118,9 +111,7 @@ class StrictConfig(PreTrainedConfig):
                 for rule in (rule for rule in BOUNDS if rule in own.metadata):
                     bound = own.metadata[rule]
                     if number is not None and not BOUNDS[rule](number, bound):
-                        raise ValueError(
-                            f"`{own.name}` must be {rule.replace('_', ' ')} {bound}, got {shown(value)}."
-                        )
+                        raise ValueError(f"`{own.name}` must be {rule.replace('_', ' ')} {bound}, got {shown(value)}.")
 
     @classmethod
     def drop_unknown(cls, config_dict: dict) -> dict:

@@ -36,15 +36,11 @@ class VQVAEConfig(StrictConfig):
     num_residual_layers: int = setting(0, "Residual blocks after each level.", **LAYERS)
     embedding_dim: int = setting(16, "Dimension D of latents and codebook vectors.", **SIZE)
     num_embeddings: int = setting(128, "Codebook size K (the paper: 512).", **CODES)
-    commitment_cost: float | int = setting(
-        0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", **FINITE
-    )
+    commitment_cost: float | int = setting(0.25, "Weight beta of the commitment loss (paper, eq. 3: 0.25).", **FINITE)
     codebook_update: Literal["ema", "gradient"] = setting(
         "ema", "Codebook learns by moving averages (paper, A.1) or by gradient (eq. 3)."
     )
-    ema_decay: float | int = setting(
-        0.9, "Decay gamma of the codebook's moving averages (paper, A.1: 0.99).", **SHARE
-    )
+    ema_decay: float | int = setting(0.9, "Decay gamma of the codebook's moving averages (paper, A.1: 0.99).", **SHARE)
     codebook_init: Literal["kmeans", "uniform"] = setting(
         "kmeans", "First codebook: k-means on the first training batch, or uniform in [-1/K, 1/K]."
     )

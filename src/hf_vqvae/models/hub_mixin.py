@@ -29,13 +29,9 @@ class HubMixin:
             raise ValueError("`use_safetensors` must be True, got False: a pickle can run code.")
         with suppress(OSError):  # where the weights are in one file
             place = {key: kwargs[key] for key in PLACE if key in kwargs}
-            list_shards(
-                cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place)
-            )
+            list_shards(cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place))
         try:
-            loaded = super().from_pretrained(
-                pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs
-            )
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
         except SafetensorError as error:
             raise ValueError(
                 f"the weights of {pretrained_model_name_or_path!r} are damaged ({error}): download or save them again."
@@ -71,9 +67,7 @@ def list_shards(index: str | Path) -> list[str]:
     names = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(
-                f"the index must name safetensors files in the same folder, got {name!r}"
-            )
+            raise ValueError(f"the index must name safetensors files in the same folder, got {name!r}")
     return names
 
 

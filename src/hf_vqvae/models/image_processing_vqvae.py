@@ -110,9 +110,7 @@ class VQVAEImageProcessorPil(PilBackend):
         channels = sorted({len(image) for image in images})
         if len(channels) > 1 or num_channels not in (None, channels[0]):
             wanted = num_channels or "the same number of"
-            raise ValueError(
-                f"images must have {wanted} channels, got {channels}: convert them first."
-            )
+            raise ValueError(f"images must have {wanted} channels, got {channels}: convert them first.")
         for image in images:
             _check_range(image, kwargs["do_rescale"], kwargs["rescale_factor"])
         # 8-bit images have their size already. Skip a resize that changes nothing.
@@ -138,9 +136,7 @@ class VQVAEImageProcessorPil(PilBackend):
         Raises:
             ValueError: if `output_type` is unknown, `images` has not four dimensions, or PIL has no mode for C.
         """
-        require(
-            output_type in ("pil", "np", "pt"), "output_type", output_type, "'pil', 'np' or 'pt'"
-        )
+        require(output_type in ("pil", "np", "pt"), "output_type", output_type, "'pil', 'np' or 'pt'")
         images = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
         shape = tuple(images.shape)
         require(len(shape) == 4, "images", shape, "of shape (batch, channels, height, width)")
@@ -230,11 +226,7 @@ def _resize(image: Image.Image, settings: dict) -> Image.Image:
 
 def _check_settings(settings: dict) -> None:
     """Check names, and that factor, mean and deviation can be undone for any number of channels."""
-    for name, more in {
-        "rescale_factor": " above 0",
-        "image_mean": "",
-        "image_std": " above 0",
-    }.items():
+    for name, more in {"rescale_factor": " above 0", "image_mean": "", "image_std": " above 0"}.items():
         value = settings.get(name)
         number = isinstance(value, int | float) and math.isfinite(value) and (value > 0 or not more)
         require(value is None or number, name, value, f"a finite number{more}")

@@ -80,9 +80,7 @@ def check_codes(codes, num_embeddings: int, grid_size: tuple[int, int] | None = 
     codes = as_tensor("codes", codes, "integers")
     if codes.dim() != 3 or (grid_size and tuple(codes.shape[1:]) != tuple(grid_size)):
         rows, columns = grid_size or ("rows", "columns")
-        raise ValueError(
-            f"`codes` must have the shape (batch, {rows}, {columns}), got {tuple(codes.shape)}."
-        )
+        raise ValueError(f"`codes` must have the shape (batch, {rows}, {columns}), got {tuple(codes.shape)}.")
     check_range("codes", codes, 0, num_embeddings, "the codebook's range")
     return codes
 
@@ -115,9 +113,7 @@ def count_grids(name: str, number: int | None, **arguments: ClassLabels | Seeds 
         if number is None:
             name, number = key, length
         if length is not None and length != number:
-            raise ValueError(
-                f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}."
-            )
+            raise ValueError(f"`{key}` must have one entry for each of the {number} of `{name}`, got {length}.")
     return int(number or 1)
 
 
@@ -130,15 +126,11 @@ def _count_entries(name: str, value: ClassLabels | Seeds | None) -> int | None:
     return len(value) if isinstance(value, list) else None
 
 
-def label_rows(
-    class_labels: ClassLabels | None, config: PixelCNNConfig, number: int, guided: bool
-) -> Tensor | None:
+def label_rows(class_labels: ClassLabels | None, config: PixelCNNConfig, number: int, guided: bool) -> Tensor | None:
     """Convert labels to rows (number,) of the class embeddings; None for a prior without classes."""
     classes = config.num_classes
     if guided and (classes is None or class_labels is None):
-        raise ValueError(
-            "`guidance_scale` other than 1 needs a prior with classes, and `class_labels`."
-        )
+        raise ValueError("`guidance_scale` other than 1 needs a prior with classes, and `class_labels`.")
     if classes is None:
         return check_labels(class_labels, classes, number)
     if config.label_dropout == 0 and (guided or class_labels is None):
@@ -195,10 +187,7 @@ def as_batch(name: str, values, kind: str, shape: tuple[int, ...], number: int) 
 
 
 def draw_noise(
-    generator: torch.Generator | None,
-    seeds: Seeds | None,
-    shape: tuple[int, int, int],
-    device: torch.device,
+    generator: torch.Generator | None, seeds: Seeds | None, shape: tuple[int, int, int], device: torch.device
 ) -> Tensor:
     """Draw uniform noise (N, h, w) in [0, 1) on `device`, all at once, so that the batch size does not change it."""
     # Named dtypes and devices: torch's global defaults would change the numbers.

@@ -131,9 +131,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
             kwargs.setdefault("output_hidden_states", True)
         with torch.no_grad():
             codes = self.vqvae.encode(pixel_values).codes
-        prior = self.prior(
-            codes, class_labels=class_labels, return_loss=return_loss, return_dict=True, **kwargs
-        )
+        prior = self.prior(codes, class_labels=class_labels, return_loss=return_loss, return_dict=True, **kwargs)
         return VQVAEForImageGenerationOutput(
             loss=prior.loss, logits=prior.logits, codes=codes, hidden_states=prior.hidden_states
         )
@@ -205,9 +203,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         shape = (self.config.num_channels, rows * side, columns * side)
-        pixel_values = as_batch(
-            "pixel_values", pixel_values, "floating-point numbers", shape, number
-        )
+        pixel_values = as_batch("pixel_values", pixel_values, "floating-point numbers", shape, number)
         pixel_mask = as_batch("pixel_mask", pixel_mask, "bool", shape[1:], number)
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)

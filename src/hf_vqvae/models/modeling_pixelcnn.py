@@ -31,14 +31,7 @@ from .input_checks import (
     label_rows,
     require,
 )
-from .pixelcnn_layers import (
-    CodeConv2d,
-    CodeLookup,
-    GatedPixelCNNLayer,
-    PixelCNNResidualBlock,
-    dropout,
-    keep_mask,
-)
+from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, dropout, keep_mask
 from .sampling_pixelcnn import DrawSettings, sample_codes
 
 
@@ -92,9 +85,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         self.conv_in = CodeConv2d(config.num_embeddings, channels, config.kernel_size)
         if config.num_classes is not None:
             self.class_embedding = nn.Embedding(config.num_classes + 1, channels)
-        self.blocks = nn.ModuleList(
-            PixelCNNResidualBlock(channels) for _ in range(config.num_residual_blocks)
-        )
+        self.blocks = nn.ModuleList(PixelCNNResidualBlock(channels) for _ in range(config.num_residual_blocks))
         self.layers = nn.ModuleList(
             nn.Conv2d(channels, channels, kernel_size=1) for _ in range(config.num_pixelcnn_layers)
         )
@@ -238,9 +229,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             RuntimeError: if `generator` is on another device than the model.
         """
         settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
-        number = count_grids(
-            "num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask
-        )
+        number = count_grids("num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask)
         is_valid = is_integer(batch_size) and batch_size >= 1
         require(is_valid, "batch_size", batch_size, "an integer of at least 1")
         # Weights offloaded by Accelerate are on "meta".

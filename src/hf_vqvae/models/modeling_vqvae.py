@@ -82,9 +82,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
     _can_record_outputs = {
         "hidden_states": [
             OutputRecorder(VQVAEEncoderLevel, capture_initial_hidden_state=False),
-            OutputRecorder(
-                nn.Conv2d, layer_name="encoder.conv_out", capture_initial_hidden_state=False
-            ),
+            OutputRecorder(nn.Conv2d, layer_name="encoder.conv_out", capture_initial_hidden_state=False),
         ]
     }
     _can_compile_fullgraph = True
@@ -132,10 +130,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self,
-        pixel_values: torch.FloatTensor,
-        return_loss: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: torch.FloatTensor, return_loss: bool | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> VQVAEOutput:
         r"""
         Args:

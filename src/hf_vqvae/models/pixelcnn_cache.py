@@ -40,8 +40,7 @@ class PixelCNNCache:
         self.first = self._buffer(self.pad + self.width + self.radius, self.channels)
         self.first_row = self.first[:, self.pad : self.pad + self.width]
         self.right_of = [
-            self.first[:, self.pad + column + 1 : self.pad + column + 1 + self.radius]
-            for column in range(self.width)
+            self.first[:, self.pad + column + 1 : self.pad + column + 1 + self.radius] for column in range(self.width)
         ]
         self.layers = [self._pointwise(layer) for layer in prior.layers]
         self.out = self._pointwise(prior.conv_out)
@@ -64,9 +63,7 @@ class PixelCNNCache:
     def _tables(self, above: Tensor, left: Tensor) -> None:
         """Set the tables of what each code adds at the taps above (K, taps, C), from left to right, and left (K, r, C)."""
         # A further code, of zeros, stands for positions outside the grid.
-        padded = torch.empty(
-            self.num_codes + 1, *above.shape[1:], dtype=self.dtype, device=self.device
-        )
+        padded = torch.empty(self.num_codes + 1, *above.shape[1:], dtype=self.dtype, device=self.device)
         padded[:-1] = above
         padded[-1] = 0
         self.table = padded.flatten(0, 1)
@@ -182,9 +179,7 @@ class GatedCache(PixelCNNCache):
         self.rows = [self.first]  # inputs of the horizontal stack's layers
         for _ in prior.blocks[1:]:
             self.rows.append(self._buffer(self.pad + self.width, self.channels))
-        self.blocks = [
-            self._block(number, block, labels) for number, block in enumerate(prior.blocks)
-        ]
+        self.blocks = [self._block(number, block, labels) for number, block in enumerate(prior.blocks)]
 
     def _block(self, number: int, block: nn.Module, labels: Tensor | None) -> tuple:
         width, channels, radius = self.width, self.channels, block.radius

@@ -47,9 +47,7 @@ class CodeLookup(nn.Embedding):
         outside = len(table)
         table = torch.cat([table, table.new_zeros(1, table.shape[1])])
         padded = nn.functional.pad(codes.long(), (radius, radius, radius, 0), value=-1)
-        neighbours = torch.stack(
-            [padded[:, y : y + height, x : x + width] for y, x in self.taps], dim=-1
-        )
+        neighbours = torch.stack([padded[:, y : y + height, x : x + width] for y, x in self.taps], dim=-1)
         offsets = torch.arange(len(self.taps), device=codes.device) * self.num_codes
         rows = torch.where(neighbours < 0, outside, neighbours + offsets)
         summed = nn.functional.embedding_bag(rows.reshape(-1, len(self.taps)), table, mode="sum")
@@ -90,9 +88,7 @@ class MaskedConv2d(nn.Conv2d):
         radius = self.kernel_size[0] // 2
         row = self.weight[:, :, radius : radius + 1]
         # Not by `pad`, of which the exporter to ONNX without dynamo does not know the shape.
-        centre_row = torch.cat(
-            [row[..., : radius + 1], torch.zeros_like(row[..., 1 : radius + 1])], 3
-        )
+        centre_row = torch.cat([row[..., : radius + 1], torch.zeros_like(row[..., 1 : radius + 1])], 3)
         causal = torch.cat([self.weight[:, :, :radius], centre_row], dim=2)
         hidden = nn.functional.pad(hidden, (radius, radius, radius, 0))
         return nn.functional.conv2d(hidden, causal, self.bias)
@@ -143,9 +139,7 @@ class GatedPixelCNNLayer(GradientCheckpointingLayer):
         if config.num_classes is not None:
             self.class_embedding = nn.Embedding(config.num_classes + 1, 4 * channels)
 
-    def forward(
-        self, horizontal: Tensor, vertical: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, horizontal: Tensor, vertical: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return both stacks and the gated features for the skip connection, (B, C, h, w) each."""
         radius = self.radius
         above = self.vertical(nn.functional.pad(vertical, (radius, radius, radius, 0)))

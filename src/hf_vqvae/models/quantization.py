@@ -130,9 +130,7 @@ class VectorQuantizer(nn.Module):
             straight_through = quantized.detach() + (rows - rows.detach())
         batch, dim, *grid = latents.shape
         return QuantizerOutput(
-            quantized=straight_through.view(batch, *grid, dim)
-            .permute(0, 3, 1, 2)
-            .to(latents.dtype),
+            quantized=straight_through.view(batch, *grid, dim).permute(0, 3, 1, 2).to(latents.dtype),
             codes=codes.view(batch, *grid),
             codebook_loss=codebook_loss,
             commitment_loss=commitment_loss,
@@ -183,9 +181,7 @@ class VectorQuantizer(nn.Module):
         share = self.ema_cluster_size.mean()
         self.ema_cluster_size.copy_(torch.where(dead, share, self.ema_cluster_size))
         if self.learns_by_ema:
-            self.ema_embed_sum.copy_(
-                torch.where(dead.unsqueeze(1), fresh * share, self.ema_embed_sum)
-            )
+            self.ema_embed_sum.copy_(torch.where(dead.unsqueeze(1), fresh * share, self.ema_embed_sum))
 
     @torch.no_grad()
     def _initialize_once_(self, rows: Tensor) -> None:
@@ -254,6 +250,4 @@ def _draw_rows(rows: Tensor, count: int) -> Tensor:
 
 def _draw_numbers(total: int, count: int) -> Tensor:
     """Draw `count` numbers in [0, total); none repeats before all were drawn."""
-    return torch.cat([torch.randperm(total, device="cpu") for _ in range(-(-count // total))])[
-        :count
-    ]
+    return torch.cat([torch.randperm(total, device="cpu") for _ in range(-(-count // total))])[:count]

@@ -132,16 +132,12 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
     def report(number: int) -> None:
         name = signal.Signals(number).name
         # Not `print`, which the signal may have interrupted.
-        os.write(
-            2, f"\nThe push was stopped by {name}. This tries again:\n\n    {command}\n\n".encode()
-        )
+        os.write(2, f"\nThe push was stopped by {name}. This tries again:\n\n    {command}\n\n".encode())
 
     def stop(number: int, _frame: Any) -> None:
         for each in before:
             signal.signal(each, exit_now)
-        os.write(
-            2, b"\nStopping when the uploads under way are through; once more stops at once.\n"
-        )
+        os.write(2, b"\nStopping when the uploads under way are through; once more stops at once.\n")
         raise KeyboardInterrupt(number)
 
     def exit_now(number: int, _frame: Any) -> None:

@@ -129,20 +129,14 @@ def add_code(folder: Path, model_class: type) -> None:
     classes = {"AutoConfig": model_class.config_class, "AutoModel": model_class}
     for cls in (*classes.values(), VQVAEImageProcessorPil, ImageGenerationPipeline):
         if cls.__module__ == "__main__":
-            raise ValueError(
-                f"{cls.__name__} is defined in __main__; move it into a file that can be published."
-            )
+            raise ValueError(f"{cls.__name__} is defined in __main__; move it into a file that can be published.")
         file = sys.modules[cls.__module__].__file__
         for needed in (file, *get_relative_import_files(file)):
             shutil.copyfile(needed, folder / Path(needed).name)
 
     settings = {"auto_map": {name: _reference(cls) for name, cls in classes.items()}}
     if model_class.main_input_name == "pixel_values" and hasattr(model_class, "sample"):
-        pipeline = {
-            "impl": _reference(ImageGenerationPipeline),
-            "pt": ["AutoModel"],
-            "type": "image",
-        }
+        pipeline = {"impl": _reference(ImageGenerationPipeline), "pt": ["AutoModel"], "type": "image"}
         settings["custom_pipelines"] = {TASK: pipeline}
     _update_json(folder / "config.json", settings)
     if (folder / "preprocessor_config.json").exists():
@@ -213,9 +207,7 @@ def _find_source(model, token) -> Path | None:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
             raise  # otherwise a card without results would overwrite one with results
-        logger.warning(
-            f"The card of {name}, which this model comes from, could not be read: {error}"
-        )
+        logger.warning(f"The card of {name}, which this model comes from, could not be read: {error}")
         return None
 
 
@@ -246,9 +238,7 @@ def _is_described_by_card_in(source: Path, model) -> bool:
     return False
 
 
-def update_card(
-    folder: Path, repo_id: str, *, license: str | None = None, tags: list[str] | None = None
-) -> None:
+def update_card(folder: Path, repo_id: str, *, license: str | None = None, tags: list[str] | None = None) -> None:
     """Set the license and add tags in README.md; a generated card also gets the repo id, and is signed again.
 
     A card that was written or edited by hand stays unsigned, so that no later push overwrites it.

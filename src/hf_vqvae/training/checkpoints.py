@@ -42,11 +42,7 @@ def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
 
 
 def save_checkpoint(
-    accelerator: Accelerator,
-    folder: Path,
-    state: dict[str, Any],
-    limit: int,
-    average: nn.Module | None = None,
+    accelerator: Accelerator, folder: Path, state: dict[str, Any], limit: int, average: nn.Module | None = None
 ) -> Path:
     """Saves what `accelerator` has prepared, `state` and `average` as `folder/<stage>-<step>`.
 
@@ -150,9 +146,7 @@ def choose_checkpoint(
     return chosen
 
 
-def load_checkpoint(
-    accelerator: Accelerator, folder: Path, average: nn.Module | None = None
-) -> dict[str, Any]:
+def load_checkpoint(accelerator: Accelerator, folder: Path, average: nn.Module | None = None) -> dict[str, Any]:
     """Loads a checkpoint into what `accelerator` has prepared and into `average`; returns its `state`.
 
     Raises:

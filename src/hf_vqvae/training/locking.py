@@ -54,8 +54,6 @@ def locked(folder: Path) -> Iterator[None]:
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         yield
     finally:
-        with suppress(
-            OSError
-        ):  # while it is held, where the system can: a waiting process makes a new one
+        with suppress(OSError):  # while it is held, where the system can: a waiting process makes a new one
             path.unlink()
         lock.release()

@@ -66,10 +66,7 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
 
 
 def _measure_samples(
-    model: VQVAEForImageGeneration,
-    images: ImageSplits,
-    values: dict[str, Any],
-    accelerator: Accelerator,
+    model: VQVAEForImageGeneration, images: ImageSplits, values: dict[str, Any], accelerator: Accelerator
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics of samples; if they cannot be measured, prints why and returns none."""
     arguments = SampleQualityArguments(num_samples=values["num_eval_samples"], seed=values["seed"])
@@ -86,23 +83,13 @@ def _measure_samples(
         accelerator.print(f"The Fréchet distance is left out: {error}")
         return {}
     return measure_samples(
-        model,
-        train,
-        images.eval,
-        classifier,
-        arguments,
-        accelerator,
-        label_names=names,
-        split=split,
+        model, train, images.eval, classifier, arguments, accelerator, label_names=names, split=split
     )
 
 
 @torch.inference_mode()
 def log_images(
-    images: DecodedImages,
-    accelerator: Accelerator,
-    model: VQVAEModel | VQVAEForImageGeneration,
-    step: int,
+    images: DecodedImages, accelerator: Accelerator, model: VQVAEModel | VQVAEForImageGeneration, step: int
 ) -> None:
     """Logs reconstructions and codes of the first images to the trackers, or samples if the model has a prior."""
     training = model.training

@@ -9,12 +9,7 @@ from ..distributed import check_same_images, check_shared_folder
 from ..files import write_json
 from .report import log_images, report
 from .run_directory import Run
-from .stages import (
-    start_config,
-    start_full_config,
-    train_prior,
-    train_vqvae,
-)
+from .stages import start_config, start_full_config, train_prior, train_vqvae
 
 
 def check_run(run: Run) -> tuple[bool | None, list[str]]:
@@ -33,9 +28,7 @@ def check_run(run: Run) -> tuple[bool | None, list[str]]:
             directory.tidy()
             print(f"The run in {directory.output_dir} is finished: there is nothing to resume.")
             return None, []
-        print(
-            f"The run in {directory.output_dir} has other flags: a new run starts and replaces it when complete."
-        )
+        print(f"The run in {directory.output_dir} has other flags: a new run starts and replaces it when complete.")
         resume = False
     directory.check(resume=resume, overwrite=overwrite)
     if not resume:

@@ -78,9 +78,7 @@ class RunDirectory:
             )
         if overwrite:
             return
-        if self.output_dir.exists() and (
-            not self.output_dir.is_dir() or any(self.output_dir.iterdir())
-        ):
+        if self.output_dir.exists() and (not self.output_dir.is_dir() or any(self.output_dir.iterdir())):
             raise ValueError(
                 f"{self.output_dir} exists and is not empty: choose another --output_dir, or replace it with "
                 "--overwrite_output_dir."
@@ -91,9 +89,7 @@ class RunDirectory:
                 "--output_dir, or discard it with --overwrite_output_dir."
             )
 
-    def check_same_run(
-        self, wanted: str, flags: dict[str, Any], *, with_changes: bool
-    ) -> list[str]:
+    def check_same_run(self, wanted: str, flags: dict[str, Any], *, with_changes: bool) -> list[str]:
         """Checks that the unfinished run can be resumed from `wanted` ("latest" or a checkpoint folder) with `flags`.
 
         Args:

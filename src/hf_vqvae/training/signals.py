@@ -37,9 +37,7 @@ def catch_signals() -> Iterator[list[int]]:
     """
     caught: list[int] = []
     numbers = stop_signals()
-    before = {
-        number: signal.signal(number, lambda n, _frame: caught.append(n)) for number in numbers
-    }
+    before = {number: signal.signal(number, lambda n, _frame: caught.append(n)) for number in numbers}
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)

@@ -21,13 +21,7 @@ from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model, load_model
 from ..metrics.sums import CompensatedSums, widen
-from ..models import (
-    PixelCNNConfig,
-    VQVAEConfig,
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEModel,
-)
+from ..models import PixelCNNConfig, VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEModel
 from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import KEPT, Run
@@ -63,9 +57,7 @@ def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQV
 
 
 def start_full_config(
-    vqvae_config: VQVAEConfig,
-    prior_settings: dict[str, Any],
-    label_names: list[str] | None = None,
+    vqvae_config: VQVAEConfig, prior_settings: dict[str, Any], label_names: list[str] | None = None
 ) -> VQVAEForImageGenerationConfig:
     """Makes the config of a VQ-VAE together with its prior.
 
@@ -85,10 +77,7 @@ def start_full_config(
             )
         classes = {"num_classes": len(label_names), "id2label": dict(enumerate(label_names))}
     prior_config = PixelCNNConfig(
-        num_embeddings=vqvae_config.num_embeddings,
-        grid_size=vqvae_config.grid_size,
-        **classes,
-        **prior_settings,
+        num_embeddings=vqvae_config.num_embeddings, grid_size=vqvae_config.grid_size, **classes, **prior_settings
     )
     return VQVAEForImageGenerationConfig(vqvae_config=vqvae_config, prior_config=prior_config)
 
@@ -106,10 +95,7 @@ def import_vqvae(run: Run) -> VQVAEModel:
 
 
 def train_vqvae(
-    config: VQVAEConfig,
-    images: ImageSplits,
-    run: Run,
-    log_images: Callable[[VQVAEModel, int], None] | None = None,
+    config: VQVAEConfig, images: ImageSplits, run: Run, log_images: Callable[[VQVAEModel, int], None] | None = None
 ) -> VQVAEModel:
     """Stage 1. Returns the trained VQ-VAE, which an earlier session of the run may have saved."""
     arguments, accelerator = run.arguments.training, run.accelerator
@@ -127,10 +113,7 @@ def train_vqvae(
         model.activation_checkpointing_enable()
 
     def measure(output, batch) -> dict[str, Tensor]:
-        return {
-            "reconstruction_mse": output.reconstruction_loss,
-            "commitment_loss": output.commitment_loss,
-        }
+        return {"reconstruction_mse": output.reconstruction_loss, "commitment_loss": output.commitment_loss}
 
     def evaluate() -> dict[str, float]:
         def errors(batch):
@@ -194,8 +177,7 @@ def train_prior(
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
-        learning_rate=arguments.prior_learning_rate
-        or PRIOR_LEARNING_RATES[prior.config.architecture],
+        learning_rate=arguments.prior_learning_rate or PRIOR_LEARNING_RATES[prior.config.architecture],
         inputs={"codes": "codes"} | ({"class_labels": "labels"} if conditional else {}),
         measure=measure,
         evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
@@ -212,11 +194,7 @@ def train_prior(
 
 
 def _make_full_model(
-    vqvae_config: VQVAEConfig,
-    images: ImageSplits,
-    train_codes: CodesDataset,
-    eval_codes: CodesDataset,
-    run: Run,
+    vqvae_config: VQVAEConfig, images: ImageSplits, train_codes: CodesDataset, eval_codes: CodesDataset, run: Run
 ) -> VQVAEForImageGeneration:
     """Makes the trained VQ-VAE and a new prior, which is conditioned on the labels if there are any."""
     arguments, names, largest = run.arguments.training, None, train_codes.largest_label

@@ -17,13 +17,7 @@ from ..arguments import RunArguments
 from ..command_line import log_line, progress_bar
 from ..data.loaders import ended_early, make_loader
 from ..metrics.sums import Averages
-from .checkpoints import (
-    choose_checkpoint,
-    discard_checkpoints,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .checkpoints import choose_checkpoint, discard_checkpoints, list_checkpoints, load_checkpoint, save_checkpoint
 from .run_directory import Run
 from .signals import Interrupted, catch_signals
 
@@ -67,9 +61,7 @@ class StageTrainer:
         dataset: see [`make_loader`].
     """
 
-    def __init__(
-        self, model: PreTrainedModel, stage: Stage, dataset: Any, steps_per_epoch: int, run: Run
-    ):
+    def __init__(self, model: PreTrainedModel, stage: Stage, dataset: Any, steps_per_epoch: int, run: Run):
         self.stage, self.folder = stage, run.directory.checkpoints
         self.steps_per_epoch = steps_per_epoch
         accelerator, arguments = run.accelerator, run.arguments.training
