@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hf_vqvae.files import keep_freed_memory
 from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from hf_vqvae.models.modeling_pixelcnn import PixelCNNOutput
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
-from hf_vqvae.system import keep_freed_memory
 
 LEARNING_RATE = 1e-3  # of scripts/train.py for the plain prior
 

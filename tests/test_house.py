@@ -8,7 +8,7 @@ PACKAGE = ROOT / "src" / "hf_vqvae"
 # A room imports from rooms on its own line or on lines above it.
 ORDER = """
 models
-files command_line system
+files command_line
 hub arguments distributed
 metrics figures
 data

@@ -17,7 +17,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object
 
 from .arguments import TrainingArguments
-from .system import keep_freed_memory
+from .files import keep_freed_memory
 
 # Timeout of collective operations. While the main process downloads a dataset or writes the card, the others wait, and
 # the default of 10 minutes on GPUs would end them. A process that dies ends the waiting at once.

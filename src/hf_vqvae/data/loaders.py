@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ..arguments import TrainingArguments
 from ..command_line import progress_bar
-from ..system import STOP_SIGNALS
+from ..files import STOP_SIGNALS
 from .splits import StreamedImages
 
 # Undecoded rows in the shuffle buffer of a stream.

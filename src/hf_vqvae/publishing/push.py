@@ -15,12 +15,12 @@ from huggingface_hub import HfApi
 
 from .. import models
 from ..arguments import HubTargetArguments
+from ..files import stop_signals
 from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
 from ..model_card.records import check_records, read_record
-from ..system import stop_signals
 from .staging import add_code, copy_files, copy_run_files, update_card
 
 RECORDS = ("metrics.json", "history.json", "arguments.json", "run.json")

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from ..distributed import run_on_main_process
-from ..system import skip_unsupported
+from ..files import skip_unsupported
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..command_line import is_first_process
 from ..distributed import named_distributed_errors
-from ..system import stop_signals
+from ..files import stop_signals
 from .run_directory import KEPT
 
 NO_SIGNAL = 0
