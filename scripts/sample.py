@@ -121,8 +121,8 @@ def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
             f"--keep takes a box only for models that squash images, and this one has `resize_mode` "
             f"{processor.resize_mode!r}: keep {', '.join(HALVES)}."
         )
-    if picture.mode != MODES.get(config.num_channels):
-        mode = MODES.get(config.num_channels)
+    mode = MODES.get(config.num_channels)
+    if picture.mode != mode:
         print(f"The image is converted from {picture.mode} to {mode}.", file=sys.stderr)
     return processor(picture, return_tensors="pt").pixel_values, mask
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..command_line import progress_bar
+from ..command_line import is_first_process, progress_bar
 from ..distributed import available_memory
 from ..models.image_processing_vqvae import MODES, VQVAEImageProcessorPil
 from .rows import RowDecoder, scale_pixels
@@ -74,7 +74,7 @@ def check_memory(count: int, decoder: RowDecoder) -> None:
 def report_conversions(modes: list[str | None], decoder: RowDecoder) -> None:
     """Print how many images were converted to `num_channels`, given the modes that `decoder` returned for them."""
     converted = Counter(mode for mode in modes if mode is not None)
-    if converted and os.environ.get("LOCAL_RANK", "0") == "0":
+    if converted and is_first_process():
         channels = decoder.processor.num_channels
         kinds = ", ".join(f"{count:,} {mode}" for mode, count in converted.most_common())
         print(

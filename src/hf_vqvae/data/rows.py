@@ -69,6 +69,7 @@ def _find_labels(features: datasets.Features, label_column: str | None) -> str |
 
 
 def has_names(kind: Any) -> bool:
+    """Return whether the cells of a column with this `datasets` feature are names of classes: texts or truth values."""
     return isinstance(kind, datasets.Value) and kind.dtype in NAMES
 
 

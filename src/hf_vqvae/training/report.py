@@ -15,7 +15,7 @@ from ..evaluation.sample_quality import SampleQualityArguments, choose_classifie
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
 from ..model_card.card import write_card
-from ..model_card.records import hash_saved_weights, training_alone
+from ..model_card.records import hash_weights, training_alone
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code
@@ -46,11 +46,11 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
         "seconds": read_json(folder / "seconds.json"),
         "seed": values["seed"],
         "codebook_counts": counts,
+        "weights_sha256": hash_weights(model.state_dict()),
     }
     with writing_errors(folder / "model.safetensors", KEPT):
         model.save_pretrained(folder)
         images.processor.save_pretrained(folder)
-    record["weights_sha256"] = hash_saved_weights(folder)
     write_json(folder / "metrics.json", metrics)
     # The record can be given to train.py again.
     write_json(folder / "arguments.json", training_alone(values, images.info))
