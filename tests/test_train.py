@@ -199,6 +199,11 @@ def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, ref
     assert "train_vqvae" in (folder / "README.md").read_text("utf-8")
     trained, source = (VQVAEModel.from_pretrained(path) for path in (folder, reference))
     assert not torch.equal(trained.quantizer.codebook, source.quantizer.codebook)
+    stopped = outputs / "fine-tuned-in-parts"
+    for resume, signals, status in (([], [(6, KILL)], -KILL), (LATEST, [], 0)):
+        again = scripts.run(TRAIN, *TINY, *more, *resume, "--output_dir", stopped, signals=signals)
+        assert again.returncode == status, again.stderr
+    assert_same_run(stopped, folder)
 
 
 def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(scripts, reference, outputs):
