@@ -159,8 +159,8 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, t
 
     done = scripts.run(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    # The bar begins where the checkpoint was: it was not trained anew.
-    assert f" {reached * 16}/768 " in done.stderr
+    # It begins where the checkpoint was: it was not trained anew.
+    assert f"vqvae-{reached}, step {reached} of 48\n" in done.stderr
 
     run_main("scripts/sweep.py", *flags, "--output_dir", tmp_path / "whole")
     for name in ("history.json", "metrics.json"):

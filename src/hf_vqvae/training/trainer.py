@@ -135,6 +135,7 @@ class StageTrainer:
             )
             if chosen is not None:
                 self._load(chosen)
+                log_line(f"{self.stage.name}: resumed from {chosen}", {}, f"step {self.step} of {self.total_steps}")
             batch_size = self.arguments.train_batch_size
             with progress_bar(
                 total=self.total_steps * batch_size,
