@@ -170,7 +170,7 @@ def open_source(arguments: DataArguments) -> Source:
     """
     name = arguments.dataset_name
     # An empty path would be the current folder.
-    path = Path("no name" if name == "" else name).expanduser()
+    path = Path(os.path.expanduser("no name" if name == "" else name))
     if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
         raise DataError(
             f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, "

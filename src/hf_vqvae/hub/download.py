@@ -1,6 +1,7 @@
 """Download a model from the Hub; load it, once its weights' headers fit its config, and its image processor."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -42,9 +43,10 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
     Raises:
         ValueError: if there is neither such a folder nor such a repo, or the download fails.
     """
-    name = str(name_or_path)
-    if (folder := Path(name).expanduser()).is_dir():
+    # Unlike `Path.expanduser`, this leaves the `~` of an unknown user.
+    if os.path.isdir(folder := os.path.expanduser(name_or_path)):
         return str(folder)
+    name = str(name_or_path)
     failed = f"cannot get the model {name!r}: there is no folder {name}, and"
     way_out = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
     if not _may_be_repo(name):

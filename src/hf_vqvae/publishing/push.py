@@ -56,7 +56,7 @@ def push_folder(
         PushError: if the folder is not a finished run, or the push failed; the message has the command that repeats it.
     """
     check_repo_id(repo_id)
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     check_finished(folder)
     options = {"private": private or None, "revision": revision, "create_pr": create_pr}
     try:
