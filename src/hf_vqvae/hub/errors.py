@@ -101,8 +101,8 @@ def _explain_answer(error: BaseException, action: str) -> str:
     }
     if action == "download":
         meanings[403] = "the token may not read this; ask for access on the repo's page"
-    if not has_token:
-        meanings[401] = "there is no such repo, or it needs a token: set HF_TOKEN or run `hf auth login`"
+        if not has_token:
+            meanings[401] = "there is no such repo, or it needs a token: set HF_TOKEN or run `hf auth login`"
     other = f"the Hub has a problem; {action} again later" if status >= 500 else _text(error)
     said = f" ({said})" if said else ""
     return f"the Hub answered {status}{said}: {meanings.get(status, other)}."
