@@ -443,13 +443,13 @@ def test_others_wait_for_the_first_process_as_long_as_it_takes(scripts, tmp_path
     """The time is that of `LONGEST_WAIT`, and no wait is outside of it."""
     assert timedelta(hours=1) < LONGEST_WAIT  # the default is 10 minutes with NCCL
     slow = """
-import hf_vqvae.data.splits
-load = hf_vqvae.data.splits.load_images
+import hf_vqvae.training.run
+load = hf_vqvae.training.run.load_images
 def load_slowly(*arguments):
     if rank == "0":
         time.sleep(4)
     return load(*arguments)
-hf_vqvae.data.splits.load_images = load_slowly
+hf_vqvae.training.run.load_images = load_slowly
 """
     short = slow + "import hf_vqvae.distributed\nhf_vqvae.distributed.LONGEST_WAIT = timedelta(seconds=2)\n"
     flags = [TRAIN, *DATA, *ONE, "--output_dir", tmp_path / "run"]
