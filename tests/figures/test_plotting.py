@@ -18,7 +18,7 @@ from hf_vqvae.figures.page import SMALLEST, fit_text
 from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 
-GOLDEN = Path(__file__).parent / "fixtures" / "figures"
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "figures"
 RANDOM = np.random.default_rng(0)
 
 
@@ -127,7 +127,7 @@ def small(path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_looks_as_it_did(name, tmp_path):
-    """`python tests/test_plotting.py` writes new ones: look at the figures first."""
+    """`python tests/figures/test_plotting.py` writes new ones: look at the figures first."""
     FIGURES[name](tmp_path / "figure.png")
     pixels_of(tmp_path / "figure.png")
     now, before = small(tmp_path / "figure.png"), Image.open(GOLDEN / f"{name}.png")

@@ -33,8 +33,8 @@ from hf_vqvae.models import (
 from hf_vqvae.models.configuration_utils import own_fields
 from hf_vqvae.publishing.staging import add_code
 
-EXAMPLE = Path(__file__).parents[1] / "model_card" / "example"
-FIXTURES = Path(__file__).parent / "fixtures" / "cards"
+EXAMPLE = Path(__file__).parents[2] / "model_card" / "example"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "cards"
 HOME = "/home/somebody"
 VALUES = {"reconstruction_mse": 0.0031234, "psnr": 25.05, "ssim": 0.9512}
 VALUES |= {"codebook_perplexity": 27.31, "codes_used": 15}
@@ -229,7 +229,7 @@ def without_help(card):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=["gated", "plain", "vqvae"])
 def test_a_card_reads_as_it_did(path, tmp_path):
-    """`python tests/test_card.py` writes new ones: read what changed."""
+    """`python tests/model_card/test_card.py` writes new ones: read what changed."""
     card = GOLDEN[path](tmp_path / "mnist")
     check_text(str(card))
     assert without_help(card) == without_help(path.read_text("utf-8"))
