@@ -51,14 +51,15 @@ def test_an_unfinished_run_is_neither_overwritten_nor_missed(folder):
     folder.check(resume=False, overwrite=True)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_link_in_the_place_of_the_folder_is_found_before_any_work(folder, overwrite):
-    elsewhere = folder.output_dir.with_name("elsewhere")
+@pytest.mark.parametrize("place", ["output_dir", "partial"])
+@pytest.mark.parametrize("overwrite, resume", [(False, False), (True, False), (False, True)])
+def test_a_link_in_the_place_of_the_folder_is_found_before_any_work(folder, place, overwrite, resume):
+    elsewhere, link = folder.output_dir.with_name("elsewhere"), getattr(folder, place)
     elsewhere.mkdir(parents=True)
-    folder.output_dir.symlink_to(elsewhere)
-    with pytest.raises(ValueError, match=f"is a link, .*{elsewhere}, or another"):
-        folder.check(resume=False, overwrite=overwrite)
-    folder.output_dir.unlink()
+    link.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"{link} is a link, .*{elsewhere}, or another"):
+        folder.check(resume=resume, overwrite=overwrite)
+    link.unlink()
     folder.check(resume=False, overwrite=overwrite)
 
 

@@ -67,11 +67,12 @@ class RunDirectory:
             ValueError: if the name is not usable, another run is in the way, or there is none to resume.
         """
         self.check_name()
-        if self.output_dir.is_symlink():
-            raise ValueError(
-                f"--output_dir {self.output_dir} is a link, whose place the finished run would take: name the folder "
-                f"itself, {self.output_dir.resolve()}, or another."
-            )
+        for place in (self.output_dir, self.partial):
+            if place.is_symlink():
+                raise ValueError(
+                    f"{place} is a link, whose place the run would take: remove it, and name the folder itself as "
+                    f"--output_dir, {str(place.resolve()).removesuffix(UNFINISHED)}, or another."
+                )
         if resume and not self.partial.is_dir():
             raise ValueError(
                 f"there is no unfinished run {self.partial} to resume: leave out --resume_from_checkpoint."
