@@ -5,9 +5,7 @@ import json
 import os
 
 import pytest
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from hf_vqvae.files import atomic_remove, atomic_replace, read_json, remove, write_json, writing_errors
 
@@ -36,19 +34,6 @@ def test_what_is_removed_is_never_seen_in_part(tmp_path):
     atomic_remove(place, aside)
     atomic_remove(place, aside)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no umask")
-def test_weights_can_be_read_by_whom_the_umask_says(tmp_path):
-    before = os.umask(0o027)
-    try:
-        (tmp_path / "writing").mkdir()
-        save_file({"weight": torch.zeros(1)}, tmp_path / "writing" / "model.safetensors")
-        atomic_replace(tmp_path / "writing", tmp_path / "checkpoint")
-    finally:
-        os.umask(before)
-    (weights,) = (tmp_path / "checkpoint").iterdir()
-    assert weights.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path):

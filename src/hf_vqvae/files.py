@@ -42,26 +42,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def atomic_replace(writing: Path, place: Path) -> None:
-    """Flushes `writing` to disk and renames it to `place`; weights in it become readable as the umask says.
+    """Flushes `writing` to disk and renames it to `place`.
 
     Args:
         writing: a file or folder.
         place: an existing file is replaced; an existing folder is an error.
     """
-    follow_umask(writing)
     for path in (*writing.rglob("*"), writing):
         sync(path)
     os.replace(writing, place)
     sync(place.parent)
-
-
-def follow_umask(folder: Path) -> None:
-    """Gives the weights in `folder` the permissions of other new files; safetensors lets only their owner read them."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    for path in folder.rglob("*.safetensors"):
-        with suppress(OSError):  # a file system without permissions
-            path.chmod(0o666 & ~mask)
 
 
 def sync(path: Path) -> None:

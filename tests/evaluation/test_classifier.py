@@ -136,6 +136,7 @@ def test_it_is_trained_once_and_then_read(tmp_path, accelerator):
     first = kept_classifier(images, NAMES, accelerator, tmp_path)
     (kept,) = tmp_path.iterdir()
     written = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert len({path.stat().st_mode for path in kept.iterdir()}) == 1  # weights are as readable as the config
     assert {"config.json", "model.safetensors"} <= set(written)
     again = kept_classifier(images, NAMES, accelerator, tmp_path)
     assert written == {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}

@@ -1,6 +1,7 @@
 """What transformers demands of every model, for each of ours."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -98,6 +99,19 @@ def test_a_reloaded_model_is_the_same(model, tmp_path):
         assert_close(loaded(inputs_of(model), return_loss=True), expected, atol=0, rtol=0)
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         assert {name for name, p in loaded.named_parameters() if not p.requires_grad} == frozen
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_saved_weights_can_be_read_by_whom_the_umask_says(model, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        model.save_pretrained(tmp_path / "one")
+        model.save_pretrained(str(tmp_path / "shards"), max_shard_size="1KB")
+    finally:
+        os.umask(before)
+    assert len(list(tmp_path.glob("shards/*.safetensors"))) > 1
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")} == {0o666 & ~umask}
 
 
 def test_a_model_can_be_built_without_memory(config):

@@ -84,6 +84,13 @@ def test_saving_the_same_step_again_leaves_one_whole_checkpoint(folder, accelera
     assert load_checkpoint(accelerator, folder / "vqvae-3")["step"] == 3
 
 
+def test_the_weights_in_a_checkpoint_are_as_readable_as_its_other_files(folder, accelerator):
+    state, average = {"stage": "vqvae", "step": 3, "identity": IDENTITY}, torch.nn.Linear(3, 2)
+    files = list(save_checkpoint(accelerator, folder, state, 1, average).iterdir())
+    assert sum(path.suffix == ".safetensors" for path in files) == 2
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_what_is_no_folder_is_no_obstacle(folder, accelerator, tmp_path):
     folder.mkdir()
     (folder / "vqvae-3").write_text("notes")

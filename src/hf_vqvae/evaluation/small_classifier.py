@@ -17,6 +17,7 @@ from ..data.rows import scale_pixels
 from ..distributed import run_on_main_process
 from ..files import atomic_remove, atomic_replace, writing_errors
 from ..models import VQVAEImageProcessorPil
+from ..models.hub_mixin import follow_umask
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 
 logger = logging.get_logger(__name__)
@@ -185,6 +186,7 @@ def _keep(model: SmallClassifier, folder: Path | None, name: str) -> None:
         try:
             with writing_errors(kept):
                 model.save_pretrained(writing)
+            follow_umask(writing)
             atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
             atomic_replace(writing, kept)
         finally:

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""Load safetensors weights only; push with the package `hf_vqvae`, which is not among the files of a repo."""
+"""Load and save safetensors weights; push with the package `hf_vqvae`, which is not among the files of a repo."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "t
 
 
 class HubMixin:
-    """`from_pretrained` and `push_to_hub` for the models of this package; precedes `PreTrainedModel` among the bases."""
+    """`from_pretrained`, `save_pretrained` and `push_to_hub` for the models of this package; precedes `PreTrainedModel` among the bases."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -39,6 +40,11 @@ class HubMixin:
         check_finite(loaded[0] if kwargs.get("output_loading_info") else loaded)
         return loaded
 
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Save the model as `PreTrainedModel.save_pretrained` does; the files of weights get the umask's permissions."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        follow_umask(save_directory)
+
     def save_for_hub(self, folder, repo_id: str = "", **options) -> None:
         """Write model, image processor, code and card, as `hf_vqvae.publishing.staging.save_for_hub` of the package."""
         # Inside `try`, since the Hub's loader demands every package that is imported outside of one.
@@ -60,6 +66,15 @@ class HubMixin:
             logger.warning(f"Uploading without image processor, code and card: {error}.")
             return super().push_to_hub(repo_id, **options)
         return push_model(self, repo_id, **options)
+
+
+def follow_umask(folder: str | Path) -> None:
+    """Give the weights in `folder` the permissions of other new files; safetensors lets only their owner read them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in Path(folder).glob("*.safetensors"):
+        with suppress(OSError):  # a file system without permissions, or another user's file
+            path.chmod(0o666 & ~mask)
 
 
 def list_shards(index: str | Path) -> list[str]:

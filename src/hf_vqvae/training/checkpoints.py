@@ -18,6 +18,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from ..files import atomic_remove, atomic_replace, read_json, write_json, writing_errors
+from ..models.hub_mixin import follow_umask
 
 AVERAGE = "average.safetensors"
 # Keys of a config on which no weight depends.
@@ -65,6 +66,7 @@ def save_checkpoint(
         if average is not None:
             # Not by Accelerate, which would read it back as any pickle.
             save_model(average, str(writing / AVERAGE))
+        follow_umask(writing)
         saved = [_number(path) for path in list_checkpoints(folder)]
         state["number"] = 1 + int(max(filter(math.isfinite, saved), default=0))
         state["files"] = _digests(writing)
