@@ -42,7 +42,8 @@ class SampleArguments(DrawArguments):
     keep: list[str] | None = flag(
         None,
         "The part of --image to keep: upper, lower, left or right (half of the grid of codes, "
-        "rounded down), or X0 Y0 X1 Y1 in its pixels (the cells of the grid that lie inside).",
+        "rounded down), or a box X0 Y0 X1 Y1 (the cells of the grid that lie inside) in pixels of the file, "
+        "or, if the model crops or pads images, of the image as it sees it.",
     )
     batch_size: int = flag(256, "Images sampled at a time; changes no image.", at_least=1)
     seed: int = flag(0, "Image i of every label has the seed `seed` + i, whatever --num_images is.", at_least=0)
@@ -112,19 +113,15 @@ def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
     from hf_vqvae.models.image_processing_vqvae import MODES
 
     processor = image_processor_for(config)
-    if keep[0] in HALVES:
-        mask = half_mask(keep[0], config.vqvae_config)
-    elif processor.resize_mode == "squash":
-        mask = box_mask(tuple(int(word) for word in keep), picture.size, config.vqvae_config)
-    else:
-        raise ValueError(
-            f"--keep takes a box only for models that squash images, and this one has `resize_mode` "
-            f"{processor.resize_mode!r}: keep {', '.join(HALVES)}."
-        )
     mode = MODES.get(config.num_channels)
     if picture.mode != mode:
         print(f"The image is converted from {picture.mode} to {mode}.", file=sys.stderr)
-    return processor(picture, return_tensors="pt").pixel_values, mask
+    pixel_values = processor(picture, return_tensors="pt").pixel_values
+    if keep[0] in HALVES:
+        return pixel_values, half_mask(keep[0], config.vqvae_config)
+    *_, height, width = pixel_values.shape
+    size = picture.size if processor.resize_mode == "squash" else (width, height)
+    return pixel_values, box_mask(tuple(int(word) for word in keep), size, config.vqvae_config)
 
 
 def sample(

@@ -1,6 +1,7 @@
 """scripts/sample.py: images out of a trained model."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae import VQVAEConfig, VQVAEForImageGeneration, VQVAEModel
+from hf_vqvae import VQVAEConfig, VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
 from support.models import make_model
 from support.scripts import ROOT
 
@@ -185,6 +186,20 @@ def test_a_box_that_leaves_nothing_to_do_is_refused(scripts, model, keep, messag
     done = scripts.run(SAMPLE, model, *flags, *keep)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_box_is_in_pixels_of_what_a_model_that_crops_sees(scripts, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    VQVAEImageProcessorPil(size=(8, 8), num_channels=1, resize_mode="crop").save_pretrained(tmp_path / "model")
+    pixels = np.zeros((16, 48), np.uint8)
+    pixels[:, 16:24] = 255  # the left half of the square in the middle
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    flags = ["--image", tmp_path / "in.png", "--keep", "0", "0", "4", "8", "--output_file", tmp_path / "out.png"]
+    done = scripts.run(SAMPLE, tmp_path / "model", *flags)
+    assert done.returncode == 0, done.stderr
+    image, known = cells_of(tmp_path / "out.png", 4, 4).reshape(16, 8, 8)[:2]
+    assert image[:, :3].min() > 200 and image[:, 5:].max() < 50
+    assert np.array_equal(known[:, :4], image[:, :4]) and known[:, 4:].min() >= 150
 
 
 def test_neither_the_backend_of_a_notebook_nor_an_encoding_stops_a_script(model, tmp_path):

@@ -25,18 +25,18 @@ def half_mask(half: str, config: VQVAEConfig) -> Tensor:
     return _to_pixels(cells.expand(config.grid_size), config)
 
 
-def box_mask(box: tuple[int, int, int, int], file_size: tuple[int, int], config: VQVAEConfig) -> Tensor:
+def box_mask(box: tuple[int, int, int, int], size: tuple[int, int], config: VQVAEConfig) -> Tensor:
     """Make a mask, bool (H, W), that is True in the cells of the code grid that lie entirely in a box.
 
     Args:
-        box: x0, y0, x1, y1 in pixels of the file, from its upper left corner; x1 and y1 are exclusive.
-        file_size: width and height of the file's image.
+        box: x0, y0, x1, y1 in pixels of the image, from its upper left corner; x1 and y1 are exclusive.
+        size: width and height of the image.
 
     Raises:
         ValueError: if the box is not within the image, or contains no cell or all cells.
     """
     x0, y0, x1, y1 = box
-    width, height = file_size
+    width, height = size
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(
             f"the box {x0} {y0} {x1} {y1} must be in the image: 0 <= X0 < X1 <= {width} and 0 <= Y0 < Y1 <= {height}."
