@@ -28,9 +28,10 @@ class HubMixin:
         """
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("`use_safetensors` must be True, got False: a pickle can run code.")
-        with suppress(OSError):  # where the weights are in one file
+        if pretrained_model_name_or_path is not None:  # else the weights are in `state_dict`
             place = {key: kwargs[key] for key in PLACE if key in kwargs}
-            list_shards(cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place))
+            with suppress(OSError):  # where the weights are in one file
+                list_shards(cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place))
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
         except SafetensorError as error:
