@@ -1,11 +1,12 @@
-"""Time sampling and training, and print tables of medians.
+"""Time sampling and training, and train the same network with other packages; print tables.
 
 python scripts/benchmark.py sample
 python scripts/benchmark.py prior
 python scripts/benchmark.py vqvae --rounds 30 --threads 2
+python scripts/benchmark.py peers --dataset_name ylecun/mnist --epochs 5
 
-Calls that are compared are timed in turn (A, B, A, B), so that other load on the machine slows all of them alike. The
-numbers hold for the machine that is named below each table.
+Calls that are compared are timed in turn (A, B, A, B), so that other load on the machine slows all of them alike; only
+the peers are trained one after the other. The numbers hold for the machine that is named below each table.
 """
 
 __registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -26,11 +29,12 @@ from statistics import median
 import torch
 import torch.utils.benchmark
 
-from hf_vqvae.arguments import check_bounds, flag
-from hf_vqvae.command_line import ScriptArgumentParser, format_table, progress_bar, run_script
+from hf_vqvae.arguments import DataArguments, check_bounds, flag
+from hf_vqvae.command_line import ScriptArgumentParser, format_table, log_line, progress_bar, run_script
 
+# Rows of `peers`: a package, and how it is used where it is not its defaults.
+PEERS = ["hf_vqvae", "vector_quantize_pytorch", "vector_quantize_pytorch:kmeans", "keras"]
 MIN_SECONDS = 0.02  # shorter calls are repeated within a round
-STATUS = Path("/proc/self/status")
 Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note below
 
 
@@ -38,7 +42,6 @@ Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note bel
 class CommonArguments:
     """Flags of every command."""
 
-    rounds: int = flag(10, "Timed rounds, after a warm-up.", at_least=1)
     threads: int = flag(1, "CPU threads.", at_least=1)
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda.")
 
@@ -47,7 +50,14 @@ class CommonArguments:
 
 
 @dataclass
-class SampleArguments(CommonArguments):
+class TimedArguments(CommonArguments):
+    """Flags of the commands that time calls."""
+
+    rounds: int = flag(10, "Timed rounds, after a warm-up.", at_least=1)
+
+
+@dataclass
+class SampleArguments(TimedArguments):
     """Flags of `benchmark.py sample`."""
 
     cases: list[str] = flag(
@@ -58,21 +68,36 @@ class SampleArguments(CommonArguments):
 
 
 @dataclass
-class PriorArguments(CommonArguments):
+class PriorArguments(TimedArguments):
     """Flags of `benchmark.py prior`."""
 
     batch_size: int = flag(128, "Grids of codes per step.", at_least=1)
     grid_size: list[int] = flag([7, 7], "Rows and columns of codes.")
     num_embeddings: int = flag(128, "Number K of codes.")
-    memory: bool = flag(True, "Measure the peak memory too.")
+    memory: bool = flag(True, "On a GPU, measure the peak memory too.")
 
 
 @dataclass
-class VQVAEArguments(CommonArguments):
+class VQVAEArguments(TimedArguments):
     """Flags of `benchmark.py vqvae`."""
 
     batch_size: int = flag(128, "Images per step.", at_least=1)
     image_size: int = flag(28, "Height and width in pixels.")
+
+
+@dataclass
+class PeersArguments(CommonArguments, DataArguments):
+    """Flags of `benchmark.py peers`."""
+
+    implementations: list[str] = flag(PEERS, "Packages to compare, in this order.", choices=PEERS)
+    epochs: int = flag(5, "Epochs of each.", at_least=1)
+    mixed_precision: str = flag("no", "`bf16` trains all of them under it.", choices=["no", "bf16"])
+    seed: int = flag(0, "Seed of weights and shuffling.", at_least=0, below=2**32)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.streaming:
+            raise ValueError("--streaming: the peers are trained from memory, leave it out.")
 
 
 def main() -> None:
@@ -80,6 +105,7 @@ def main() -> None:
         "sample": (SampleArguments, sample),
         "prior": (PriorArguments, prior),
         "vqvae": (VQVAEArguments, vqvae),
+        "peers": (PeersArguments, peers),
     }
     parser = ScriptArgumentParser(description=__doc__.splitlines()[0])
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -96,10 +122,13 @@ def main() -> None:
         parser.error(f"--device {arguments.device} cannot be used here: {reason}")
     torch.set_num_threads(arguments.threads)
     header, rows, note = command(arguments)
-    align = "".join("<" if name in ("network", "method", "precision") else ">" for name in header)
+    texts = ("network", "method", "precision", "implementation")
+    align = "".join("<" if name in texts else ">" for name in header)
     table = format_table(header, rows, align)
     environment = describe_environment(torch.device(arguments.device))
-    print(f"\n{table}\n\n{note} Medians of {arguments.rounds} interleaved rounds. {environment}.")
+    rounds = getattr(arguments, "rounds", None)
+    medians = f" Medians of {rounds} interleaved rounds." if rounds else ""
+    print(f"\n{table}\n\n{note}{medians} {environment}.")
 
 
 def sample(arguments: SampleArguments) -> Table:
@@ -143,20 +172,15 @@ def prior(arguments: PriorArguments) -> Table:
     steps = {variant.name: make_prior_step(variant, arguments) for variant in VARIANTS}
     rows = compare(time_interleaved(steps, arguments.rounds, "prior"), REFERENCE, arguments.batch_size)
     header = ["network", "ms a step", "grids/s", "times the reference"]
-    if arguments.memory:
+    if arguments.memory and arguments.device != "cpu":
         header += ["peak MiB", "peak : reference"]
-        peaks = [
-            peak_memory(partial(make_prior_step, variant, arguments), arguments.device)
-            for variant in progress_bar(VARIANTS, desc="memory", unit=" networks")
-        ]
+        peaks = [peak_memory(partial(make_prior_step, variant, arguments)) for variant in VARIANTS]
         for row, peak in zip(rows, peaks, strict=True):
-            ratio = None if peak is None else peak / peaks[0]
-            row += [format_number(peak and peak / 2**20), format_number(ratio)]
+            row += [format_number(peak / 2**20), format_number(peak / peaks[0])]
     note = (
         f"Forward, backward and Adam step on {arguments.batch_size} grids. The first row, the reference, is the "
         "plain network written with masked convolutions over one-hot planes; ours is in channels-last, bf16 "
-        "under autocast, as scripts/train.py trains. Peak memory is that of three steps in a process of their own, "
-        "beyond the libraries: weights, gradients, Adam and activations."
+        "under autocast, as scripts/train.py trains. Peak memory, on a GPU: weights, gradients, Adam and activations."
     )
     return header, rows, note
 
@@ -174,6 +198,32 @@ def vqvae(arguments: VQVAEArguments) -> Table:
         f"{size}, in channels-last, bf16 under autocast, as scripts/train.py trains."
     )
     return ["precision", "ms a step", "images/s", "times float32"], rows, note
+
+
+def peers(arguments: PeersArguments) -> Table:
+    """Train the page's network with this package and others, one after the other, and compare what comes out."""
+    packages = sorted({name.partition(":")[0] for name in arguments.implementations})
+    for package in packages:
+        if find_spec(package) is None:
+            install = "pip install 'hf_vqvae[peers]', or in a checkout pip install -e '.[peers]'"
+            raise ValueError(f"--implementations {package}: the package is not installed: {install}.")
+    from benchmark_peers import train_and_measure
+
+    rows = []
+    for name in arguments.implementations:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            result = pool.submit(train_and_measure, name, arguments).result()
+        log_line(name, result, f"{arguments.epochs} epochs")
+        rows.append([name, str(arguments.epochs), *map(format_number, result.values())])
+    note = (
+        f"The page's network, trained on split {arguments.train_split} with --mixed_precision "
+        f"{arguments.mixed_precision} and measured on split {arguments.eval_split}, reconstructions clipped to [0, 1]; "
+        "each in a process of its own, one after the other. hf_vqvae: the default recipe of scripts/train.py; "
+        "vector_quantize_pytorch: its defaults, or k-means start, dead codes replaced and rotation trick off, by Adam "
+        "1e-3; keras: the recipe of the Keras example. "
+        f"{', '.join(f'{package} {version(package)}' for package in packages)}."
+    )
+    return ["implementation", "epochs", *result], rows, note
 
 
 def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int, title: str) -> dict[str, list[float]]:
@@ -215,35 +265,14 @@ def compare(seconds: dict[str, list[float]], baseline: str, count: int) -> list[
     return rows
 
 
-def peak_memory(make_call: Callable[[], Callable[[], object]], device: str) -> int | None:
-    """Measure the most bytes that `make_call()` and three calls of its result need, in a process of their own.
-
-    On CUDA this is the allocator's peak. On a CPU it is the growth of resident memory, which includes buffers of the
-    libraries that torch's profiler does not see; None where the system does not report it (Linux does).
-    """
-    if device == "cpu" and not STATUS.exists():
-        return None
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_peak, make_call, device, torch.get_num_threads()).result()
-
-
-def measure_peak(make_call: Callable[[], Callable[[], object]], device: str, threads: int) -> int:
-    """As [`peak_memory`], in this process."""
-    torch.set_num_threads(threads)
-    on_cpu, before = device == "cpu", 0
-    if on_cpu:
-        # "5" resets VmHWM; `ru_maxrss` would start at the parent's peak.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = status_bytes("VmRSS")
+def peak_memory(make_call: Callable[[], Callable[[], object]]) -> int:
+    """Measure the most bytes on the GPU that `make_call()` and three calls of its result take."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     call = make_call()
     for _ in range(3):
         call()
-    peak = status_bytes("VmHWM") if on_cpu else torch.cuda.max_memory_allocated(device)
-    return peak - before
-
-
-def status_bytes(name: str) -> int:
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)[1])
+    return torch.cuda.max_memory_allocated() - before
 
 
 def describe_environment(device: torch.device) -> str:
@@ -257,10 +286,8 @@ def describe_environment(device: torch.device) -> str:
     return f"{processor}, {threads}, torch {torch.__version__}"
 
 
-def format_number(value: float | None) -> str:
-    """Format with three digits, or all before the point; a dash for None."""
-    if value is None:
-        return "-"
+def format_number(value: float) -> str:
+    """Format with three digits, or all before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

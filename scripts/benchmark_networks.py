@@ -3,8 +3,9 @@
 Shapes: N grids, K codes, h x w grid, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
@@ -118,19 +119,8 @@ def make_samplers(
     return samplers
 
 
-def patterned_codes(config: PixelCNNConfig, number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Make codes (N, h, w) of ten patterns, a fifth of them replaced at random, and their labels (N,)."""
-    fixed, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
-    size = tuple(config.grid_size)
-    patterns = torch.randint(config.num_embeddings, (10, *size), generator=fixed)
-    labels = torch.randint(10, (number,), generator=generator)
-    other = torch.randint(config.num_embeddings, (number, *size), generator=generator)
-    replaced = torch.rand(other.shape, generator=generator) < 0.2
-    return torch.where(replaced, other, patterns[labels]), labels
-
-
-def make_step(model: nn.Module, batches: list[dict[str, Tensor]], *, bf16: bool) -> Callable[[], Tensor]:
-    """Make a function that takes one Adam step on the next of `batches`, in turn, and returns its loss (a scalar).
+def make_step(model: nn.Module, batches: Iterator[dict[str, Tensor]], *, bf16: bool) -> Callable[[], Tensor]:
+    """Make a function that takes one Adam step on the next of `batches`, and returns its loss (a scalar).
 
     Args:
         model: whose forward returns `loss` with `return_loss=True`.
@@ -138,14 +128,11 @@ def make_step(model: nn.Module, batches: list[dict[str, Tensor]], *, bf16: bool)
         bf16: under autocast, as `--mixed_precision bf16` trains.
     """
     optimizer = torch.optim.Adam(model.train().parameters(), lr=LEARNING_RATE)
-    device, count = next(model.parameters()).device.type, 0
+    device = next(model.parameters()).device.type
 
     def step() -> Tensor:
-        nonlocal count
-        batch = batches[count % len(batches)]
-        count += 1
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss = model(**batch, return_loss=True).loss
+            loss = model(**next(batches), return_loss=True).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -186,16 +173,17 @@ def make_prior_step(variant: Variant, arguments: Any):
         architecture=variant.architecture,
         num_classes=classes,
     )
-    keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     torch.manual_seed(0)
+    # Eight batches of ten patterns: something to learn.
+    patterns = torch.randint(config.num_embeddings, (10, *config.grid_size), device=arguments.device)
+    batches = [
+        {"codes": patterns[labels]} | ({} if classes is None else {"class_labels": labels})
+        for labels in torch.randint(10, (8, arguments.batch_size), device=arguments.device)
+    ]
+    keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     model = PixelCNNModel(config).to(memory_format=torch.channels_last)
     model = (ReferencePixelCNN(model) if variant.reference else model).to(arguments.device)
-    batches = []
-    for seed in range(8):
-        codes, labels = patterned_codes(config, arguments.batch_size, seed)
-        batch = {"codes": codes} | ({} if classes is None else {"class_labels": labels})
-        batches.append({name: value.to(arguments.device) for name, value in batch.items()})
-    return make_step(model, batches, bf16=variant.bf16)
+    return make_step(model, cycle(batches), bf16=variant.bf16)
 
 
 def make_vqvae_step(arguments: Any, bf16: bool):
@@ -206,4 +194,4 @@ def make_vqvae_step(arguments: Any, bf16: bool):
     model = VQVAEModel(VQVAEConfig(image_size=size)).to(memory_format=torch.channels_last)
     images = torch.rand(8, arguments.batch_size, 1, size, size, device=arguments.device) - 0.5
     batches = [{"pixel_values": batch} for batch in images]
-    return make_step(model.to(arguments.device), batches, bf16=bf16)
+    return make_step(model.to(arguments.device), cycle(batches), bf16=bf16)

@@ -3,14 +3,16 @@
 import re
 import time
 from functools import partial
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import nn
 
-from benchmark import PriorArguments, compare, format_number, peak_memory, time_interleaved
+from benchmark import PEERS, PriorArguments, compare, format_number, peak_memory, time_interleaved
 from benchmark_networks import VARIANTS, ReferencePixelCNN, make_prior_step, uncached_sample
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
+from hf_vqvae.files import read_json
 
 BENCHMARK = "scripts/benchmark.py"
 
@@ -98,9 +100,7 @@ def test_the_speed_is_the_median_of_ratios_not_a_ratio_of_medians():
     assert rows == [["a", "3,000", "2", "1"], ["b", "1,000", "6", "2"]]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")]
-)
+@pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")])
 def test_numbers_are_short(value, text):
     assert format_number(value) == text
 
@@ -118,12 +118,11 @@ def test_all_plain_variants_have_one_loss_curve():
         torch.testing.assert_close(curve, curves[0], rtol=tolerance, atol=0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_peak_memory_counts_weights_gradients_and_adam():
-    arguments = PriorArguments(device="cpu", batch_size=2, grid_size=[3, 3], num_embeddings=1024)
+    arguments = PriorArguments(device="cuda", batch_size=2, grid_size=[3, 3], num_embeddings=1024)
     parameters = 1024 * 128 * 49 + 250_000
-    peak = peak_memory(partial(make_prior_step, VARIANTS[1], arguments), "cpu")
-    if peak is None:
-        pytest.skip("this system does not tell a process its peak memory")
+    peak = peak_memory(partial(make_prior_step, VARIANTS[1], arguments))
     assert 4 * 4 * parameters < peak < 16 * 4 * parameters
 
 
@@ -180,6 +179,39 @@ def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
     assert "threads 2 of" in done.stdout
 
 
+FEW = ["--dataset_name", "digits", "--max_train_samples", 250, "--max_eval_samples", 20]
+
+
+def train_peers(scripts, *names, epochs=1):
+    """Rows of the table by name: the cells behind the name, as numbers."""
+    done = scripts.run(BENCHMARK, "peers", *FEW, "--epochs", epochs, "--device", "cpu", "--implementations", *names)
+    assert done.returncode == 0, done.stderr
+    assert "Medians" not in done.stdout and all(f"{name}, MSE 0." in done.stderr for name in names)
+    return {row[0]: numbers(row[1:]) for row in rows_of(done.stdout)}
+
+
+def test_the_row_of_this_package_is_stage_1_of_train(scripts, tmp_path):
+    epochs, error, perplexity, used, speed = train_peers(scripts, "hf_vqvae", epochs=2)["hf_vqvae"]
+    flags = ["--no_train_prior", "--num_train_epochs", 2, "--output_dir", tmp_path / "run"]
+    assert scripts.run("scripts/train.py", *FEW, *flags).returncode == 0
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert error == pytest.approx(metrics["reconstruction_mse"]["value"], rel=5e-3)
+    assert perplexity == pytest.approx(metrics["codebook_perplexity"]["value"], rel=5e-3)
+    assert (epochs, used) == (2, metrics["codes_used"]["value"]) and speed > 0
+
+
+@pytest.mark.parametrize("name", PEERS[1:])
+def test_a_peer_learns_and_its_codes_are_counted(name, scripts):
+    package = name.partition(":")[0]
+    if find_spec(package) is None:
+        done = scripts.run(BENCHMARK, "peers", *FEW)
+        assert "the package is not installed: pip install 'hf_vqvae[peers]'" in done.stderr
+        pytest.skip(f"{package} is not installed: pip install -e '.[peers]'")
+    short, long = (train_peers(scripts, name, epochs=epochs)[name] for epochs in (1, 8))
+    assert long[1] < short[1] < 0.25  # images are in [0, 1]
+    assert 1 <= long[2] <= long[3] <= 128
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -187,6 +219,9 @@ def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
         (["sample", "--cases", "7x7x128x0"], "--cases 7x7x128x0: each must be"),
         (["prior", "--device", "abacus"], "--device abacus cannot be used here"),
         (["vqvae", "--image_size", "30"], "image_size"),
+        (["peers", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["peers", "--implementations", "jax"], "invalid choice: 'jax'"),
+        (["peers", "--streaming"], "--streaming: the peers are trained from memory"),
         (["sample", "--round", "3"], "unknown argument --round (did you mean --rounds?)"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -198,7 +233,7 @@ def test_bad_flags_are_named_before_anything_is_timed(scripts, flags, message):
 
 
 def test_help_lists_the_commands_and_their_flags(scripts):
-    assert re.search(r"sample .*\n.*prior .*\n.*vqvae ", scripts.run(BENCHMARK, "--help").stdout)
+    assert re.search(r"sample .*\n.*prior .*\n.*vqvae .*\n.*peers ", scripts.run(BENCHMARK, "--help").stdout)
     assert "--loop_steps" in scripts.run(BENCHMARK, "sample", "--help").stdout
     text = " ".join(scripts.run(BENCHMARK, "prior", "--help").stdout.split())
     assert text.endswith("--no_memory, --no-memory The same as --memory False.")
