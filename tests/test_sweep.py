@@ -316,7 +316,7 @@ def test_a_folder_in_the_place_of_a_point_is_kept(tmp_path, run_main):
 # The figure
 
 
-def made_up_points(sizes, dimensions):
+def made_up_points(sizes, dimensions, prior):
     return [
         {
             "num_embeddings": size,
@@ -325,6 +325,7 @@ def made_up_points(sizes, dimensions):
             "codebook_perplexity": size**0.7,
             "bits_per_image_at_most": 49 * math.log2(size),
             "bits_per_image_entropy": 49 * 0.7 * math.log2(size),
+            **({"bits_per_image_prior": 49 * 0.35 * math.log2(size)} if prior else {}),
         }
         for size in sizes
         for dimension in dimensions
@@ -336,6 +337,7 @@ def some_images(number, height=28, width=28, channels=1):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize(
     "sizes, dimensions, images",
     [
@@ -345,8 +347,8 @@ def some_images(number, height=28, width=28, channels=1):
         ([8, 16], [4], (2, 4, 256, 2)),
     ],
 )
-def test_the_figure_fits_on_its_page(sizes, dimensions, images, tmp_path):
-    points, originals = made_up_points(sizes, dimensions), some_images(*images)
+def test_the_figure_fits_on_its_page(sizes, dimensions, images, prior, tmp_path):
+    points, originals = made_up_points(sizes, dimensions, prior), some_images(*images)
     plot_sweep(points, originals, np.stack([originals] * len(points)), tmp_path / "sweep.png")
     with Image.open(tmp_path / "sweep.png") as image:
         assert image.width == 1280

@@ -1,4 +1,4 @@
-"""The figure of a sweep: error against rate and perplexity, and reconstructions at every point."""
+"""The figure of a sweep: error against rate, and reconstructions at every point."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from .image_tables import Table
 from .page import BLUE, GREEN, INK, MARGIN, ORANGE, PURPLE, VERMILION, WIDTH, page, plain_log_axis, write_text
 
 COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
-HEAD, PANEL, FOOT = 90, 500, 150  # dots above, of and below the axes of a panel
+LEFT, RIGHT, HEAD, PANEL, FOOT = 190, 56, 90, 620, 150  # dots around and of the axes
 KEY = 50  # dots of a line of the legend
+# Bits per image and MSE of the Keras example as it runs on Keras 3, with 30 + 30 epochs, from the losses that its page
+# prints (https://keras.io/examples/generative/vq_vae/); its prior has no labels.
+KERAS_EXAMPLE = (73.7, 0.0041)
 
 Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the codebook, and style
 
@@ -24,10 +25,10 @@ Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the cod
 def plot_sweep(
     points: Sequence[dict[str, Any]], originals: np.ndarray, reconstructions: np.ndarray, path: str | Path
 ) -> None:
-    """Draw reconstruction error against bits per image and against perplexity, and reconstructions of each point.
+    """Draw reconstruction error against bits per image, and reconstructions of each point.
 
     Args:
-        points: P points in the form of results.json.
+        points: P points in the form of results.json; if they have priors, with the point of the Keras example.
         originals: uint8 (N, H, W, C).
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
     """
@@ -37,24 +38,16 @@ def plot_sweep(
     ]
     table = Table(np.stack([originals, *reconstructions]), row_names=names)
     curves = _curves(points)
-    second = HEAD + KEY * math.ceil(len(curves) / 2 + 1) + PANEL + FOOT
-    below = second + HEAD + PANEL + FOOT + 56
+    top = HEAD + KEY * math.ceil((len(curves) + 4) / 2)
+    below = top + PANEL + FOOT + 56
     with page(path, below + len(table.canvas)) as figure:
-        axes = _panel(figure, 0, second, "Error against bits per image", "bits per image")
+        write_text(figure, MARGIN, 56, "Error against bits per image", weight="bold", size=13)
+        height = figure.bbox.height
+        box = (LEFT / WIDTH, 1 - (top + PANEL) / height, 1 - (LEFT + RIGHT) / WIDTH, PANEL / height)
+        axes = figure.add_axes(box, yscale="log", xlabel="bits per image", ylabel="reconstruction MSE")
         _draw_rates(axes, curves)
-        axes = _panel(figure, second, below - 56, "Error against perplexity", "codebook perplexity")
-        _draw_perplexities(axes, curves)
         write_text(figure, MARGIN, below - 8, "Reconstructions", weight="bold", size=13)
         table.draw(figure)
-
-
-def _panel(figure: Figure, top: int, bottom: int, title: str, label: str) -> Axes:
-    """Add the axes of a panel from `top` to `bottom`, with its title."""
-    left, right, dots = 190, 56, int(figure.bbox.height)
-    box = (left, dots - bottom + FOOT, WIDTH - left - right, PANEL)
-    write_text(figure, MARGIN, top + 56, title, weight="bold", size=13)
-    fractions = [side / whole for side, whole in zip(box, (WIDTH, dots) * 2, strict=True)]
-    return figure.add_axes(fractions, yscale="log", xlabel=label, ylabel="reconstruction MSE")
 
 
 def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
@@ -68,54 +61,41 @@ def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
     return curves
 
 
-def _draw_curves(axes: Axes, curves: list[Curve], key: str) -> None:
-    """Draw errors against `points[key]`, with the codebook's sizes at the first and last curve."""
-    for index, (points, style) in enumerate(curves):
-        x, y = ([point[name] for point in points] for name in (key, "reconstruction_mse"))
-        axes.plot(x, y, **style)
+def _draw_rates(axes: Axes, curves: list[Curve]) -> None:
+    """Draw errors against each rate, with the codebook's sizes at the first and last curve."""
+    points = [point for line, _ in curves for point in line]
+    rates = {
+        "bits_per_image_at_most": ({}, "at most: log2 K per code"),
+        "bits_per_image_entropy": ({"markerfacecolor": "white"}, "by entropy: log2 perplexity"),
+    }
+    drawn = "bits_per_image_at_most"  # the rate that lines join
+    errors = [point["reconstruction_mse"] for point in points]
+    if all("bits_per_image_prior" in point for point in points):
+        drawn = "bits_per_image_prior"
+        rates["bits_per_image_at_most"][0].update(marker="|")
+        rates = {drawn: ({}, "by the prior, no labels"), **rates}
+        errors.append(KERAS_EXAMPLE[1])
+        axes.plot(*KERAS_EXAMPLE, "*", color=INK, markersize=14, label="the Keras example")
+    axes.margins(x=0.12)
+    room = 1.1 * (max(errors) / min(errors)) ** 0.08  # for the text beside the outermost points
+    axes.set_ylim(min(errors) / room, max(errors) * room)
+    plain_log_axis(axes)
+    for index, (line, style) in enumerate(curves):
+        y = [point["reconstruction_mse"] for point in line]
+        bits = {key: [point[key] for point in line] for key in rates}
+        axes.hlines(y, *(list(map(end, *bits.values())) for end in (min, max)), style["color"], ":", linewidth=1.2)
+        for key, (look, _) in rates.items():
+            hidden = {} if key == drawn else {"linestyle": "", "label": None}
+            axes.plot(bits[key], y, **style | look | hidden)
         # Curves fall: there is room above the first, and below the last.
         place = {"xytext": (6, 4), "ha": "left", "va": "bottom"}
         if index:
             place = {"xytext": (-6, -4), "ha": "right", "va": "top"}
         if index in (0, len(curves) - 1):
-            for point, *end in zip(points, x, y, strict=True):
+            for point, *end in zip(line, bits[drawn], y, strict=True):
                 options = {"textcoords": "offset points", "color": style["color"], "size": 10}
                 axes.annotate(f"K {point['num_embeddings']:,}", end, **place, **options)
-
-
-def _make_room(axes: Axes, curves: list[Curve]) -> None:
-    """Widen both axes, for the text beside the outermost points."""
-    axes.margins(x=0.12)
-    errors = [point["reconstruction_mse"] for points, _ in curves for point in points]
-    room = 1.1 * (max(errors) / min(errors)) ** 0.08
-    axes.set_ylim(min(errors) / room, max(errors) * room)
-    plain_log_axis(axes)
-
-
-def _draw_rates(axes: Axes, curves: list[Curve]) -> None:
-    _make_room(axes, curves)
-    _draw_curves(axes, curves, "bits_per_image_at_most")
-    for points, style in curves:
-        keys = ("bits_per_image_entropy", "bits_per_image_at_most", "reconstruction_mse")
-        entropies, most, errors = ([point[key] for point in points] for key in keys)
-        # From the full to the hollow mark: the bits that entropy coding would save.
-        axes.hlines(errors, entropies, most, color=style["color"], linewidth=1.2, linestyle=":")
-        hollow = {"linestyle": "", "markerfacecolor": "white", "label": None}
-        axes.plot(entropies, errors, **style | hollow)
     mark = {"color": INK, "marker": "o", "markersize": 8, "linestyle": ""}
-    marks = [
-        Line2D([], [], **mark, label="at most: log2 K per code"),
-        Line2D([], [], **mark, markerfacecolor="white", label="by entropy: log2 perplexity"),
-    ]
+    marks = [Line2D([], [], label=label, **mark | look) for look, label in rates.values()]
     handles = axes.get_legend_handles_labels()[0] + marks
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=11)
-
-
-def _draw_perplexities(axes: Axes, curves: list[Curve]) -> None:
-    _make_room(axes, curves)
-    _draw_curves(axes, curves, "codebook_perplexity")
-    axes.set_xscale("log", base=2)
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1,) if high > 8 * low else (1, 1.5)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=10)
