@@ -22,12 +22,12 @@ quickstart: $(VENV)/.installed ## Both stages on scikit-learn's digits, into out
 test: $(VENV)/.installed ## All tests but the long ones.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed ## All tests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
 
 style: $(VENV)/.installed ## Formats the code.
 	$(BIN)/ruff format .

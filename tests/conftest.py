@@ -14,6 +14,8 @@ SETTINGS = ("ACCELERATE_", "DATASETS_", "HF_", "HUGGING", "TRANSFORMERS_", "WAND
 SETTINGS += ("MPL", "MATPLOTLIB", "KMP_", "MKL_", "OMP_", "TORCH", "TQDM_")
 SETTINGS += ("LOCAL_", "MASTER_", "RANK", "WORLD_SIZE", "PYTHON", "COLUMNS")
 SOURCE = Path(__file__).parents[1] / "src"
+# Files that take long come first, the longest at the start: so the processes of `make test` end at about the same time.
+SLOW = ("train", "survival", "sweep", "hub_faults", "modeling_common", "data_sources", "processes", "hub")
 home = tempfile.TemporaryDirectory(prefix="hf_vqvae_tests_")
 
 # Before the tests import what reads them.
@@ -35,6 +37,12 @@ def pytest_collection():
     os.chdir(current)
 
 
+def pytest_collection_modifyitems(items):
+    """Puts the files in `SLOW` before the others."""
+    places = {f"test_{name}.py": place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path.name, len(SLOW)))
+
+
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory):
     with ScriptServer(tmp_path_factory.mktemp("scripts")) as server:
@@ -50,6 +58,23 @@ def run_main(monkeypatch):
         module = load_script(script)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         run_script(module.main)
+
+    return run
+
+
+@pytest.fixture
+def refusal(run_main, capsys):
+    """Runs a script in this process that ends with one line, and returns that line."""
+
+    def run(script, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            run_main(script, *arguments)
+        code = exit_info.value.code
+        text = capsys.readouterr().err if code == 2 else code  # what is no number goes to stderr, with status 1
+        (line,) = text.splitlines()
+        assert code == 2 or line.startswith("Error: ")
+        return line
 
     return run
 
