@@ -106,12 +106,9 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
     "words, message",
     [
         (["--num_embedings", "5"], "--num_embedings (did you mean --num_embeddings?)"),
-        (["--num_embed", "5"], "unknown argument --num_embed"),
         (["--zzz=1"], "unknown argument --zzz=1; --help lists all"),
-        (["extra"], "unknown argument extra"),
         (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1, got 0"),
         (["--learning_rate", "-1"], "--learning_rate must be above 0 and finite, got -1.0"),
-        (["--learning_rate", "nan"], "--learning_rate must be above 0 and finite, got nan"),
         (["--max_grad_norm", "0"], "--max_grad_norm must be above 0 and finite, got 0.0"),
         (["--gradient_accumulation_steps", "3"], "--train_batch_size (128) must be a multiple"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
@@ -122,10 +119,8 @@ def test_what_was_parsed_can_be_written_and_parsed_again(parse, tmp_path):
         (["--train_vqvae"], "--train_vqvae goes on training a model: name it with --vqvae_name"),
         (["--log_with", "mlflow"], "--log_with/--log-with: invalid choice: 'mlflow' (choose from"),
         (["--push_to_hub"], "--push_to_hub needs --hub_model_id owner/name"),
-        (["--seed", "x"], "--seed: invalid int value: 'x'"),
         (["--seed", "-1"], "--seed must be at least 0 and below 4294967296, got -1"),
         (["--dataloader_num_workers", "-1"], "--dataloader_num_workers must be at least 0, got -1"),
-        (["--mixed_precision", "fp8"], "invalid choice: 'fp8'"),
         (["missing.yaml"], "cannot read the arguments in missing.yaml"),
     ],
 )
@@ -139,7 +134,9 @@ def test_the_encoding_of_a_file_is_its_own_and_not_that_of_the_locale(parse, tmp
     assert parse(tmp_path / "run.yaml")[3].output_dir == "naïve"
 
 
-@pytest.mark.parametrize("text", ["- seed", "seed", "", "seed: [", "\t: x", "naïve: 1"])
+@pytest.mark.parametrize(
+    "text", ["- seed", "seed", "", "seed: [", "\t: x", "naïve: 1", "!!python/object/apply:sys.exit [7]"]
+)
 def test_a_file_that_maps_no_flags_to_values_is_refused(refuse, tmp_path, text):
     file = tmp_path / "run.yaml"
     file.write_text(text, "latin-1")

@@ -79,11 +79,8 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         (["--output_file", "x.JPG"], "--output_file x.JPG: images are written as PNG, name"),
     ],
 )
-def test_a_wrong_flag_is_one_clear_line(scripts, model, flags, message, tmp_path):
-    done = scripts.run(SAMPLE, model, "--output_file", tmp_path / "a.png", *flags)
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_a_wrong_flag_is_one_clear_line(refusal, model, flags, message, tmp_path):
+    assert message in refusal(SAMPLE, model, "--output_file", tmp_path / "a.png", *flags)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,11 +177,10 @@ def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept,
         (["1", "1", "7", "7"], "holds none of the 2 x 2 cells"),
     ],
 )
-def test_a_box_that_leaves_nothing_to_do_is_refused(scripts, model, keep, message, tmp_path):
+def test_a_box_that_leaves_nothing_to_do_is_refused(refusal, model, keep, message, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "in.png")
     flags = ["--image", tmp_path / "in.png", "--output_file", tmp_path / "out.png", "--keep"]
-    done = scripts.run(SAMPLE, model, *flags, *keep)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert message in refusal(SAMPLE, model, *flags, *keep)
     assert not (tmp_path / "out.png").exists()
 
 
@@ -214,22 +210,17 @@ def test_neither_the_backend_of_a_notebook_nor_an_encoding_stops_a_script(model,
     assert done.stdout.endswith("Fr?chet.png\n") and path.exists()
 
 
-def test_an_unknown_flag_is_refused_and_not_guessed(scripts, model):
-    done = scripts.run(SAMPLE, model, "--num_image", "5")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_an_unknown_flag_is_refused_and_not_guessed(refusal, model):
+    line = refusal(SAMPLE, model, "--num_image", "5")
     assert "unknown argument --num_image (did you mean --num_images?)" in line
 
 
-def test_a_model_that_cannot_draw_says_how_to_make_one_that_can(scripts, tmp_path):
+def test_a_model_that_cannot_draw_says_how_to_make_one_that_can(refusal, tmp_path):
     VQVAEModel(VQVAEConfig(hidden_sizes=(4, 8))).save_pretrained(tmp_path / "vqvae")
-    done = scripts.run(SAMPLE, tmp_path / "vqvae", "--output_file", tmp_path / "a.png")
-    assert done.returncode == 1
-    assert "without a prior" in done.stderr and "--vqvae_name_or_path" in done.stderr
-    done = scripts.run(SAMPLE, tmp_path / "nothing")
-    assert done.returncode == 1
-    assert "Error: cannot" in done.stderr and str(tmp_path / "nothing") in done.stderr
-    assert "Traceback" not in done.stderr
+    line = refusal(SAMPLE, tmp_path / "vqvae", "--output_file", tmp_path / "a.png")
+    assert "without a prior" in line and "--vqvae_name_or_path" in line
+    line = refusal(SAMPLE, tmp_path / "nothing")
+    assert line.startswith("Error: cannot") and str(tmp_path / "nothing") in line
 
 
 def test_a_model_that_is_nowhere_is_no_download_to_go_on_with(scripts):

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
-from hf_vqvae.figures.sweep import plot_sweep
 from hf_vqvae.files import read_json
 from hf_vqvae.models import VQVAEModel
 from hf_vqvae.training.locking import locked
@@ -82,6 +81,7 @@ def test_the_table_is_printed_and_written_and_has_a_row_for_each_point(sweep):
     page = (folder / "results.md").read_text()
     table, figure = page.rstrip().rsplit("\n\n", 1)
     assert table in output and figure.endswith("(sweep.png)")
+    assert "Point 1 of 2 (4x2):" in output and "Point 2 of 2 (8x2) took" in output
     lines = table.split("\n\n")[0].splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     points = read_json(folder / "results.json")["points"]
@@ -91,12 +91,6 @@ def test_the_table_is_printed_and_written_and_has_a_row_for_each_point(sweep):
         assert cells[2] == f"{point['reconstruction_mse']:.5f}"
         assert cells[7] == f"{point['bits_per_image_at_most']:.0f}"
     assert "16 images of split `test`" in page
-
-
-def test_progress_says_which_point_of_how_many(sweep):
-    _, output = sweep
-    assert "Point 1 of 2 (4x2):" in output
-    assert "Point 2 of 2 (8x2) took" in output
 
 
 def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_path, run_main):
@@ -311,50 +305,3 @@ def test_a_folder_in_the_place_of_a_point_is_kept(tmp_path, run_main):
     with pytest.raises(SystemExit, match="4x2 exists and is not empty: choose another"):
         run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", tmp_path / "sweep")
     assert (tmp_path / "sweep" / "4x2" / "thesis.txt").exists()
-
-
-# The figure
-
-
-def made_up_points(sizes, dimensions, prior):
-    return [
-        {
-            "num_embeddings": size,
-            "embedding_dim": dimension,
-            "reconstruction_mse": 0.01 / size**0.5 / dimension**0.1,
-            "codebook_perplexity": size**0.7,
-            "bits_per_image_at_most": 49 * math.log2(size),
-            "bits_per_image_entropy": 49 * 0.7 * math.log2(size),
-            **({"bits_per_image_prior": 49 * 0.35 * math.log2(size)} if prior else {}),
-        }
-        for size in sizes
-        for dimension in dimensions
-    ]
-
-
-def some_images(number, height=28, width=28, channels=1):
-    shape = (number, height, width, channels)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.parametrize("prior", [False, True])
-@pytest.mark.parametrize(
-    "sizes, dimensions, images",
-    [
-        ([32, 64, 128, 256], [4, 16], (8,)),
-        ([2], [1], (1,)),
-        ([2, 3, 65536], [1, 2, 3, 4, 5, 6, 1024], (8, 64, 96, 3)),
-        ([8, 16], [4], (2, 4, 256, 2)),
-    ],
-)
-def test_the_figure_fits_on_its_page(sizes, dimensions, images, prior, tmp_path):
-    points, originals = made_up_points(sizes, dimensions, prior), some_images(*images)
-    plot_sweep(points, originals, np.stack([originals] * len(points)), tmp_path / "sweep.png")
-    with Image.open(tmp_path / "sweep.png") as image:
-        assert image.width == 1280
-        pixels = np.asarray(image.convert("RGBA"))
-    assert (pixels[..., 3] == 255).all(), "a transparent figure is dark on dark in dark mode"
-    grey = pixels[..., :3].mean(-1)
-    assert grey.std() > 5, "the figure is blank"
-    border = [grey[:4], grey[-4:], grey[:, :4], grey[:, -4:]]
-    assert all((edge == 255).all() for edge in border), "something is cropped at the border"

@@ -23,6 +23,7 @@ installed, checkout, run_folder = map(Path, sys.argv[1:])
 # The editable installation that the tests run in puts the checkout on the path, behind `installed`.
 sys.path = [entry for entry in sys.path if not Path(entry or ".").resolve().is_relative_to(checkout / "src")]
 
+sys.modules["matplotlib"] = None  # neither a model nor a card needs it
 import hf_vqvae
 from hf_vqvae.model_card.card import build_card, template_path
 

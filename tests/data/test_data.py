@@ -119,12 +119,6 @@ def test_the_embedded_digits_are_there_without_files():
     assert 0.05 < splits.data_variance < 0.12
 
 
-def test_images_are_resized_to_the_config(folder, arguments):
-    write_pets(folder)
-    splits = load_images(arguments(), VQVAEConfig(image_size=(12, 16)))
-    assert splits.train.images.shape == (6, 1, 12, 16)
-
-
 def test_a_stream_gives_what_is_decoded_row_by_row(folder, arguments):
     write_pets(folder)
     decoded = load_images(arguments(), CONFIG)
@@ -225,11 +219,6 @@ CLASSES = datasets.ClassLabel(names=["a", "b", "c"])
         ({"x": IMAGE, "n": WHOLE}, {"image_column": "n"}, r"'n' has no images but .*here these are 'x'\."),
         ({"x": IMAGE}, {"label_column": "x"}, r"'x' has no class labels but Image"),
         (
-            {"x": IMAGE, "n": datasets.Array2D((1, 2), "int64")},
-            {"label_column": "n"},
-            r"'n' has no class labels but Array2D",
-        ),
-        (
             {"x": IMAGE, "n": datasets.List(datasets.Value("int64"))},
             {"label_column": "n"},
             r"'n' has no class labels but List",
@@ -287,21 +276,12 @@ def test_labels_of_any_kind_are_classes(folder, arguments, values, kind, names, 
     assert without.eval.labels is None and "no labels (`--label_column` names their" in str(without)
 
 
-@pytest.mark.parametrize(
-    "values, kind, message",
-    [
-        ([0, 0.5], "float32", r"label in row 1 of split 'train' is 0\.5: column 'label' must have"),
-        ([0, 70_000], "int64", r"row 1 of split 'train' is 70000: .* 0 to 65535, or -1"),
-        (["a", "b"], "string", r"row 1 of split 'test' is 'c', which is not among .*\['a', 'b'\]"),
-    ],
-)
-def test_labels_that_are_no_classes_of_the_training_split_are_named(folder, arguments, values, kind, message):
-    features = datasets.Features(image=datasets.Image(), label=datasets.Value(kind))
+def test_labels_that_are_no_classes_of_the_training_split_are_named(folder, arguments):
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("string"))
     images = [Image.fromarray(pixels) for pixels in pixels_of(2)]
-    write(folder, "train", {"image": images, "label": values}, features)
-    values = [values[0], "c"] if kind == "string" else values[:1] * 2
-    write(folder, "test", {"image": images, "label": values}, features)
-    with pytest.raises(DataError, match=message):
+    write(folder, "train", {"image": images, "label": ["a", "b"]}, features)
+    write(folder, "test", {"image": images, "label": ["a", "c"]}, features)
+    with pytest.raises(DataError, match=r"row 1 of split 'test' is 'c', which is not among .*\['a', 'b'\]"):
         load_images(arguments(), CONFIG)
 
 
@@ -342,17 +322,6 @@ def test_columns_of_every_kind_of_image_are_read(folder, arguments, kind, cells,
     assert torch.equal(rows, scale_pixels(splits.eval.images))
 
 
-def test_many_columns_that_cannot_be_images_give_a_short_line(folder, arguments):
-    columns = {f"pixel{number}": [1] for number in range(785)}
-    kinds = datasets.Features({name: datasets.Value("int64") for name in columns})
-    for split in ("train", "test"):
-        write(folder, split, columns, kinds)
-    for settings in ({}, {"image_column": "pixel9"}, {"image_column": "image"}):
-        with pytest.raises(DataError, match=r"--image_column|No column has images") as caught:
-            load_images(arguments(**settings), CONFIG)
-        assert len(str(caught.value)) < 300
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_how_images_are_fitted_is_said_and_saved(folder, arguments, streaming, capsys, tmp_path):
     """Flags win over what a model was trained with."""
@@ -387,17 +356,6 @@ def test_a_missing_evaluation_split_is_found_before_training_images_are_read(fol
     write(folder, "train", {"image": [{"bytes": b"broken", "path": None}]}, features)
     with pytest.raises(DataError, match=r"`--eval_split test`.*it has 'train'.*'train\[90%:\]'"):
         load_images(arguments(), CONFIG)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_broken_image_is_named_with_its_split_and_row(folder, arguments, streaming):
-    write_pets(folder)
-    features = datasets.Features(image=datasets.Image())
-    broken = [Image.new("L", (8, 8)), {"bytes": b"broken", "path": None}]
-    write(folder, "train", {"image": broken}, features)
-    write(folder, "test", {"image": broken[:1]}, features)
-    with pytest.raises(DataError, match="row 1 of split 'train' cannot be decoded"):
-        load_images(arguments(streaming=streaming), CONFIG)
 
 
 def test_images_too_large_for_memory_are_sent_to_streaming(folder, arguments):

@@ -164,8 +164,6 @@ def test_files_that_describe_themselves_wrongly_are_refused(folder, open_named, 
     "name, settings, message",
     [
         ("{folder}/nowhere", {}, r"nowhere`: there is no such folder\. Write the path"),
-        ("./nowhere", {}, "there is no such folder. Write"),
-        ("~/no/where", {}, "there is no such folder. Write"),
         ("", {}, "there is no such folder. Write"),
         ("a b!", {}, "Repo id must .*'a b!'"),
         ("{folder}/file.txt", {}, "file.txt`: there is no such folder. Write"),

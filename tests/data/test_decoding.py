@@ -14,7 +14,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from hf_vqvae.data.decoding import DecodedImages, decode_rows
-from hf_vqvae.data.rows import RowDecoder, can_be_image, scale_pixels
+from hf_vqvae.data.rows import RowDecoder
 from hf_vqvae.data.sources import DataError
 from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
@@ -27,37 +27,6 @@ COLOUR = VQVAEConfig(image_size=8, num_channels=3)
 @pytest.fixture
 def noise():
     return np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
-
-
-NUMBER, BYTES = datasets.Value("uint8"), datasets.Value("binary")
-
-
-@pytest.mark.parametrize(
-    "feature, expected",
-    [
-        (datasets.Image(), True),
-        (datasets.Image(mode="L", decode=False), True),
-        (BYTES, True),
-        (datasets.Value("large_binary"), True),
-        ({"bytes": BYTES, "path": datasets.Value("string")}, True),
-        ({"bytes": BYTES}, True),
-        (datasets.Array2D((8, 8), "uint8"), True),
-        (datasets.Array3D((8, 8, 3), "float32"), True),
-        (datasets.List(datasets.List(NUMBER)), True),
-        (datasets.LargeList(datasets.List(datasets.List(NUMBER))), True),
-        ({"path": datasets.Value("string")}, False),
-        ({"bytes": BYTES, "size": NUMBER}, False),
-        (NUMBER, False),
-        (datasets.Value("string"), False),
-        (datasets.List(NUMBER), False),
-        (datasets.List(datasets.List(datasets.Value("string"))), False),
-        (datasets.List(datasets.Image()), False),
-        (datasets.ClassLabel(2), False),
-    ],
-    ids=repr,
-)
-def test_columns_that_can_be_images(feature, expected):
-    assert can_be_image(feature) is expected
 
 
 def file_of(image, format="PNG", **options):
@@ -208,12 +177,9 @@ def test_cells_of_every_kind_are_images(cell):
     "cell, message",
     [
         ([[0, 256]], r"values are int64 from 0 to 256, and not whole numbers from 0 to 255"),
-        ([[-1, 0]], "int64 from -1 to 0"),
         ([[0.0, 0.5]], "float64 from 0 to 0.5"),
-        ([[0.0, 1.0]], "float64 from 0 to 1,"),
         ([[0.0, float("nan")]], "float64 from nan to nan"),
         ([0, 1], r"its shape is \(2,\), and not \(H, W\), \(H, W, C\) or \(C, H, W\)"),
-        (np.zeros((5, 2, 6)), r"its shape is \(5, 2, 6\)"),
         ([[0, 1], [2]], "inhomogeneous"),
         ([[0, None]], "NoneType"),
     ],
@@ -228,13 +194,6 @@ def test_alpha_is_resized_with_the_colours(channels, mode):
     config = VQVAEConfig(image_size=8, num_channels=channels)
     image = Image.new(mode, (16, 16), (200,) * channels)
     assert np.abs(decode(file_of(image), config).astype(int) - 200).max() <= 1
-
-
-def test_scaled_pixels_come_back_exactly():
-    pixels = torch.arange(256, dtype=torch.uint8)
-    scaled = scale_pixels(pixels)
-    assert scaled.dtype == torch.float32 and scaled[0] == -0.5 and scaled[-1] == 0.5
-    assert torch.equal(((scaled + 0.5) * 255).round().byte(), pixels)
 
 
 def test_decoded_images_give_batches_and_single_images():
@@ -278,10 +237,7 @@ def png_of(width, height, depth=8, colour=0, content=b"\0" * 100):
     "cell",
     [
         png_of(100_000, 100_000),
-        png_of(2**31 - 1, 2**31 - 1),
         png_of(0, 8),
-        png_of(8, 0),
-        png_of(0, 0),
         png_of(8, 8, depth=99),
         png_of(8, 8, colour=5),
         {"bytes": b"", "path": None},
@@ -484,13 +440,6 @@ def test_class_names_that_cannot_be_written_down_are_refused_before_training(nam
     with pytest.raises(DataError, match=f"Column 'label' has {message}") as caught:
         decoder_of(label_column="label", label_names=names)
     assert len(str(caught.value)) < 300
-
-
-def test_images_that_do_not_fit_in_memory_are_refused_before_decoding():
-    rows = rows_of([{"bytes": b"never read", "path": None}] * 100)
-    config = VQVAEConfig(image_size=2**13, num_channels=2**14)
-    with pytest.raises(DataError, match=r"100 images of split 'train' take 102,400\.0 GiB .*sample"):
-        decode_rows(rows, 100, decoder_of(config))
 
 
 def test_a_stream_without_rows_is_refused():

@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from transformers import ViTConfig
 
-from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
 from hf_vqvae.data.splits import DecodedImages
 from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.small_classifier import DESCRIPTION
@@ -50,7 +49,8 @@ def values(metrics):
 
 def test_every_number_is_the_one_computed_over_all_images_at_once(model, accelerator):
     images = make_images(23)
-    measured = values(measured_of(model, images, accelerator, batch_size=8))
+    metrics, found = evaluate_model(model, images, accelerator, batch_size=8)
+    measured = values(metrics)
     with torch.no_grad():
         codes = model.vqvae.encode(images.images / 255 - 0.5).codes
         reconstructions = (model.vqvae.decode(codes) + 0.5).clamp(0, 1).double().numpy()
@@ -60,6 +60,7 @@ def test_every_number_is_the_one_computed_over_all_images_at_once(model, acceler
     assert measured["reconstruction_mse"] == pytest.approx(mse, rel=1e-6)
     assert measured["psnr"] == pytest.approx(-10 * np.log10(mse), rel=1e-6)
     counts = np.bincount(codes.ravel(), minlength=16)
+    assert found == counts.tolist() == evaluate_model(model.vqvae, images, accelerator, batch_size=5)[1]
     shares = counts[counts > 0] / codes.size
     perplexity = np.exp(-(shares * np.log(shares)).sum())
     assert measured["codebook_perplexity"] == pytest.approx(perplexity, rel=1e-12)
@@ -106,15 +107,6 @@ def test_the_batch_size_changes_nothing(model, accelerator, batch_size):
     reference = values(measured_of(model, images, accelerator, batch_size=8))
     other = values(measured_of(model, images, accelerator, batch_size=batch_size))
     assert other == pytest.approx(reference, rel=1e-6)
-
-
-def test_the_codebook_counts_are_those_of_the_split(model, accelerator):
-    images = make_images(23)
-    _, counts = evaluate_model(model, images, accelerator, batch_size=8)
-    with torch.no_grad():
-        codes = model.vqvae.encode(images.images / 255 - 0.5).codes
-    assert counts == torch.bincount(codes.flatten(), minlength=16).tolist()
-    assert counts == evaluate_model(model.vqvae, images, accelerator, batch_size=5)[1]
 
 
 def test_the_model_and_the_mode_of_every_module_are_left_as_they_were(accelerator):
@@ -205,27 +197,17 @@ def test_labels_that_are_no_class_of_the_prior_are_named(accelerator):
 # Loading
 
 
-def test_a_saved_model_is_loaded_with_and_without_a_prior(model, model_folder, tmp_path):
-    assert isinstance(load_model(str(model_folder)), VQVAEForImageGeneration)
-    model.vqvae.save_pretrained(tmp_path)
-    assert isinstance(load_model(str(tmp_path)), VQVAEModel)
-
-
 def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(tmp_path):
     ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`model_type` is 'vit', and only 'vqvae' and"):
         load_model(str(tmp_path))
 
 
-def test_a_model_whose_weights_are_cut_or_not_whole_is_refused(model, tmp_path):
+def test_a_model_whose_weights_are_not_whole_is_refused(model, tmp_path):
     state = model.state_dict()
     del state["prior.conv_out.bias"]
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match=r"lack 1 tensors, for example 'prior\.conv_out\.bias'"):
-        load_model(str(tmp_path))
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cannot load the model"):
         load_model(str(tmp_path))
 
 
@@ -316,14 +298,10 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(model_folder,
         (["{model}", "--eval_split", "nosuch"], "nosuch"),
     ],
 )
-def test_the_script_names_what_is_wrong_without_a_traceback(model_folder, run_main, change, message):
+def test_the_script_names_what_is_wrong_without_a_traceback(model_folder, refusal, change, message):
     change = [part.format(model=model_folder) for part in change]
     flags = [] if "--dataset_name" in change else ["--dataset_name", "digits"]
-    flags += ["--num_samples", "0"]
-    with pytest.raises(SystemExit) as exit_info:
-        run_main(SCRIPT, *change, *flags)
-    assert exit_info.value.code.startswith("Error: ")  # a string goes to stderr, with status 1
-    assert message in exit_info.value.code
+    assert message in refusal(SCRIPT, *change, *flags, "--num_samples", "0")
 
 
 @pytest.mark.parametrize(
@@ -335,12 +313,8 @@ def test_the_script_names_what_is_wrong_without_a_traceback(model_folder, run_ma
         (["a", "--batch", "8"], "unknown argument --batch (did you mean --batch_size?)"),
     ],
 )
-def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(run_main, capsys, arguments, message):
-    with pytest.raises(SystemExit) as exit_info:
-        run_main(SCRIPT, *arguments)
-    assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+def test_the_script_refuses_flags_it_does_not_know_and_no_or_two_models(refusal, arguments, message):
+    assert message in refusal(SCRIPT, *arguments)
 
 
 def test_an_output_file_that_cannot_be_written_is_an_error(model_folder, tmp_path, run_main):

@@ -91,7 +91,6 @@ def test_float32_features_are_summed_in_float64():
         ({"predictions": np.ones((5, 4))}, "at least 2 rows of `references`, got 0"),
         ({"predictions": np.ones((1, 4)), "references": np.ones((5, 4))}, "`predictions`, got 1"),
         ({"predictions": np.ones((5, 3))}, r"`predictions` must be of shape \(number, 4\)"),
-        ({"references": np.ones(4)}, r"`references` must be of shape \(number, 4\), got \(4,\)"),
         ({"references": np.ones((5, 4), int)}, "`references` must be floating point"),
         ({"references": np.full((5, 4), np.nan)}, "`references` must be finite"),
     ],
@@ -131,9 +130,7 @@ def test_without_a_reference_there_is_no_accuracy():
     "predictions, references, message",
     [
         (np.ones((2, 3)), [0, 0], "`predictions` must be probabilities"),
-        (np.array([[2.0, -1, 0]]), [0], "`predictions` must be probabilities"),
         (np.eye(3), [0, 1, 3], "`references` must lie in -1 to 2, got 3"),
-        (np.eye(3), [0, -2, 2], "`references` must lie in -1 to 2, got -2"),
         (np.eye(3), [0, 1], r"`references` must be of shape \(3\), got \(2,\)"),
         (np.eye(3), [0.0, 1, 2], "`references` must be integers, got torch.float64"),
         (np.eye(4), [0, 1, 2, 3], r"`predictions` must be of shape \(number, 3\)"),

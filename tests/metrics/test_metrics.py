@@ -138,14 +138,6 @@ def test_codebook_usage_is_the_written_out_formula():
     assert result["codebook_perplexity"] == pytest.approx(np.prod(shares**-shares), rel=1e-12)
 
 
-def test_perplexity_is_1_for_a_single_code_and_k_for_all_codes_equally_often():
-    alone = CodebookUsage(8).compute(predictions=torch.full((3, 2, 2), 5))
-    assert alone["codebook_perplexity"] == 1
-    assert alone["codes_used"] == 1
-    even = CodebookUsage(8).compute(predictions=torch.arange(8).view(1, 2, 4))
-    assert even["codebook_perplexity"] == pytest.approx(8)
-
-
 def test_code_likelihood_is_the_written_out_formula():
     inputs = random_likelihoods(11)
     result = CodeLikelihood(5).compute(**inputs)
@@ -207,25 +199,15 @@ def test_computing_without_a_row_is_an_error(metric):
         metric.compute()
 
 
-def test_a_batch_without_rows_adds_none():
-    metric = ReconstructionQuality()
-    metric.add_batch(predictions=torch.zeros(0, 1, 8, 8), references=torch.zeros(0, 1, 8, 8))
-    with pytest.raises(ValueError, match="needs at least 1 row, got 0"):
-        metric.compute()
-
-
 @pytest.mark.parametrize(
     "predictions, references, message",
     [
         (torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 9), r"shape \(2, 1, 8, 8\), got \(2, 1, 8, 9\)"),
-        (torch.zeros(3, 1, 8, 8), torch.zeros(2, 1, 8, 8), r"of shape \(3, 1, 8, 8\), got \(2"),
         (torch.zeros(2, 8, 8), torch.zeros(2, 8, 8), r"got \(2, 8, 8\)"),
-        (torch.zeros(2, 1, 0, 8), torch.zeros(2, 1, 0, 8), r"got \(2, 1, 0, 8\)"),
         (torch.full((2, 1, 8, 8), 1.5), torch.zeros(2, 1, 8, 8), "lie in 0 to 1, got 1.5"),
         (torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), -0.5), "`references` .* got -0.5"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 1, 8, 8), "uint8. Divide 8-bit"),
         (torch.full((2, 1, 8, 8), math.nan), torch.zeros(2, 1, 8, 8), "finite, got nan.*in row 0"),
-        (torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), math.inf), "finite, got inf"),
         ([[[[0.0, 1.0], [0.0]]]], [[[[0.0, 1.0], [0.0]]]], "array or even nested lists"),
     ],
 )
@@ -263,11 +245,8 @@ def test_codes_and_classes_of_any_integers_are_counted(dtype):
     "codes, message",
     [
         ([[0, 128]], "in 0 to 127, got 128"),
-        ([[0, -1]], "in 0 to 127, got -1"),
         ([[0.0, 1.0]], "must be integers, got torch.float64"),
-        ([[True, False]], "must be integers, got torch.bool"),
         ([0, 1], r"of shape \(number, \.\.\.\), got \(2,\)"),
-        (torch.zeros(1, 2, 2, dtype=torch.uint64), "must be integers, got torch.uint64"),
         (torch.full((1, 2, 2), 300, dtype=torch.uint16), "in 0 to 127, got 300"),
         ([["a"]], "must be a tensor, array or even nested lists"),
     ],
@@ -285,7 +264,6 @@ def test_bad_codes_are_refused(codes, message):
         ({"negative_log_likelihoods": [[1, 2]]}, "must be floating point, got torch.int64"),
         ({"negative_log_likelihoods": [[0.1]]}, r"of shape \(1, 2\), got \(1, 1\)"),
         ({"references": [[0, 4]]}, "`references` must lie in 0 to 3, got 4"),
-        ({"predictions": [[0, 4]]}, "`predictions` must lie in 0 to 3, got 4"),
     ],
 )
 def test_bad_likelihoods_are_refused(change, message):

@@ -6,8 +6,8 @@ from PIL import Image
 
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.masks import HALVES, box_mask, half_mask
-from hf_vqvae.model_card.run_figures import rows_of_classes, write_figures
-from hf_vqvae.models import PixelCNNConfig, VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
+from hf_vqvae.model_card.run_figures import write_figures
+from hf_vqvae.models import VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
 
 
 def tiny_model(image_size=8, **prior):
@@ -54,14 +54,6 @@ def test_a_model_gets_the_figures_that_it_can_have(prior, labels, train, expecte
 def test_a_single_row_of_codes_has_no_upper_half(tmp_path):
     drawn = write_figures(tmp_path, tiny_model(image_size=(4, 16)), some_images(2, size=(4, 16)), None, None)
     assert {path.stem for path in drawn} & OF_SAMPLES == {"samples"}
-
-
-@pytest.mark.parametrize("classes, rows", [(1, 8), (2, 8), (3, 6), (4, 8), (5, 5), (10, 10), (1000, 10)])
-def test_few_classes_have_several_rows_each(classes, rows):
-    labels = rows_of_classes(PixelCNNConfig(num_classes=classes))
-    assert len(labels) == rows and labels == sorted(labels)
-    assert set(labels) == set(range(min(classes, 10)))
-    assert len({labels.count(label) for label in labels}) == 1
 
 
 def test_opposite_halves_are_disjoint_and_made_of_whole_cells():

@@ -24,11 +24,6 @@ def test_the_default_is_the_page_s_network():
     assert (prior.kernel_size, prior.num_residual_blocks, prior.num_pixelcnn_layers) == (7, 2, 2)
 
 
-def test_rows_and_columns_of_a_rectangle_are_not_mixed_up():
-    config = VQVAEConfig(image_size=[24, 40], hidden_sizes=[4, 4, 4])
-    assert (config.image_size, config.grid_size) == ((24, 40), (3, 5))
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -59,9 +54,7 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
         ({"architecture": "gatd"}, "'architecture' expected one of .*'plain', 'gated'.*, got gatd"),
         ({"gated_kernel_size": 4}, r"`gated_kernel_size` must be odd .* got 4"),
         ({"dropout": 1.0}, "`dropout` must be below 1, got 1.0"),
-        ({"dropout": "0.1"}, "'dropout' .*0.1"),
         ({"label_dropout": 1.1}, "`label_dropout` must be at most 1, got 1.1"),
-        ({"num_classes": "3"}, "'num_classes' .*3"),
         ({"num_classes": 10**6}, "`num_classes` must be at most 65536, got 1000000"),
         (
             {"num_classes": 3, "id2label": {0: "cat", 1: "dog"}},
@@ -71,35 +64,11 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
             {"num_classes": 3, "id2label": {0: "cat", 1: "dog", 2: "cat"}},
             "`id2label` must give each class its own name, got 'cat' twice",
         ),
-        (
-            {"num_classes": 2, "id2label": dict(enumerate("abcdefghijklmnopqrstuvwxyz"))},
-            r"`id2label` must name the classes 0 to 1 .*, got names for \[0, 1, .*\.\.\.",
-        ),
     ],
 )
 def test_a_wrong_setting_of_the_prior_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         PixelCNNConfig(**wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"num_embeddings": "128"},
-        {"hidden_sizes": 32},
-        {"codebook_update": "sgd"},
-        {"image_size": 28.0},
-        {"num_channels": True},
-        {"embedding_dim": None},
-        {"data_variance": [1.0]},
-    ],
-)
-def test_a_setting_of_a_wrong_type_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"'{next(iter(wrong))}'"):
-        VQVAEConfig(**wrong)
-    config = VQVAEConfig()
-    with pytest.raises(StrictDataclassError, match=f"'{next(iter(wrong))}'"):
-        setattr(config, *next(iter(wrong.items())))
 
 
 def test_a_setting_changed_to_a_wrong_value_cannot_be_saved(tmp_path):
@@ -163,8 +132,6 @@ def test_a_setting_can_be_overridden_on_loading_and_is_checked(tmp_path):
     assert (loaded.image_size, loaded.num_channels) == ((32, 64), 3)
     with pytest.raises(ValueError, match=r"multiple of 4 .*got 30"):
         VQVAEConfig.from_pretrained(tmp_path, image_size=30)
-    with pytest.raises(ValueError, match=r"no setting `num_embedings` \(did you mean"):
-        VQVAEConfig.from_pretrained(tmp_path, num_embedings=5)
 
 
 def test_an_override_of_a_part_keeps_what_it_leaves_out(tmp_path):
@@ -197,14 +164,6 @@ def test_the_prior_takes_codes_and_grid_from_the_vq_vae():
 def test_a_prior_of_other_codes_is_refused(prior, message):
     with pytest.raises(ValueError, match=message):
         VQVAEForImageGenerationConfig(prior_config=PixelCNNConfig(**prior))
-
-
-def test_the_config_of_a_vq_vae_becomes_the_whole_s(tmp_path):
-    VQVAEConfig(num_embeddings=10, image_size=16).save_pretrained(tmp_path)
-    whole = VQVAEForImageGenerationConfig.from_pretrained(tmp_path)
-    assert whole.model_type == "vqvae_image_generation"
-    assert whole.vqvae_config.num_embeddings == whole.prior_config.num_embeddings == 10
-    assert whole.prior_config.grid_size == (4, 4)
 
 
 def test_the_architecture_says_what_is_left_open(tmp_path):

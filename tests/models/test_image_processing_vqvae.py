@@ -230,16 +230,6 @@ def test_only_8_bit_images_are_cropped_and_padded(processor):
         processor(np.zeros((8, 8), np.float32), resize_mode="crop")
 
 
-def test_pil_modes_are_read_as_colours(processor):
-    colours = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).resize((24, 16), 0)
-    direct = processor(colours, return_tensors="pt").pixel_values
-    palette = processor(colours.quantize(4), return_tensors="pt").pixel_values
-    torch.testing.assert_close(palette, direct)
-    bits = Image.fromarray(every_value(1)[..., 0] > 127)
-    assert bits.mode == "1"
-    assert set(processor(bits, return_tensors="pt").pixel_values.unique().tolist()) == {-0.5, 0.5}
-
-
 @pytest.mark.parametrize(
     ("images", "output_type", "message"),
     [

@@ -114,13 +114,6 @@ def test_saved_weights_can_be_read_by_whom_the_umask_says(model, tmp_path, umask
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")} == {0o666 & ~umask}
 
 
-def test_a_model_can_be_built_without_memory(config):
-    with torch.device("meta"):
-        model = CLASSES[type(config)](config)
-    assert all(value.is_meta for value in model.state_dict().values())
-    assert all(buffer.is_meta for buffer in model.buffers())
-
-
 def test_every_weight_and_buffer_is_initialised_where_the_file_has_none(config, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("no repo is asked for"))
     model_class = CLASSES[type(config)]
@@ -322,8 +315,20 @@ def export(kind, module, arguments, path):
     return run
 
 
+# Between them, every part of all models; the other exports are made by `make test-all`.
+QUICK_EXPORTS = ("vqvae", "image-generation-gated")
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["jit", "export", "onnx", "onnx without dynamo"])
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        pytest.param(name, kind, marks=() if kind != "onnx" or name in QUICK_EXPORTS else pytest.mark.long)
+        for name in CONFIGS
+        for kind in ("jit", "export", "onnx", "onnx without dynamo")
+    ],
+    indirect=["config"],
+)
 def test_what_is_exported_computes_what_the_model_computes(model, kind, tmp_path):
     def arguments(name, batch):
         inputs = model.encode(inputs_of(model, batch)).codes if name == "decode" else None
@@ -410,19 +415,3 @@ def test_offloaded_weights_are_found(model, where, tmp_path):
     if hasattr(model, "sample"):
         drawn = [one.sample(2, generator=torch.Generator().manual_seed(0)) for one in (loaded, model)]
         assert torch.equal(*drawn)
-
-
-def test_the_first_argument_is_the_main_input(model):
-    output = model(**{model.main_input_name: inputs_of(model)})
-    assert_close(output, model(inputs_of(model)), atol=0, rtol=0)
-
-
-def test_only_the_prior_has_an_embedding_of_its_input(model):
-    if isinstance(model, PixelCNNModel):
-        assert isinstance(model.get_input_embeddings(), torch.nn.Embedding)
-        new = torch.nn.Embedding(7, 8)
-        model.set_input_embeddings(new)
-        assert model.get_input_embeddings() is new
-    else:
-        with pytest.raises(NotImplementedError):
-            model.get_input_embeddings()

@@ -96,17 +96,6 @@ def test_its_output_is_the_prior_s_on_the_vq_vae_s_codes():
     assert model(pixels).loss is None and model(pixels)[0].shape == (4, 7, 2, 4)
 
 
-def test_sampling_decodes_what_the_prior_draws():
-    model = make_model().eval()
-    images = model.sample(3, generator=torch.Generator().manual_seed(1))
-    codes = model.prior.sample(3, generator=torch.Generator().manual_seed(1))
-    assert images.shape == (3, 3, 8, 16) and not images.requires_grad
-    with torch.no_grad():
-        assert torch.equal(images, model.vqvae.decode(codes))
-    greedy = model.sample(2, temperature=0)
-    assert torch.equal(greedy[0], greedy[1])
-
-
 @pytest.fixture
 def load_report(caplog):
     """Loads with `load(folder)` and gives the model and what transformers had to say."""
@@ -402,7 +391,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
         ),
         ({"output_type": "jpg"}, ValueError, '`output_type` must be "pt", "np" or "pil", got .jpg'),
         ({"pixel_values": PIXELS}, ValueError, "`pixel_values` and `pixel_mask` go together"),
-        ({"pixel_mask": KNOWN}, ValueError, "`pixel_values` and `pixel_mask` go together"),
         (
             {"pixel_values": PIXELS, "pixel_mask": KNOWN, "codes": torch.zeros(2, 4).long()},
             ValueError,
@@ -429,11 +417,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             "`pixel_mask` must be a tensor of bool.*got torch.float32",
         ),
         (
-            {"pixel_values": PIXELS, "pixel_mask": [[True]]},
-            TypeError,
-            "`pixel_mask` must be a tensor of bool.*got list",
-        ),
-        (
             {"pixel_values": PIXELS, "pixel_mask": KNOWN[:2, :4]},
             ValueError,
             r"`pixel_mask` must have the shape \(8, 16\).*got \(1, 2, 4\)",
@@ -442,11 +425,6 @@ PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
             {"num_images": 2, "pixel_values": PIXELS.expand(3, -1, -1, -1), "pixel_mask": KNOWN},
             ValueError,
             "`pixel_values` must have one entry for each of the 2 of `num_images`, got 3",
-        ),
-        (
-            {"pixel_values": PIXELS.expand(2, -1, -1, -1), "pixel_mask": KNOWN.expand(3, -1, -1)},
-            ValueError,
-            "`pixel_mask` must have one entry for each of the 2 of `pixel_values`, got 3",
         ),
     ],
 )

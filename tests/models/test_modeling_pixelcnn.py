@@ -339,53 +339,23 @@ def learned(request):
     return prior.eval()
 
 
-def test_a_conditional_prior_learns_its_classes_and_draws_them(learned, tmp_path):
-    learned.save_pretrained(tmp_path)
-    loaded = PixelCNNModel.from_pretrained(tmp_path)
-    assert loaded.config.id2label == {0: "up", 1: "down"}
-    assert loaded.config.label2id == {"up": 0, "down": 1}
-    for prior in (learned, loaded):
-        draws = []
-        for labels in (
-            [0, 1, 1, 0] * 8,
-            ["up", "down", "down", "up"] * 8,
-            ["up", 1, torch.tensor(1), 0] * 8,
-            torch.tensor([0, 1, 1, 0] * 8, dtype=torch.int32),
-            ("up", "down", "down", "up") * 8,
-        ):
-            generator = torch.Generator().manual_seed(0)
-            draws.append(prior.sample(class_labels=labels, generator=generator))
-            assert torch.equal(draws[-1], draws[0])
-        right = follows(draws[0]) == torch.tensor([0, 1, 1, 0] * 8)
-        assert right.float().mean() > 0.8
+def test_a_conditional_prior_learns_its_classes_and_draws_them(learned):
+    draws = []
+    for labels in (
+        [0, 1, 1, 0] * 8,
+        ["up", 1, torch.tensor(1), 0] * 8,
+        torch.tensor([0, 1, 1, 0] * 8, dtype=torch.int32),
+        ("up", "down", "down", "up") * 8,
+    ):
+        draws.append(learned.sample(class_labels=labels, generator=torch.Generator().manual_seed(0)))
+        assert torch.equal(draws[-1], draws[0])
+    right = follows(draws[0]) == torch.tensor([0, 1, 1, 0] * 8)
+    assert right.float().mean() > 0.8
     for label, number in (("up", 0), (1, 1), (torch.tensor(1), 1)):
         drawn = learned.sample(20, class_labels=label)
         assert (follows(drawn) == number).float().mean() > 0.8
     both = follows(learned.sample(40))
     assert (both == 0).any() and (both == 1).any()
-
-
-def test_guidance_moves_towards_the_label(learned):
-    """The likelihood ratio of the label rises with the scale, from that of samples without one."""
-    noise = torch.Generator()
-
-    def evidence(drawn, label):
-        given = torch.full((len(drawn),), label)
-        ratio = 0
-        for labels, sign in ((given, 1), (1 - given, -1)):
-            log = learned(drawn, class_labels=labels).logits.log_softmax(1)
-            ratio = ratio + sign * log.gather(1, drawn[:, None]).sum(dim=(1, 2, 3))
-        return ratio.mean().item()
-
-    def draw(**arguments):
-        return learned.sample(200, generator=noise.manual_seed(1), **arguments)
-
-    plain = draw(class_labels=1)
-    assert torch.equal(draw(class_labels=1, guidance_scale=1.0), plain)
-    assert torch.equal(draw(class_labels=1, guidance_scale=1), plain)
-    assert torch.equal(draw(class_labels=1, guidance_scale=0), draw())
-    found = [evidence(draw(class_labels=1, guidance_scale=scale), 1) for scale in (0, 0.5, 1, 3)]
-    assert found == sorted(found) and found[0] < found[2] < found[3]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -422,11 +392,8 @@ def test_codes_and_labels_of_any_integer_dtype(architecture, dtype):
     ("labels", "error", "message"),
     [
         (torch.tensor([0, 1, 3]), ValueError, r"`class_labels` must be in \[-1, 3\).* got 3"),
-        (torch.tensor([0, 1, -2]), ValueError, r"`class_labels` must be in \[-1, 3\).* got -2"),
         (torch.tensor([0, 1]), ValueError, r"`class_labels` must have the shape \(3,\).* \(2,\)"),
-        (torch.zeros(3, 1).long(), ValueError, r"`class_labels` must .* got \(3, 1\)"),
         (torch.zeros(3), TypeError, "`class_labels` must be a tensor of integers, .*float32"),
-        (torch.zeros(3).bool(), TypeError, "`class_labels` must be a tensor of integers, .*bool"),
         ([0, 1, 2], TypeError, "`class_labels` must be a tensor of integers, got list"),
     ],
 )

@@ -138,32 +138,6 @@ def test_each_factor_of_the_loss_is_on_its_own_term(update):
     torch.testing.assert_close(output.loss, expected)
 
 
-def test_the_terms_of_the_loss_teach_whom_they_should():
-    model = make_model(codebook_update="gradient", commitment_cost=0.3, data_variance=0.05)
-    pixels = make_pixels(model.config)
-
-    def gradients(loss):
-        model.zero_grad()
-        loss(model.eval()(pixels, return_loss=True)).backward()
-        parts = {"encoder": model.encoder, "codebook": model.quantizer, "decoder": model.decoder}
-        return {
-            name: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in part.parameters()])
-            for name, part in parts.items()
-        }
-
-    total = gradients(lambda output: output.loss)
-    error = gradients(lambda output: output.reconstruction_loss)
-    codebook = gradients(lambda output: output.codebook_loss)
-    commitment = gradients(lambda output: output.commitment_loss)
-    assert not error["codebook"].any() and error["encoder"].any() and error["decoder"].any()
-    assert codebook["codebook"].any() and not codebook["encoder"].any()
-    assert commitment["encoder"].any() and not commitment["codebook"].any()
-    assert not codebook["decoder"].any() and not commitment["decoder"].any()
-    for part in total:
-        expected = error[part] / 0.05 + codebook[part] + 0.3 * commitment[part]
-        torch.testing.assert_close(total[part], expected, atol=1e-6, rtol=1e-4)
-
-
 def test_encode_and_decode_are_the_two_halves_of_forward():
     model = make_model().eval()
     pixels = make_pixels(model.config)
@@ -181,7 +155,6 @@ def test_encode_and_decode_are_the_two_halves_of_forward():
     [
         (torch.zeros(2, 1, 32, 32), r"shape \(batch, 1, 28, 28\).*got \(2, 1, 32, 32\): .*resizes"),
         (torch.zeros(2, 3, 28, 28), r"got \(2, 3, 28, 28\)"),
-        (torch.zeros(1, 28, 28), r"got \(1, 28, 28\)"),
         (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), "floating-point numbers, got torch.uint8"),
     ],
 )
@@ -197,12 +170,8 @@ def test_pixels_of_another_shape_or_dtype_are_refused(pixels, message):
     ("codes", "error", "message"),
     [
         (torch.zeros(2, 7, 7), TypeError, "tensor of integers, got torch.float32"),
-        (torch.zeros(2, 7, 7, dtype=torch.bool), TypeError, "integers, got torch.bool"),
-        ([[0]], TypeError, "integers, got list"),
-        (torch.zeros(2, 7, 7, dtype=torch.uint64), TypeError, "integers, got torch.uint64"),
         (torch.full((2, 7, 7), 2**32 - 1, dtype=torch.uint32), ValueError, "got 4294967295"),
         (torch.zeros(2, 7, 8, dtype=torch.long), ValueError, r"\(batch, 7, 7\).*\(2, 7, 8\)"),
-        (torch.zeros(7, 7, dtype=torch.long), ValueError, r"got \(7, 7\)"),
         (torch.full((2, 7, 7), 128), ValueError, r"in \[0, 128\), .* got 128"),
         (torch.full((2, 7, 7), -1), ValueError, r"in \[0, 128\), .* got -1"),
     ],

@@ -46,13 +46,6 @@ def test_its_images_are_those_of_sample(folder):
     np.testing.assert_array_equal(greedy[0], greedy[1])
 
 
-def test_an_image_depends_on_its_own_seed_alone(folder):
-    pipe = pipeline("unconditional-image-generation", model=str(folder))
-    many = pipe(6, seed=3)
-    for index in (0, 5):
-        np.testing.assert_array_equal(many[index], pipe(seed=3 + index)[0])
-
-
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional")

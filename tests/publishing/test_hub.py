@@ -17,7 +17,7 @@ from hf_vqvae.hub.preflight import check_can_push, check_repo_id
 from hf_vqvae.publishing.push import push_command, push_folder
 from support.hub import HubServer, read_card_metadata
 from support.pushes import TOKEN, digest, make_run, model_of_run
-from support.scripts import ROOT
+from support.scripts import ROOT, ScriptServer
 
 # All of what travels to the Hub does.
 CODE = {path.name for path in (ROOT / "src/hf_vqvae/models").glob("[a-z]*.py")}
@@ -64,38 +64,53 @@ def run_folder(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
-def run(server, home, arguments, token=TOKEN):
-    """A fresh Python process with a fresh cache."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=server.environment(home, token=token),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    """Runs scripts where the package is installed."""
+    home = tmp_path_factory.mktemp("home")
+    with ScriptServer(home, environment=server.environment(home)) as client:
+        yield client
 
 
-def run_code(server, home, code, token=TOKEN):
-    """Runs code in a fresh process; returns what it printed last, as JSON."""
-    done = run(server, home, ["-c", textwrap.dedent(code)], token)
+def printed_by(done):
+    """What was printed last, as JSON."""
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def run_code(client, code, token=TOKEN):
+    """Runs code where the package is installed."""
+    path = client.home / "code.py"
+    path.write_text(textwrap.dedent(code))
+    return printed_by(client.run(path, environment={} if token is None else {"HF_TOKEN": token}))
+
+
+def run_afresh(server, home, code):
+    """Runs code in a process that has imported nothing, with a fresh cache."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=server.environment(home, token=TOKEN),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return printed_by(done)
+
+
 @pytest.fixture(scope="module")
-def published(server, run_folder, tmp_path_factory):
+def published(server, client, run_folder):
     """me/tiny, pushed by the script: in vain at first, then by the command that it printed."""
-    home = tmp_path_factory.mktemp("home")
+    token = {"HF_TOKEN": TOKEN}
     before = digest(run_folder)
     server.fail("POST", "/me/tiny/commit/main", status=503, times=4, Retry_After="0")
     flags = ["--hub_model_id", "tiny", "--hub_private", "--hub_license", "mit"]
-    failed = run(server, home, [ROOT / "scripts/push_to_hub.py", run_folder, *flags])
+    failed = client.run("scripts/push_to_hub.py", run_folder, *flags, environment=token)
     is_there_after_failure = ("model", "me/tiny") in server.repos
     command = next(line for line in failed.stderr.splitlines() if "scripts/push_to_hub.py" in line)
     words = shlex.split(command)
-    again = run(server, home, [ROOT / words[1], *words[2:]])
+    again = client.run(*words[1:], environment=token)
     assert digest(run_folder) == before
     return failed, is_there_after_failure, words, again
 
@@ -131,7 +146,7 @@ def test_the_printed_command_pushes_the_run_in_one_commit(published, server):
 
 def test_it_loads_where_the_package_is_not_installed(published, server, run_folder, tmp_path):
     expected = model_of_run().sample(3, generator=torch.Generator().manual_seed(5))
-    result = run_code(
+    result = run_afresh(
         server,
         tmp_path,
         WITHOUT_PACKAGE
@@ -169,7 +184,7 @@ print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(
 
 
 def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(published, server, tmp_path):
-    result = run_code(
+    result = run_afresh(
         server,
         tmp_path,
         """
@@ -201,10 +216,9 @@ def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(publis
     assert "0.0042" not in changed["README.md"].content.decode()
 
 
-def test_it_loads_with_the_package_and_without_trusting_its_code(published, server, tmp_path):
+def test_it_loads_with_the_package_and_without_trusting_its_code(published, client):
     result = run_code(
-        server,
-        tmp_path,
+        client,
         """
         import json, hf_vqvae
         from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
@@ -224,14 +238,12 @@ def test_it_loads_with_the_package_and_without_trusting_its_code(published, serv
 
 
 @pytest.fixture(scope="module")
-def pushed_from_python(server, run_folder, tmp_path_factory):
+def pushed_from_python(server, client, run_folder):
     server.add_repo("me/described", {"README.md": b"---\ntags: [old]\n---\n# By hand\n"})
     server.add_repo("me/public")
     server.add_repo("other/model", {"config.json": b"{}"})
-    home = tmp_path_factory.mktemp("home")
     return run_code(
-        server,
-        home,
+        client,
         f"""
         import json, os, tempfile
         from hf_vqvae import PixelCNNModel, VQVAEForImageGeneration, VQVAEModel
@@ -321,7 +333,7 @@ def test_a_hand_written_card_is_kept_and_a_public_repo_not_taken_for_a_private(p
 
 
 @pytest.fixture(scope="module")
-def outcomes(server, run_folder, tmp_path_factory):
+def outcomes(server, client, run_folder):
     """What check_can_push and push_folder say in one process each; True where they succeed."""
     server.add_repo("me/mine")
     server.add_repo("other/theirs")
@@ -329,8 +341,7 @@ def outcomes(server, run_folder, tmp_path_factory):
     server.fail("GET", "/api/models/lab/offline", status="cut", times=9)
     before = digest(run_folder)
     result = run_code(
-        server,
-        tmp_path_factory.mktemp("home"),
+        client,
         f"""
         import json, time
         from hf_vqvae.hub.preflight import check_can_push
@@ -427,6 +438,78 @@ def test_an_edited_card_is_overwritten_only_when_asked(outcomes, server):
     newest, edited, _ = server.repo("me/edited").history()
     assert is_as_signed(newest.files["README.md"].content.decode())
     assert not is_as_signed(edited.files["README.md"].content.decode())
+
+
+# A card and the records of a run stay with the weights that they describe.
+
+RECORDS = {"metrics.json", "history.json", "arguments.json", "run.json", "figures/samples.png"}
+PUSHES = """
+import shutil
+from pathlib import Path
+from huggingface_hub import snapshot_download
+from hf_vqvae import VQVAEForImageGeneration
+from hf_vqvae.publishing.push import push_folder
+
+folder = {folder!r}
+first = push_folder(folder, "me/run", license="mit").rsplit("/")[-1]
+before = VQVAEForImageGeneration.from_pretrained("me/run")
+changed = VQVAEForImageGeneration.from_pretrained("me/run")
+next(changed.parameters()).data.add_(1)
+changed.push_to_hub("me/run")
+before.push_to_hub("me/before")
+at_commit = VQVAEForImageGeneration.from_pretrained("me/run", revision=first)
+at_commit.push_to_hub("me/at_commit", max_shard_size="4KB")
+again = VQVAEForImageGeneration.from_pretrained("me/run")
+again.push_to_hub("me/renamed")
+snapshot = Path(snapshot_download("me/before"))
+squashed = VQVAEForImageGeneration.from_pretrained("me/before")
+shutil.copytree(snapshot, snapshot.with_name("f" * 40))  # a commit that the Hub does not know
+squashed.push_to_hub("me/squashed")
+print(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(server, client, run_folder):
+    run_code(client, PUSHES.format(folder=str(run_folder)))
+    return server
+
+
+def files_of(hub, name, revision="main"):
+    return {path: blob.content for path, blob in hub.repo(name).find(revision).files.items()}
+
+
+def test_changed_weights_take_the_place_of_the_run_that_they_are_not_of(pushed):
+    newest, run, _ = pushed.repo("me/run").history()
+    assert set(run.files) >= RECORDS and set(newest.files).isdisjoint(RECORDS)
+    card = newest.files["README.md"].content.decode()
+    assert "0.0042" not in card and read_card_metadata(card)["license"] == "mit"
+
+
+@pytest.mark.parametrize("name", ["me/before", "me/at_commit", "me/squashed"])
+def test_a_model_has_the_card_of_the_commit_that_it_was_loaded_from(pushed, name):
+    files = files_of(pushed, name)
+    assert set(files) >= RECORDS and b"0.0042" in files["README.md"]
+    assert ("model.safetensors" in files) == (name != "me/at_commit")
+
+
+def test_a_card_without_a_run_follows_the_repo_and_keeps_the_license(pushed):
+    card = files_of(pushed, "me/renamed")["README.md"].decode()
+    assert 'model_id = "me/renamed"' in card and "me/run" not in card
+    assert read_card_metadata(card)["license"] == "mit"
+
+
+def test_published_arguments_repeat_the_training_alone(pushed):
+    (run,) = (commit for commit in pushed.repo("me/run").history() if "run.json" in commit.files)
+    assert json.loads(run.files["arguments.json"].content) == {
+        "seed": 0,
+        "dataset_name": "mnist",
+        "dataset_revision": "0" * 40,
+        "cache_dir": None,
+        "push_to_hub": False,
+        "hub_model_id": None,
+        "hub_license": "mit",
+    }
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "-a", "a--b", "me/na me", "me/x.git", "x" * 97])

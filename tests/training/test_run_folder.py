@@ -124,15 +124,6 @@ def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_no
     assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
 
 
-def test_a_file_is_replaced_like_a_folder(folder):
-    folder.start(resume=False)
-    folder.output_dir.write_text("notes")
-    folder.output_dir.with_name(".tiny.replaced").write_text("of a session that was killed")
-    folder.finish()
-    assert [path.name for path in folder.output_dir.parent.iterdir()] == ["tiny"]
-    assert (folder.output_dir).is_dir()
-
-
 # What is other when a run is resumed
 
 
