@@ -2,11 +2,9 @@
 
 import copy
 import itertools
-import os
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from hf_vqvae import VectorQuantizer, VQVAEConfig, VQVAEModel
 from hf_vqvae.models.quantization import kmeans, nearest_rows
@@ -226,44 +224,3 @@ def test_everything_inside_is_float32_whatever_is_outside(update, dtype):
     assert output.commitment_loss.dtype == torch.float32
     assert all(buffer.dtype == torch.float32 for buffer in low.buffers())
     torch.testing.assert_close(low.codebook, exact.codebook, atol=2e-2, rtol=2e-2)
-
-
-CASES = {
-    "ema": {"codebook_init": "kmeans", "dead_code_threshold": 2.5},
-    "gradient": {"codebook_init": "kmeans", "dead_code_threshold": 2.5, "codebook_update": "gradient"},
-}
-
-
-def train_quantizer(rank, world, settings):
-    """The state of a quantizer after some batches, of which every process sees a part of another size."""
-    quantizer = make_quantizer(codes=8, **settings)
-    torch.manual_seed(5 + rank)  # only the first process's randomness counts
-    for step in range(4):
-        latents = make_latents(seed=step, shape=(5, 5, 3, 2))
-        quantizer(latents.tensor_split([3])[rank] if world > 1 else latents)
-    return quantizer.state_dict()
-
-
-def train_quantizers(folder):
-    if is_one_of_two := "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    rank, world = (dist.get_rank(), 2) if is_one_of_two else (0, 1)
-    states = {name: train_quantizer(rank, world, settings) for name, settings in CASES.items()}
-    torch.save(states, f"{folder}/{world}_{rank}.pt")
-    if is_one_of_two:
-        dist.destroy_process_group()
-
-
-def test_two_processes_equal_one(scripts, tmp_path):
-    train_quantizers(tmp_path)
-    scripts.call_together(train_quantizers, tmp_path)
-    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt"))
-    assert one.keys() == CASES.keys()
-    for case, state_of_one in one.items():
-        for name, value in state_of_one.items():
-            assert torch.equal(first[case][name], second[case][name]), (case, name)
-            torch.testing.assert_close(
-                first[case][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, where=(case, name): f"{where}: {text}"
-            )
-            if name.endswith(("initialized", "ema_steps")):
-                assert value == (1 if name.endswith("initialized") else 4)
