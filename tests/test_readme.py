@@ -44,7 +44,7 @@ TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_s
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
 # Scripts whose first word chooses which flags there are.
-WITH_COMMANDS = {"scripts/benchmark.py"}
+WITH_COMMANDS = {"scripts/benchmark.py": ("prior", "vqvae", "sample", "peers")}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -227,6 +227,7 @@ def test_every_flag_that_a_page_mentions_exists():
     files = sorted((ROOT / "scripts").glob("*.py"))
     scripts = [f"scripts/{path.name}" for path in files if "__main__" in path.read_text("utf-8")]
     known = set().union(*(flags_of(script) for script in scripts)) | launch_flags() | {"--help"}
+    known |= {flag for script, words in WITH_COMMANDS.items() for word in words for flag in flags_of(script, word)}
     for page, text in TEXTS.items():
         text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         code = " ".join(re.findall(r"`([^`]+)`", text))
