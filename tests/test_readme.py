@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
-from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -201,7 +200,8 @@ def check_flags(words, known, command):
 
 
 def check_installation(words, command):
-    provided = set(metadata("hf_vqvae").get_all("Provides-Extra"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    provided = set(project["optional-dependencies"])
     assert words[0] == "install", command
     for word in words[1:]:
         own = re.fullmatch(r"(?:\.|hf_vqvae)(?:\[([\w,]+)\])?(?: @ .*)?", word)
