@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Of test-gpu; or a local copy.
+DATASET ?= ylecun/mnist
 # One thread a process: two gain little on networks of this size, and collapse on a busy machine.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-all style wheel clean
+.PHONY: quickstart test test-all test-gpu style wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +30,18 @@ test-all: $(VENV)/.installed ## All tests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
+
+# Installs nothing: in $(VENV), or with PYTHON where there is none, torch must be able to use the GPU.
+test-gpu: PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+test-gpu: ## On an NVIDIA GPU: the tests that need one, the benchmarks, and an MNIST run with its time.
+	@$(PYTHON) -c "import torch; torch.empty(1, device='cuda')" 2>/dev/null || \
+	  { echo "make test-gpu: $(PYTHON) has no torch that can use a GPU here."; exit 1; }
+	$(PYTHON) -m pytest -m cuda $$(grep -rl "mark.cuda" tests --include=test_*.py)
+	$(PYTHON) scripts/benchmark.py sample --rounds 5
+	$(PYTHON) scripts/benchmark.py prior --rounds 5
+	$(PYTHON) scripts/benchmark.py vqvae --rounds 5
+	start=$$(date +%s); $(PYTHON) scripts/train.py --dataset_name $(DATASET) --output_dir outputs/mnist-gpu \
+	  --mixed_precision bf16 --overwrite_output_dir && echo "The MNIST run took $$(($$(date +%s) - start)) s."
 
 style: $(VENV)/.installed ## Formats the code.
 	$(BIN)/ruff format .

@@ -38,9 +38,14 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the files in `SLOW` before the others."""
+    """Puts the files in `SLOW` before the others; skips what needs a GPU where there is none."""
+    import torch
+
     places = {f"test_{name}.py": place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: places.get(item.path.name, len(SLOW)))
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
 @pytest.fixture(scope="session")

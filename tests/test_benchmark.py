@@ -118,7 +118,7 @@ def test_all_plain_variants_have_one_loss_curve():
         torch.testing.assert_close(curve, curves[0], rtol=tolerance, atol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_peak_memory_counts_weights_gradients_and_adam():
     arguments = PriorArguments(device="cuda", batch_size=2, grid_size=[3, 3], num_embeddings=1024)
     parameters = 1024 * 128 * 49 + 250_000

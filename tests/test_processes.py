@@ -182,8 +182,8 @@ KINDS = {
         1e-2,
     ),
 }
-if not GPUS:
-    del KINDS["fp16"]  # its gradient scaler, and the precision itself, are the GPU's
+# The gradient scaler of fp16, and the precision itself, are the GPU's.
+KINDS_HERE = [kind for kind in KINDS if GPUS or kind != "fp16"]
 
 
 def kinds_of(stage, kinds, parts):
@@ -230,10 +230,18 @@ def test_checkpointing_bf16_and_parts_go_together_with_processes(scripts, tmp_pa
 @pytest.mark.parametrize("stage", ["vqvae", "prior"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_all_kinds_of_arithmetic_go_together_with_processes(scripts, tmp_path, stage, parts):
-    cases = kinds_of(stage, KINDS, parts)
+    cases = kinds_of(stage, KINDS_HERE, parts)
     records = train(scripts, cases, tmp_path, 1, 2)
     assert_kinds(records, cases)
     assert_same_training(records, exact(cases))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+def test_all_kinds_of_arithmetic_work_on_a_gpu(tmp_path, stage):
+    cases = kinds_of(stage, KINDS, parts=1)
+    with ScriptServer(tmp_path, cpu=False) as server:
+        assert_kinds(train(server, cases, tmp_path, 1), cases)
 
 
 # A process that fails, and what only the first one does

@@ -210,6 +210,14 @@ def check_installation(words, command):
         assert not word.endswith(".txt") or (ROOT / word).is_file(), f"{command}: no file {word}"
 
 
+def test_every_script_that_make_runs_exists():
+    text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    commands = re.findall(r"python\)? (scripts/[^&\n]*)", text, re.IGNORECASE)
+    assert len(commands) == 5
+    for command in commands:
+        check_script(shlex.split(command), command)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_exists(page):
     for command in commands_of(TEXTS[page]):

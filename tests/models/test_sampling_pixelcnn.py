@@ -411,7 +411,7 @@ def test_offloaded_weights_draw_the_same_codes(architecture, where, tmp_path):
     assert any(parameter.is_meta for parameter in moved.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("num_classes", [None, 3])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 4, "top_p": 0.9}])
