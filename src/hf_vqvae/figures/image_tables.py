@@ -34,8 +34,7 @@ class Table:
 
     Attributes:
         canvas: uint8 (height, WIDTH, 3), the page without its text.
-        texts: `(x, y, text, room, options)` in dots from the upper left corner; text shrinks to fit
-            into `room`.
+        texts: `(x, y, text, room, options)` in dots from the upper left corner; text shrinks to fit into `room`.
         lefts, tops: corners of the pictures, by column and by row.
         size: height and width of every picture in dots.
     """
@@ -49,49 +48,37 @@ class Table:
         captions: Sequence[Sequence[str]] = (),
     ):
         rows, columns = pictures.shape[:2]
-        groups = groups or [("", columns)]
         # A name is about as wide as its characters; what is wider shrinks.
-        longest = max(map(len, "\n".join(row_names).split("\n")))
-        names = min(NAMES, 26 * longest)
-        beside = names + GAP if names else 0
-        gaps = GAP * (len(groups) - 1)
+        names = min(NAMES, 26 * max(map(len, "\n".join(row_names).split("\n"))))
+        beside, gaps = names + GAP if names else 0, GAP * max(0, len(groups) - 1)
         room = (WIDTH - 2 * MARGIN - beside - gaps) // max(columns, 3) - SPACE
         self.size = height, width = shown_size(*pictures.shape[2:4], room)
-        wide = beside + columns * (width + SPACE) - SPACE + gaps
-        start = (WIDTH - wide) // 2 + beside
-        group_of = [number for number, (_, count) in enumerate(groups) for _ in range(count)]
-        self.lefts = [start + i * (width + SPACE) + GAP * group_of[i] for i in range(columns)]
-        heading = max(len(name.splitlines()) for name, _ in groups)
-        head = MARGIN + (LINE * heading + 12 if heading else 0)
+        start = (WIDTH - beside - columns * (width + SPACE) + SPACE - gaps) // 2 + beside
+        head = MARGIN + (LINE + 12 if groups else 0)
         row = max(height, LINE * max((len(name.splitlines()) for name in row_names), default=0))
         pitch = row + (SPACE if columns > 4 else GAP) + (LINE if captions else 0)
         self.tops = [head + index * pitch + (row - height) // 2 for index in range(rows)]
         self.canvas = np.full((head + rows * pitch + MARGIN, WIDTH, 3), 255, np.uint8)
+        self.lefts: list[int] = []
         self.texts: list[tuple[float, float, str, float, dict]] = []
-        first = 0
-        for name, count in groups:
-            middle = (self.lefts[first] + self.lefts[first + count - 1] + width) / 2
-            bold = {"weight": "bold", "size": 10, "va": "bottom"}
-            self.texts.append((middle, head - 12, name, count * (width + SPACE), bold))
-            first += count
+        for name, count in groups or [("", columns)]:
+            self.lefts += range(start, start + count * (width + SPACE), width + SPACE)
+            middle, room = start + (count * (width + SPACE) - SPACE) / 2, count * (width + SPACE)
+            self.texts.append((middle, head - 12, name, room, {"weight": "bold", "size": 10, "va": "bottom"}))
+            start += room + GAP
         for index, top in enumerate(self.tops):
             if row_names:
-                at_left = (start - GAP, top + height / 2, row_names[index], names, {"ha": "right"})
-                self.texts.append(at_left)
+                right = self.lefts[0] - GAP
+                self.texts.append((right, top + height / 2, row_names[index], names, {"ha": "right"}))
             for column, left in enumerate(self.lefts):
-                self._paste(pictures[index, column], left, top)
+                picture = Image.fromarray(displayable(pictures[index, column]))
+                # Only a picture with more pixels than dots is smoothed: nearest would drop some of them.
+                way = Image.Resampling.NEAREST if width >= picture.width else Image.Resampling.BOX
+                self.canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = FRAME
+                self.canvas[top : top + height, left : left + width] = picture.resize((width, height), way)
                 if captions:
-                    small = {"size": 10, "va": "top"}
-                    place = (left + width / 2, top + height + 5)
-                    self.texts.append((*place, captions[index][column], width + SPACE, small))
-
-    def _paste(self, picture: np.ndarray, left: int, top: int) -> None:
-        height, width = self.size
-        # Only a picture with more pixels than dots is smoothed: nearest would drop some of them.
-        way = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.BOX
-        shown = Image.fromarray(displayable(picture)).resize((width, height), way)
-        self.canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = FRAME
-        self.canvas[top : top + height, left : left + width] = np.asarray(shown)
+                    below = (left + width / 2, top + height + 5)
+                    self.texts.append((*below, captions[index][column], width + SPACE, {"size": 10, "va": "top"}))
 
     def draw(self, figure: Figure) -> None:
         """Draw the table on the lowest part of a page."""
@@ -115,8 +102,7 @@ def displayable(images: np.ndarray) -> np.ndarray:
 def shown_size(height: int, width: int, room: int) -> tuple[int, int]:
     """Return the height and width in dots of a picture at most `room` dots wide.
 
-    Where there is room, every pixel takes the same whole number of dots. A picture is at most twice
-    as high as `room`, so that the page of very high ones ends.
+    Where there is room, every pixel takes the same whole number of dots. A picture is at most twice as high as `room`.
     """
     room = max(1, min(room, 2 * room * width // height))
     scale = room // width or room / width
@@ -142,20 +128,19 @@ def plot_codes(
     images: np.ndarray, codes: np.ndarray, reconstructions: np.ndarray, num_embeddings: int, path: str | Path
 ) -> None:
     """Draw three rows of an image, its codes (h, w), H a multiple of h, and the reconstruction from them."""
-    images, codes, reconstructions = (displayable(images[:3]), codes[:3], displayable(reconstructions[:3]))
+    codes, last = codes[:3], num_embeddings - 1
     colors = color_codes(codes, num_embeddings, images.shape[1] // codes.shape[1])
-    last = num_embeddings - 1
     groups = [("Image", 1), (f"Codes, 0 to {last:,}", 1), ("Reconstruction", 1)]
-    table = Table(np.stack([images, colors, reconstructions], axis=1), groups=groups)
+    pictures = [displayable(images[:3]), colors, displayable(reconstructions[:3])]
+    table = Table(np.stack(pictures, axis=1), groups=groups)
     cell = table.size[1] / codes.shape[2]
     points = min(12, cell / (0.7 * max(len(str(last)), 2)) * 72 / DPI)
     if points >= 6:  # else the cells have no room for numbers
         for (index, row, column), code in np.ndenumerate(codes):
-            # The upper part of viridis is light.
-            options = {"size": points, "color": INK if code > 0.6 * last else "white"}
-            options["va"] = "center_baseline"
-            x = table.lefts[1] + (column + 0.5) * cell
-            table.texts.append((x, table.tops[index] + (row + 0.5) * cell, str(code), cell, options))
+            color = INK if code > 0.6 * last else "white"  # the upper part of viridis is light
+            place = table.lefts[1] + (column + 0.5) * cell, table.tops[index] + (row + 0.5) * cell
+            options = {"size": points, "color": color, "va": "center_baseline"}
+            table.texts.append((*place, str(code), cell, options))
     table.save(path)
 
 
@@ -177,10 +162,9 @@ def plot_completions(
 
     `known`, bool (H, W), has the pixels whose codes were kept; `completions` are (N, Q, H, W, C).
     """
-    beside = [one[:, None] for one in (images, hide_unknown(images, known), reconstructions)]
-    pictures = np.concatenate([*beside[:2], completions, beside[2]], axis=1)
-    groups = [("Image", 1), ("Known", 1), ("Completions", completions.shape[1])]
-    Table(pictures, groups=[*groups, ("Recon-\nstruction", 1)]).save(path)
+    parts = (images[:, None], hide_unknown(images, known)[:, None], completions, reconstructions[:, None])
+    groups = [("Image", 1), ("Known", 1), ("Completions", completions.shape[1]), ("Decoded", 1)]
+    Table(np.concatenate(parts, axis=1), groups=groups).save(path)
 
 
 def plot_neighbours(samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path) -> None:
@@ -229,7 +213,5 @@ def color_codes(codes: np.ndarray, num_embeddings: int, cell: int = 1) -> np.nda
 
 def printable(name: str, otherwise: str) -> str:
     """Return a name on one line, or `otherwise` if it is empty or the font lacks a character."""
-    name = " ".join(name.split())
-    with_glyphs = get_font(findfont(FontProperties(family="DejaVu Sans")))
-    whole = name and all(with_glyphs.get_char_index(ord(character)) for character in name)
-    return name if whole else otherwise
+    name, font = " ".join(name.split()), get_font(findfont(FontProperties(family="DejaVu Sans")))
+    return name if name and all(font.get_char_index(ord(character)) for character in name) else otherwise
