@@ -193,7 +193,7 @@ def test_refusing_takes_no_memory(folder, settings):
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (in_use + 2**28, before[1]))
     try:
-        with pytest.raises(ValueError, match=r"config means|must be at most|must equal"):
+        with pytest.raises(ValueError, match=r"ignore_mismatched_sizes|must be at most|must equal"):
             load_model(str(folder))
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
@@ -277,10 +277,9 @@ def test_weights_of_another_shape_are_refused_and_drawn_anew_only_when_told(fold
     name = "vqvae.quantizer.embedding.weight"
     weights[name] = torch.zeros(17, 4)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"means \[16, 4\] for .*'{name}', but the file has \[17, 4"):
-        load_model(str(folder))
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        VQVAEForImageGeneration.from_pretrained(folder)
+    for load, error in ((load_model, ValueError), (VQVAEForImageGeneration.from_pretrained, RuntimeError)):
+        with pytest.raises(error, match="ignore_mismatched_sizes"):  # below a table of the shapes
+            load(str(folder))
     loaded = VQVAEForImageGeneration.from_pretrained(folder, ignore_mismatched_sizes=True)
     codebook = loaded.vqvae.quantizer.embedding.weight
     assert codebook.shape == (16, 4) and 0 < codebook.abs().max() <= 1 / 16

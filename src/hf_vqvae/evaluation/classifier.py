@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..hub.download import fetch_model, weight_files
+from ..hub.download import fetch_model, load_complete
 from ..hub.errors import FAILURES as HUB_FAILURES
 from ..models import VQVAEImageProcessorPil
 from ..models.configuration_utils import StrictConfig, setting, strict
@@ -191,16 +191,7 @@ def load_classifier(name_or_path: str) -> ImageClassifier:
     """
     try:
         folder = fetch_model(name_or_path)
-        weight_files(folder)
-        # With `trust_remote_code=None` transformers asks on the terminal whether to run code that comes along.
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, trust_remote_code=False
-        )
-        if loading["missing_keys"]:
-            raise ValueError(
-                f"its weights lack {len(loading['missing_keys'])} tensors, for example "
-                f"{min(loading['missing_keys'])!r}"
-            )
+        model = load_complete(AutoModelForImageClassification, folder)
         check_finite(model)
         processor = _load_processor(folder, model.config)
     except FAILURES as error:

@@ -1,15 +1,14 @@
-"""Download a model from the Hub; load it, once its weights' headers fit its config, and its image processor."""
+"""Download a model from the Hub; load it, if its weights are complete, and its image processor."""
 
 import json
 import os
 from pathlib import Path
 
-import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -81,23 +80,34 @@ def load_model(name_or_path: str, revision: str | None = None) -> Model:
     """
     folder = fetch_model(name_or_path, revision)
     try:
-        # Without the option, transformers asks on the terminal whether to run code of the repo.
-        options = {"trust_remote_code": False}
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, VQVAEConfig | VQVAEForImageGenerationConfig):
             raise ValueError(
                 f"its `model_type` is {config.model_type!r}, and only 'vqvae' and "
                 "'vqvae_image_generation' can be evaluated here"
             )
-        with torch.device("meta"):
-            empty = AutoModel.from_config(config, **options)
-        check_shapes(empty, weight_files(folder))
-        return AutoModel.from_pretrained(folder, config=config, **options)
+        return load_complete(AutoModel, folder, config=config)
     except (*FAILURES, SafetensorError) as error:
         raise ValueError(
             f"cannot load the model {name_or_path!r}: {str(error).rstrip('.')}. Name a folder that "
             "training wrote (with config.json and model.safetensors) or owner/name on the Hub."
         ) from error
+
+
+def load_complete(auto_class: type, folder: str, **options) -> PreTrainedModel:
+    """Load a model by `auto_class.from_pretrained`, from safetensors files, and run no code of its folder.
+
+    Raises:
+        ValueError: if a weight is missing, which transformers would initialize at random.
+    """
+    weight_files(folder)
+    # With `trust_remote_code=None` transformers asks on the terminal whether to run code that comes along.
+    options |= {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    model, loading = auto_class.from_pretrained(folder, **options)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} tensors, for example {missing[0]!r}")
+    return model
 
 
 def load_model_with_prior(name_or_path: str, revision: str | None = None) -> VQVAEForImageGeneration:
@@ -141,25 +151,3 @@ def weight_files(folder: str) -> list[Path]:
         return [index.with_name(name) for name in list_shards(index)]
     except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the index {index.name} is damaged: download it again") from error
-
-
-def check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
-    """Compare the shapes in the headers of safetensors files with those of `model`, which may be on the meta device.
-
-    No memory is taken for weights, whatever sizes a config names.
-
-    Raises:
-        ValueError: if a weight is missing or has another shape.
-    """
-    shapes = {}
-    for file in files:
-        with safe_open(file, framework="pt") as weights:
-            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
-    missing = sorted(expected.keys() - shapes.keys())
-    if missing:
-        # `from_pretrained` would initialize them at random.
-        raise ValueError(f"the weights lack {len(missing)} tensors, for example {missing[0]!r}")
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise ValueError(f"the config means {shape} for the weight {name!r}, but the file has {shapes[name]}")
