@@ -56,8 +56,8 @@ def main() -> None:
         print(f"{evaluation.model_name_or_path} on {where}, {processes}\n")
         print(format_table(metrics))
         if evaluation.output_file:
-            with output_file(Path(evaluation.output_file)) as writing:
-                write_json(writing, metrics)
+            with output_file(Path(evaluation.output_file)):
+                write_json(Path(evaluation.output_file), metrics)
     accelerator.end_training()
 
 

@@ -52,14 +52,12 @@ def commit_folder(
             [`EditedCardError`], `"keep"` leaves it and adds `tags`, `"overwrite"` overwrites it.
 
     Raises:
-        ValueError: if `private` is asked of a repo that is public, or `create_pr` together with `revision`.
+        ValueError: if `private` is asked of a repo that is public.
         UnknownCommitError: if the commit may have been made and the Hub could not be asked.
     """
-    if create_pr and revision not in (None, "main"):
-        raise ValueError(f"a pull request goes to main: leave out `revision` ({revision!r}) or `create_pr`.")
     api = HfApi(token=token)
     with _ensure_repo(api, repo_id, private):
-        if revision not in (None, "main") and not revision.startswith("refs/pr/"):
+        if revision not in (None, "main") and not revision.startswith("refs/pr/") and not create_pr:
             retry(api.create_branch, repo_id, branch=revision, exist_ok=True)
         head = retry(api.repo_info, repo_id, revision=revision)
         operations = _operations(api, repo_id, head, Path(folder), edited_card, tags)

@@ -44,35 +44,28 @@ def check_can_push(
 
     Raises:
         ValueError: if the name is invalid, or the Hub refuses the license.
-        PushError: if there is no token, the Hub does not accept it, it has no right to write there, the Hub
-            cannot be reached, or the options contradict each other or the repo.
+        PushError: if there is no token, the Hub does not accept it, it has no right to write there, the Hub cannot be
+            reached, or the options contradict the repo.
     """
     check_repo_id(repo_id)
-    if create_pr and revision not in (None, "main"):
-        raise PushError(f"A pull request goes to main: leave out --hub_revision {revision} or --hub_create_pr.")
     if revision is not None and not revision.strip():
         raise PushError(f"`--hub_revision` must name a branch, got {revision!r}: leave it out to push to main.")
     token = token or get_token()
     if not token:
         raise PushError(
-            "There is no token to push with: set HF_TOKEN or run `hf auth login`. Create one with "
-            f"write access at {constants.ENDPOINT}/settings/tokens."
+            "There is no token to push with: set HF_TOKEN or run `hf auth login`. Create one with write access at "
+            f"{constants.ENDPOINT}/settings/tokens."
         )
     api = HfApi(token=token)
     try:
         with request_timeout(TIMEOUT):
             user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
-            if _token_of(user).get("role") == "read":
-                raise PushError(
-                    f"The token of {user['name']} can only read: create one that can write to {full_name} at "
-                    f"{constants.ENDPOINT}/settings/tokens."
-                )
             _check_repo(api, user, full_name, private, create_pr)
             refusal = license and _refusal(license)
+    except PushError:
+        raise
     except FAILURES as error:
-        if isinstance(error, PushError):
-            raise
         raise PushError(f"Cannot push to {repo_id}: {explain(error)}") from error
     if refusal:
         raise ValueError(
@@ -98,6 +91,11 @@ def _token_of(user: dict) -> dict:
 
 
 def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
+    if _token_of(user).get("role") == "read":
+        raise PushError(
+            f"The token of {user['name']} can only read: create one that can write to {repo_id} at "
+            f"{constants.ENDPOINT}/settings/tokens."
+        )
     try:
         repo = retry(api.repo_info, repo_id)
     except RepositoryNotFoundError:
@@ -133,11 +131,10 @@ def _check_namespace(user: dict, repo_id: str) -> None:
         )
     token = _token_of(user)
     scopes = (token.get("fineGrained") or {}).get("scoped") or []
-    if token.get("role") == "fineGrained" and not any(
-        scope.get("entity", {}).get("name") == namespace and "repo.write" in scope.get("permissions", [])
-        for scope in scopes
-    ):
+    here = [scope for scope in scopes if scope.get("entity", {}).get("name") == namespace]
+    granted = [permission for scope in here for permission in scope.get("permissions", [])]
+    if token.get("role") == "fineGrained" and "repo.write" not in granted:
         raise PushError(
-            f"The token of {user['name']} is fine-grained and may not write to the repos of "
-            f"{namespace}: allow that at {constants.ENDPOINT}/settings/tokens."
+            f"The token of {user['name']} is fine-grained and may not write to the repos of {namespace}: allow that at "
+            f"{constants.ENDPOINT}/settings/tokens."
         )

@@ -68,11 +68,12 @@ def save_for_hub(
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    source = _find_source(model, token)
+    weights = hash_weights(model.state_dict())
+    source = _find_source(model.config.name_or_path, weights, token)
     if model.main_input_name == "pixel_values":  # not a prior, which is given codes
         image_processor_for(model.config, source).save_pretrained(folder)
     add_code(folder, type(model))
-    if source is not None and _is_described_by_card_in(source, model):
+    if source is not None and _is_described_by_card_in(source, weights):
         copy_run_files(source, folder)
     else:
         card = _build_card(model, _license_of(source))
@@ -100,8 +101,7 @@ def push_model(
     of the repo that was written or edited by hand is kept with a warning, and only gets `tags`.
 
     Raises:
-        ValueError: if `repo_id` is not a valid repo name, `private` is asked of a repo that is public, or `create_pr`
-            together with `revision`.
+        ValueError: if `repo_id` is not a valid repo name, or `private` is asked of a repo that is public.
     """
     validate_repo_id(repo_id)
     with request_timeout(TIMEOUT), tempfile.TemporaryDirectory() as folder:
@@ -190,16 +190,15 @@ def _update_json(path: Path, settings: dict) -> None:
     path.write_text(json.dumps({**content, **settings}, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _find_source(model, token) -> Path | None:
-    """Return the folder that the model was loaded from; the files of a repo are downloaded."""
-    name = model.config.name_or_path
+def _find_source(name: str, weights: str, token) -> Path | None:
+    """Return the folder that a model with this hash was loaded from; the files of a repo are downloaded."""
     if not name or Path(name).is_dir():
         return Path(name) if name else None
     patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
     options = {"allow_patterns": patterns, "token": token}
     try:
         try:
-            commit = _find_cached_commit(name, model)
+            commit = _find_cached_commit(name, weights)
             return Path(retry(snapshot_download, name, revision=commit, **options))
         except RevisionNotFoundError:  # the history of the repo was rewritten
             return Path(retry(snapshot_download, name, **options))
@@ -211,28 +210,27 @@ def _find_source(model, token) -> Path | None:
         return None
 
 
-def _find_cached_commit(repo_id: str, model) -> str | None:
-    """Return the commit that the model was loaded from: the latest one in the cache with its weights.
+def _find_cached_commit(repo_id: str, weights: str) -> str | None:
+    """Return the commit that a model was loaded from: the latest one in the cache whose weights have this hash.
 
     transformers does not keep the commit. The repo's newest one may have other weights.
     """
     repo = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type="model"))
-    own = hash_weights(model.state_dict())
     for snapshot in sorted(repo.glob("snapshots/*"), key=os.path.getmtime, reverse=True):
         with suppress(OSError, ValueError, SafetensorError):  # incomplete or damaged
-            if hash_saved_weights(snapshot) == own:
+            if hash_saved_weights(snapshot) == weights:
                 return snapshot.name
     return None
 
 
-def _is_described_by_card_in(source: Path, model) -> bool:
-    """Return whether `source` has the card of a run, and weights that are equal to those of the model."""
+def _is_described_by_card_in(source: Path, weights: str) -> bool:
+    """Return whether `source` has the card of a run with weights of this hash."""
     card = source / "README.md"
     text = card.read_text("utf-8", "replace") if card.exists() else ""
     if not text or (NO_RESULTS in text and is_as_signed(text)):
         return False
     recorded = read_record(source, "run.json").get("weights_sha256")
-    if hash_weights(model.state_dict()) == (recorded or hash_saved_weights(source)):
+    if weights == (recorded or hash_saved_weights(source)):
         return True
     logger.warning(f"The model is not the one in {source}: its card will have no results.")
     return False
