@@ -30,7 +30,7 @@ NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
 # Flags of `train.py` that apply to every point.
 SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
 SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
-SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes")
+SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes", "validation_samples")
 
 SweptVQVAEArguments = config_arguments(
     VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None

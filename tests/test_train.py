@@ -91,18 +91,22 @@ def test_a_run_leaves_a_complete_folder_and_nothing_beside_it(reference):
     assert len(load_from_disk(str(reference / "codes" / "train"))) == 70
 
 
-def test_the_history_has_a_row_for_each_epoch_and_the_metrics_are_those_of_its_end(reference):
+def test_the_history_has_a_row_for_each_epoch_and_the_record_says_which_were_kept(reference):
     history, metrics = read(reference, "history"), read(reference, "metrics")
     for stage in ("vqvae", "prior"):
         assert [(row["epoch"], row["step"]) for row in history[stage]] == [(1, 4), (2, 8)]
         assert all(math.isfinite(value) for row in history[stage] for value in row.values())
-    last = history["vqvae"][-1]
-    assert metrics["reconstruction_mse"]["value"] == pytest.approx(last["eval_reconstruction_mse"], rel=1e-5)
-    assert metrics["nll"]["value"] == pytest.approx(history["prior"][-1]["eval_loss"], rel=1e-5)
+    last, losses = history["vqvae"][-1], [row["validation_loss"] for row in history["prior"]]
+    # Other rows, of the same distribution.
+    error = metrics["reconstruction_mse"]["value"]
+    assert error != last["validation_reconstruction_mse"] == pytest.approx(error, rel=0.5)
+    assert metrics["nll"]["value"] != min(losses) == pytest.approx(metrics["nll"]["value"], rel=0.5)
     assert metrics["nll"]["count"] == 32
     assert 1 <= last["perplexity"] <= last["codes_used"] <= 8
     run = read(reference, "run")
-    assert run["dataset"]["train_count"] == 70
+    assert (run["dataset"]["train_count"], run["dataset"]["validation_count"]) == (65, 5)
+    assert run["kept_epochs"] == {"vqvae": 2, "prior": 1 + losses.index(min(losses))}
+    assert "65 images of the split `train`. Another 5 of" in (reference / "README.md").read_text("utf-8")
     assert set(run["seconds"]) == {"vqvae", "prior"}
 
 
@@ -152,7 +156,7 @@ def test_trackers_get_figures_and_pictures_of_both_stages_on_one_axis(reference)
     event = pictures["prior/samples"]
     assert [image.step for image in event.Images("vqvae/reconstructions")] == [4, 8]
     assert [image.step for image in event.Images("prior/samples")] == [12, 16]
-    assert [value.step for value in event.Scalars("prior/eval_loss")] == [12, 16]
+    assert [value.step for value in event.Scalars("prior/validation_loss")] == [12, 16]
 
 
 def test_the_recorded_arguments_give_the_same_run_bit_for_bit(scripts, reference, outputs):
@@ -195,7 +199,8 @@ def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, ref
     assert done.returncode == 0, done.stderr
     first, before = (read(path, "history")["vqvae"] for path in (folder, reference))
     assert first[0]["reconstruction_mse"] < 0.7 * before[0]["reconstruction_mse"]
-    assert first[0]["eval_reconstruction_mse"] < 1.1 * before[-1]["eval_reconstruction_mse"]
+    error = "validation_reconstruction_mse"
+    assert first[0][error] < 1.1 * before[-1][error]
     assert "train_vqvae" in (folder / "README.md").read_text("utf-8")
     trained, source = (VQVAEModel.from_pretrained(path) for path in (folder, reference))
     assert not torch.equal(trained.quantizer.codebook, source.quantizer.codebook)
@@ -366,6 +371,8 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(scr
     for how in (LATEST, changes):
         other = scripts.run(TRAIN, *go_on, *how, "--embedding_dim", "4")
         assert_refused(other, "--embedding_dim was 16, not 4")
+        other = scripts.run(TRAIN, *go_on, *how, "--validation_samples", "4")
+        assert_refused(other, "--validation_samples was 5, not 4")
     other = scripts.run(TRAIN, *go_on, *LATEST, "--learning_rate", "1e-4")
     assert_refused(other, "--learning_rate was 0.016, not 0.0001", "--resume_with_changes")
     other = scripts.run(TRAIN, *go_on, *LATEST, "--max_eval_samples", "33")
@@ -397,11 +404,11 @@ def test_a_run_goes_on_with_other_settings_when_told_to(scripts, stopped):
     """Another batch, schedule, data and length; and an end that is that of the new settings."""
     flags = [*TINY, *LATEST, "--resume_with_changes", "--output_dir", stopped]
     flags += ["--train_batch_size", "8", "--num_train_epochs", "3", "--learning_rate", "1e-3"]
-    flags += ["--max_train_samples", "66"]
+    flags += ["--max_train_samples", "71"]
     done = scripts.run(TRAIN, *flags, signals=[(4, TERM)])
-    assert "From here on: --max_train_samples was 70, not 66." in done.stdout
+    assert "From here on: --max_train_samples was 70, not 71." in done.stdout
     assert "From here on: --train_batch_size was 16, not 8." in done.stdout
-    assert "From here on, other data: train_count was 70, is 66" in done.stdout
+    assert "From here on, other data: train_count was 65, is 66" in done.stdout
     # Three quarters of an epoch of 4 steps are 6 of 8.
     assert "saved" in done.stderr and "checkpoints/vqvae-10" in done.stderr, done.stderr
     done = scripts.run(TRAIN, *flags)
@@ -409,7 +416,7 @@ def test_a_run_goes_on_with_other_settings_when_told_to(scripts, stopped):
     history = read(stopped, "history")
     assert [row["step"] for row in history["vqvae"]] == [8, 16, 24]
     assert 0 < history["vqvae"][-1]["learning_rate"] < 1e-4
-    assert len(load_from_disk(str(stopped / "codes" / "train"))) == 66
+    assert len(load_from_disk(str(stopped / "codes" / "train"))) == 71
     assert read(stopped, "arguments")["resume_with_changes"] is False
 
 
@@ -579,6 +586,7 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts
         (["--train_split", "training"], ["--train_split training", "'train'", "'test'"]),
         (["--image_column", "picture"], ["--image_column picture", "'image'"]),
         (["--max_train_samples", "10"], ["10 training rows", "--train_batch_size 16"]),
+        (["--validation_samples", "70"], ["--validation_samples 70", "none of the 70 rows", "smaller"]),
         (["--image_size", "30"], ["image_size", "30", "28", "32"]),
         (["--background", "no colour"], ["background", "'no colour'", "#ffffff"]),
         (["--kernel_size", "4"], ["kernel_size", "4"]),
@@ -643,7 +651,7 @@ def test_a_stream_with_fewer_rows_than_announced_is_an_error_and_keeps_its_check
     scripts, image_folder, tmp_path
 ):
     flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3", *MODEL]
-    flags += ["--streaming", "--train_batch_size", "8", "--checkpointing_steps", "1"]
+    flags += ["--streaming", "--train_batch_size", "8", "--checkpointing_steps", "1", "--validation_samples", "0"]
     # A cache that has not counted them for an earlier run.
     flags += ["--cache_dir", tmp_path / "cache"]
     unknown = scripts.run(TRAIN, *flags, "--output_dir", tmp_path / "unknown")

@@ -21,7 +21,7 @@ def flag(default: Any, help: str, role: str | None = None, **facts: Any) -> Any:
         role: what the flag acts on, which decides what may change when a run is resumed:
             "run": where and how a run works. It may change: the trained weights do not depend on it.
             "evaluation": what is measured at the end. It may change.
-            "model": what the models are. It must not change.
+            "model": what the models are, and the rows they are trained on. It must not change.
             "vqvae", "prior": how a stage trains. It must not change after that stage.
             "stages": how both stages train. It must not change after the second.
             All others (None) may change until the end, but only with `--resume_with_changes`.
@@ -121,7 +121,17 @@ class TrainingArguments:
         at_least=0,
         below=1,
     )
+    prior_keep_best: bool = flag(
+        True, "Keep the prior of the epoch with the lowest validation loss, not the last.", "model"
+    )
     class_conditional: bool = flag(True, "Condition the prior on the labels, if any.", "model")
+    validation_samples: int | None = flag(
+        None,
+        "Rows of the training split held out for the curves and the choice of the prior's epoch (default: a twelfth "
+        "of them, at most 5000); 0 holds out none.",
+        "model",
+        at_least=0,
+    )
     lr_scheduler_type: str = flag(
         "cosine", "Schedule of both stages, a name of transformers' get_scheduler.", "stages", choices=SCHEDULES
     )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hf_vqvae.arguments import DataArguments
+from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.rows import scale_pixels
 from hf_vqvae.data.sources import DataError
@@ -166,6 +167,47 @@ def test_the_count_of_a_stream_is_known_only_if_the_dataset_tells(folder, argume
     assert load_images(arguments(streaming=True), CONFIG).info["train_count"] is None
     digits = DataArguments(dataset_name="digits", streaming=True, max_eval_samples=1)
     assert load_images(digits, VQVAEConfig()).info["train_count"] == 1497
+
+
+def rows_of(part):
+    return [row["pixel_values"].numpy().tobytes() for row in part]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("number", [None, 0, 5])
+def test_rows_are_held_out_of_the_training_split_and_of_its_codes(folder, arguments, streaming, number):
+    write_pets(folder, train=30)
+    splits = load_images(arguments(streaming=streaming, max_train_samples=30), CONFIG).hold_out(number)
+    held_out = 2 if number is None else number
+    assert (splits.info["train_count"], splits.info["validation_count"]) == (30 - held_out, held_out)
+    everything = rows_of(splits.train)
+    training, validation = map(rows_of, splits.parts)
+    assert len(everything) == 30 and len(validation) == held_out
+    assert training == [row for row in everything if row not in validation]
+    assert (validation == everything[:held_out]) == (streaming or not held_out)
+    # The same of the codes, which are those of all rows in their order, and in the next run.
+    codes = CodesDataset([np.arange(30).reshape(30, 1, 1)])
+    for rows, part in zip((training, validation), splits.split_train(codes), strict=True):
+        numbers = part.__getitems__(list(range(len(part))))["codes"].flatten() if len(part) else []
+        assert [everything[number] for number in numbers] == rows
+    again = load_images(arguments(streaming=streaming, max_train_samples=30), CONFIG).hold_out(number)
+    assert rows_of(again.parts[1]) == validation
+
+
+@pytest.mark.parametrize("number", [6, 7])
+def test_a_validation_set_that_leaves_no_training_rows_is_refused(folder, arguments, number):
+    write_pets(folder, train=6)
+    message = rf"--validation_samples {number} leaves none of the 6 rows of split 'train' to train on"
+    with pytest.raises(DataError, match=message):
+        load_images(arguments(), CONFIG).hold_out(number)
+
+
+def test_at_most_5000_rows_are_held_out_unless_more_are_asked_for(folder, arguments):
+    write_pets(folder)
+    splits = load_images(arguments(), CONFIG)
+    splits.info["train_count"] = 100_000
+    assert splits.hold_out().info["train_count"] == 95_000
+    assert splits.hold_out(20_000).info["validation_count"] == 20_000
 
 
 def test_part_of_a_split_can_be_a_split(folder, arguments):

@@ -245,7 +245,7 @@ def test_weights_their_average_and_all_random_numbers_are_loaded(folder, acceler
     values = [*model.state_dict().values(), *average.state_dict().values()]
     expected = [value.clone() for value in values]
     state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}
-    saved = save_checkpoint(accelerator, folder, state, 10, average)
+    saved = save_checkpoint(accelerator, folder, state, 10, {"average": average})
 
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()
@@ -254,7 +254,7 @@ def test_weights_their_average_and_all_random_numbers_are_loaded(folder, acceler
     for value in values:
         value.zero_()
     assert choose(accelerator, folder) == saved
-    assert load_checkpoint(accelerator, saved, average)["step"] == 1
+    assert load_checkpoint(accelerator, saved, {"average": average})["step"] == 1
     assert draw() == drawn
     assert all(map(torch.equal, values, expected))
 
@@ -274,7 +274,7 @@ def test_pickles_of_others_are_not_run_whatever_their_record_says(folder, accele
     average = torch.nn.Linear(1, 1)
     accelerator.prepare(torch.optim.lr_scheduler.ConstantLR(accelerator._optimizers[0]))
     state = {"stage": "vqvae", "step": 1, "identity": IDENTITY}
-    saved = save_checkpoint(accelerator, folder, state, 10, average)
+    saved = save_checkpoint(accelerator, folder, state, 10, {"average": average})
     torch.save(Hostile(tmp_path / "mark"), saved / name)
     record = read_json(saved / "state.json")
     del record["digest"]
@@ -283,5 +283,5 @@ def test_pickles_of_others_are_not_run_whatever_their_record_says(folder, accele
     (saved / "state.json").write_text(json.dumps(record))
     assert choose(accelerator, folder) == saved
     with pytest.raises(ValueError, match=f"cannot resume from the checkpoint {saved}: .*Remove"):
-        load_checkpoint(accelerator, saved, average)
+        load_checkpoint(accelerator, saved, {"average": average})
     assert not (tmp_path / "mark").exists()

@@ -265,6 +265,38 @@ def test_what_is_evaluated_and_kept_is_the_moving_average_of_the_weights(acceler
     accelerator._custom_objects.clear()
 
 
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_the_weights_of_the_best_epoch_are_kept_by_a_resumed_run_too(accelerator, tmp_path, decay):
+    codes = torch.randint(4, (24, 3, 3), generator=torch.Generator().manual_seed(0))
+    run = make_run(TrainingArguments(train_batch_size=4, checkpointing_steps=0), accelerator, tmp_path)
+    settings = {"num_embeddings": 4, "grid_size": (3, 3), "hidden_size": 8}
+    losses, evaluated = [3.0, 1.0, 1.0, 2.0], {}
+
+    def train(checkpoint=None):
+        torch.manual_seed(1)
+        model = PixelCNNModel(PixelCNNConfig(**settings))
+
+        def evaluate():
+            evaluated[trainer.epoch] = model.conv_out.weight.detach().clone()
+            return {"validation_loss": losses[trainer.epoch - 1]}
+
+        stage = Stage("prior", 4, 0.01, {"codes": "codes"}, lambda output, batch: {}, evaluate, average_decay=decay)
+        stage.best_by = "validation_loss"
+        trainer = StageTrainer(model, stage, CodesDataset([codes.numpy()]), 6, run)
+        history = trainer.train([] if checkpoint is None else [run.directory.checkpoints / checkpoint])
+        assert [row["validation_loss"] for row in history] == losses
+        accelerator.free_memory()
+        accelerator._custom_objects.clear()
+        return model.state_dict()
+
+    whole = train()
+    assert torch.equal(whole["conv_out.weight"], evaluated[2])
+    assert not torch.equal(evaluated[2], evaluated[3])
+    for checkpoint in ("prior-18", "prior-24"):  # the best epoch is in the past
+        again = train(checkpoint)
+        assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
 # What is printed to go on with
 
 

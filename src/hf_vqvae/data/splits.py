@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from ..arguments import DataArguments
 from ..hub.download import image_processor_for
@@ -19,6 +21,8 @@ from .rows import RowDecoder, collect_names, find_columns, has_names
 from .sources import DataError, Source, open_source
 
 VARIANCE_ROWS = 10_000
+# Of the training rows one in so many is held out for validation, and at most this number.
+VALIDATION_SHARE, VALIDATION_ROWS = 12, 5_000
 ROW_NUMBER = "row number"  # column of a stream, beside those of the dataset
 
 
@@ -46,14 +50,15 @@ class ImageSplits:
     """Training and evaluation images of a run.
 
     Args:
-        train: images in memory, or a stream.
+        train: images of the training split, in memory or a stream; those held out are among them.
         eval: images in memory.
-        info: description of the dataset for `run.json` and the card. `train_count` is `None` for a
-            stream of unknown length. `fingerprint` depends on all pixels and labels (of a stream,
-            on those of its first 10,000 rows).
-        data_variance: population variance of the training pixels on the [0, 1] scale; of a stream,
+        info: description of the dataset for `run.json` and the card. `train_count` is the number of rows to train on,
+            `None` for a stream of unknown length. `fingerprint` depends on all pixels and labels (of a stream, on those
+            of its first 10,000 rows).
+        data_variance: population variance of the pixels of `train` on the [0, 1] scale; of a stream,
             of its first 10,000 rows.
         processor: converted the images, and is saved with the model.
+        held_out: number of rows of `train` that are held out for validation.
     """
 
     train: DecodedImages | StreamedImages
@@ -61,6 +66,50 @@ class ImageSplits:
     info: dict[str, Any]
     data_variance: float
     processor: VQVAEImageProcessorPil
+    held_out: int = 0
+
+    def hold_out(self, number: int | None = None) -> "ImageSplits":
+        """Return these splits with `number` rows of `train` held out for validation, by default a twelfth.
+
+        Raises:
+            DataError: if none is left to train on.
+        """
+        count = self.info["train_count"]
+        if count is None:
+            return self
+        if number is None:
+            number = min(VALIDATION_ROWS, count // VALIDATION_SHARE)
+        if number >= count:
+            raise DataError(
+                f"--validation_samples {number} leaves none of the {count:,} rows of split "
+                f"{self.info['train_split']!r} to train on: make it smaller; 0 holds out none."
+            )
+        info = self.info | {"train_count": count - number, "validation_count": number}
+        return replace(self, info=info, held_out=number)
+
+    def split_train(self, rows: Any) -> tuple[Subset, Subset]:
+        """Split rows of `train`, or codes of them, into those to train on and those held out.
+
+        Of a stream the first rows are held out. Otherwise they are the same random ones in every run, whatever its
+        seed: a prior that is trained later is validated on rows that its VQ-VAE did not see either.
+        """
+        number, count = self.held_out, len(rows)
+        if isinstance(self.train, StreamedImages):
+            return Subset(rows, range(number, count)), Subset(rows, range(number))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        kept, held_out = (part.sort().values.tolist() for part in (order[number:], order[:number]))
+        return Subset(rows, kept), Subset(rows, held_out)
+
+    @cached_property
+    def parts(self) -> "tuple[Subset | StreamedImages, Subset | DecodedImages]":
+        """The images to train on and, in memory, those held out."""
+        if not isinstance(self.train, StreamedImages):
+            return self.split_train(self.train)
+        if not self.held_out:
+            return self.train, Subset(self.eval, ())
+        rows, decoder = self.train.rows, self.train.decoder
+        held_out = decode_rows(rows.take(self.held_out), self.held_out, decoder)
+        return StreamedImages(rows.skip(self.held_out), decoder), held_out
 
     def __str__(self) -> str:
         """One line: which columns are used for what."""

@@ -55,14 +55,22 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
         history: contents of `history.json`, `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...},
             ...], "prior": [...]}`. A missing stage or value is left out; one stage has an epoch.
     """
-    train, held_out = ("training", BLUE, "-"), ("evaluation", VERMILION, "--")
+    train, held_out = ("training", BLUE, "-"), ("validation", VERMILION, "--")
+    old = ("evaluation", VERMILION, "--")  # of runs that held out no training rows
     panels = {
-        "VQ-VAE: reconstruction MSE": ("vqvae", {"reconstruction_mse": train, "eval_reconstruction_mse": held_out}),
+        "VQ-VAE: reconstruction MSE": (
+            "vqvae",
+            {
+                "reconstruction_mse": train,
+                "validation_reconstruction_mse": held_out,
+                "eval_reconstruction_mse": old,
+            },
+        ),
         "VQ-VAE: codebook": (
             "vqvae",
             {"codes_used": ("codes in use", GREEN, "-"), "perplexity": ("perplexity", PURPLE, "--")},
         ),
-        "Prior: nats per code": ("prior", {"loss": train, "eval_loss": held_out}),
+        "Prior: nats per code": ("prior", {"loss": train, "validation_loss": held_out, "eval_loss": old}),
     }
     panels = {title: panel for title, panel in panels.items() if history.get(panel[0])}
     with page(path, 560 * len(panels), layout="constrained") as figure:

@@ -183,7 +183,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     left_out = RunArguments.names("run")
     if prior is None:
-        left_out |= {"train_prior", "class_conditional", "num_eval_samples"}
+        left_out |= {"train_prior", "class_conditional", "num_eval_samples", "prior_keep_best"}
         left_out |= RunArguments.names("prior")
     if arguments.get("vqvae_name_or_path") and not arguments.get("train_vqvae"):
         left_out |= RunArguments.names("vqvae")

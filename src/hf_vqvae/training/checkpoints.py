@@ -6,7 +6,7 @@ import math
 import random
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import nn
 from ..files import atomic_remove, atomic_replace, read_json, write_json, writing_errors
 from ..models.hub_mixin import follow_umask
 
-AVERAGE = "average.safetensors"
 # Keys of a config on which no weight depends.
 IGNORED = ("transformers_version", "_name_or_path")
 
@@ -43,14 +42,14 @@ def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, state: dict[str, Any], limit: int, average: nn.Module | None = None
+    accelerator: Accelerator, folder: Path, state: dict[str, Any], limit: int, models: Mapping[str, nn.Module] = {}
 ) -> Path:
-    """Saves what `accelerator` has prepared, `state` and `average` as `folder/<stage>-<step>`.
+    """Saves what `accelerator` has prepared, `state` and `models` as `folder/<stage>-<step>`.
 
     Called by all processes. The last `limit` checkpoints are kept.
 
     Args:
-        average: the moving average of the weights, if there is one.
+        models: copies of the model with other weights, such as the moving average, by name.
 
     Raises:
         OSError: on all processes, if one of them cannot write; the checkpoints before it stay.
@@ -63,9 +62,8 @@ def save_checkpoint(
         writing.mkdir(parents=True)
 
     def complete() -> None:
-        if average is not None:
-            # Not by Accelerate, which would read it back as any pickle.
-            save_model(average, str(writing / AVERAGE))
+        for name, model in models.items():  # not by Accelerate, which would read it back as any pickle
+            save_model(model, str(writing / f"{name}.safetensors"))
         follow_umask(writing)
         saved = [_number(path) for path in list_checkpoints(folder)]
         state["number"] = 1 + int(max(filter(math.isfinite, saved), default=0))
@@ -148,8 +146,8 @@ def choose_checkpoint(
     return chosen
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, average: nn.Module | None = None) -> dict[str, Any]:
-    """Loads a checkpoint into what `accelerator` has prepared and into `average`; returns its `state`.
+def load_checkpoint(accelerator: Accelerator, folder: Path, models: Mapping[str, nn.Module] = {}) -> dict[str, Any]:
+    """Loads a checkpoint into what `accelerator` has prepared and into `models`; returns its `state`.
 
     Raises:
         ValueError: if its content does not fit.
@@ -157,9 +155,10 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, average: nn.Module |
     try:
         accelerator.load_state(str(folder))
         _load_random_state(folder, accelerator.process_index)
-        # Without one in it, it starts with the weights.
-        if average is not None and (folder / AVERAGE).exists():
-            load_model(average, str(folder / AVERAGE))
+        for name, model in models.items():
+            saved = folder / f"{name}.safetensors"
+            if saved.exists():  # an average that is new starts with the weights
+                load_model(model, str(saved))
     except Exception as error:  # whatever its readers raise
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(

@@ -20,6 +20,8 @@ from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code
 from .run_directory import KEPT, Run
+from .stages import BEST_BY
+from .trainer import best_epoch
 
 PACKAGES = ("hf_vqvae", "torch", "transformers", "huggingface_hub", "accelerate", "datasets")
 PACKAGES += ("evaluate", "safetensors")
@@ -36,6 +38,10 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
         metrics |= _measure_samples(model, images, values, accelerator)
     if not accelerator.is_main_process:
         return
+    history = read_json(folder / "history.json")
+    epochs = {stage: rows[-1]["epoch"] for stage, rows in history.items()}
+    if "prior" in epochs and values["prior_keep_best"] and images.held_out:
+        epochs["prior"] = best_epoch(history["prior"], BEST_BY)
     versions = {name: version(name) for name in PACKAGES}
     record = {
         "dataset": images.info,
@@ -43,6 +49,7 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
         "hardware": _hardware(accelerator),
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
+        "kept_epochs": epochs,
         "seconds": read_json(folder / "seconds.json"),
         "seed": values["seed"],
         "codebook_counts": counts,

@@ -46,7 +46,8 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
         images: the data, if it is loaded already.
     """
     arguments, accelerator, directory = run.arguments, run.accelerator, run.directory
-    training, values = arguments.training, arguments.values
+    training, resume = arguments.training, arguments.training.resume_from_checkpoint is not None
+    found = directory.found() if resume else {}
     config = start_config(arguments.vqvae, training.vqvae_name_or_path)
     if training.train_prior:
         start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
@@ -54,11 +55,16 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images = load_images(arguments.data, config)
         accelerator.print(images)
+    if training.validation_samples is None:
+        training.validation_samples = found.get("validation_samples")
+    images = images.hold_out(training.validation_samples)
+    training.validation_samples = images.held_out
+    values = arguments.values
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
         start_full_config(config, vars(arguments.prior), images.info["label_names"])
-    resume, changes = training.resume_from_checkpoint is not None, []
+    changes = []
     if resume:
         with_changes = training.resume_with_changes
         changes = directory.check_same_data(images.info, with_changes=with_changes)
@@ -75,7 +81,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     check_shared_folder(accelerator, directory.partial, directory.output_dir)
     accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
 
-    image_logger = partial(log_images, images.eval, accelerator)
+    image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)
     model = train_vqvae(config, images, run, image_logger)
     if training.train_prior:
         model = train_prior(model, images, run, image_logger)

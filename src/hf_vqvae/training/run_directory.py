@@ -16,6 +16,8 @@ from .checkpoints import list_checkpoints
 UNFINISHED = ".partial"
 # End of the message of an error about a full disk.
 KEPT = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
+# Flags without a value take that of the run that is resumed, which found it in its data.
+FOUND = ("validation_samples",)
 # Files that only resuming needs.
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
 # Files that a killed process may have left.
@@ -124,6 +126,13 @@ class RunDirectory:
             )
         return list(other.values())
 
+    def found(self) -> dict[str, Any]:
+        """Returns the values of the flags `FOUND` with which the unfinished run began, if it did."""
+        record = self.partial / "arguments.json"
+        # Older runs held out no rows.
+        before = {"validation_samples": 0} | read_json(record) if record.exists() else {}
+        return {name: before[name] for name in FOUND if name in before}
+
     def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
         """Returns whether the finished run has these `flags`, so that there is nothing to resume.
 
@@ -217,6 +226,7 @@ class Run:
 def _other_flags(record: Path, flags: dict[str, Any]) -> dict[str, str]:
     """Describes, by name, the flags that differ from those in the file `record` and that the result depends on."""
     harmless = RunArguments.names("run", "evaluation")
+    harmless |= {name for name in FOUND if flags.get(name) is None}
     other = _differences(record, flags, "--{} was {}, not {}")
     return {name: text for name, text in other.items() if name not in harmless}
 

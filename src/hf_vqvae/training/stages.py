@@ -28,6 +28,7 @@ from .run_directory import KEPT, Run
 from .trainer import Stage, StageTrainer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+BEST_BY = "validation_loss"  # of the prior's epochs
 PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
 
 
@@ -111,6 +112,7 @@ def train_vqvae(
         model.load_state_dict(trained.state_dict())
     if arguments.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    training, validation = images.parts
 
     def measure(output, batch) -> dict[str, Tensor]:
         return {"reconstruction_mse": output.reconstruction_loss, "commitment_loss": output.commitment_loss}
@@ -120,9 +122,9 @@ def train_vqvae(
             output = model(batch["pixel_values"])
             clipped = output.reconstruction.float().clamp(-0.5, 0.5)
             error = (clipped - batch["pixel_values"]).square().mean((1, 2, 3))
-            return {"eval_reconstruction_mse": error}
+            return {"validation_reconstruction_mse": error}
 
-        return mean_over_split(model, images.eval, accelerator, arguments.eval_batch_size, errors)
+        return mean_over_split(model, validation, accelerator, arguments.eval_batch_size, errors)
 
     stage = Stage(
         name="vqvae",
@@ -137,7 +139,7 @@ def train_vqvae(
         data=images.info["fingerprint"],
     )
     steps = count_steps(images.info["train_count"], arguments)
-    trainer = StageTrainer(model, stage, images.train, steps, run)
+    trainer = StageTrainer(model, stage, training, steps, run)
     return _train_and_save(trainer, model, done, run)
 
 
@@ -158,6 +160,7 @@ def train_prior(
         encode_split(vqvae, split, name, arguments, accelerator, folder)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
+    training, validation = images.split_train(train_codes)
     full = _make_full_model(vqvae.config, images, train_codes, eval_codes, run)
     prior, batch_size = full.prior, arguments.eval_batch_size
     conditional = prior.config.num_classes is not None
@@ -171,7 +174,7 @@ def train_prior(
         logits = prior(codes, class_labels=labels).logits.float()
         nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
         hits = logits.argmax(1) == codes
-        return {"eval_loss": nats.mean((1, 2)), "eval_accuracy": hits.float().mean((1, 2))}
+        return {BEST_BY: nats.mean((1, 2)), "validation_accuracy": hits.float().mean((1, 2))}
 
     earlier = read_json(folder / "history.json").get("vqvae")
     stage = Stage(
@@ -180,7 +183,7 @@ def train_prior(
         learning_rate=arguments.prior_learning_rate or PRIOR_LEARNING_RATES[prior.config.architecture],
         inputs={"codes": "codes"} | ({"class_labels": "labels"} if conditional else {}),
         measure=measure,
-        evaluate=lambda: mean_over_split(prior, eval_codes, accelerator, batch_size, likelihoods),
+        evaluate=lambda: mean_over_split(prior, validation, accelerator, batch_size, likelihoods),
         log_images=log_images and partial(log_images, full),
         steps_before=earlier[-1]["step"] if earlier else 0,
         betas=(0.9, 0.95),
@@ -188,8 +191,9 @@ def train_prior(
         average_decay=arguments.prior_average_decay or None,
         max_grad_norm=arguments.max_grad_norm or 1.0,
         data=images.info["fingerprint"],
+        best_by=BEST_BY if arguments.prior_keep_best and images.held_out else None,
     )
-    trainer = StageTrainer(prior, stage, train_codes, count_steps(len(train_codes), arguments), run)
+    trainer = StageTrainer(prior, stage, training, count_steps(len(training), arguments), run)
     return _train_and_save(trainer, full, done, run)
 
 

@@ -1,5 +1,6 @@
 """Train a stage under Accelerate: one loop for both stages."""
 
+import copy
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ class Stage:
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
         betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
         average_decay: of the moving average of the weights, which is evaluated and saved; None for none.
+        best_by: the evaluated number by whose lowest value the epoch is chosen whose weights are kept; None: the last.
     """
 
     name: str  # "vqvae" or "prior"
@@ -51,6 +53,7 @@ class Stage:
     average_decay: float | None = None
     max_grad_norm: float | None = None
     data: str = ""  # fingerprint of the dataset
+    best_by: str | None = None
 
 
 class StageTrainer:
@@ -90,6 +93,9 @@ class StageTrainer:
             # A copy of the prepared model, on its device, without the wrappers of DDP and torch.compile.
             update = partial(_average, stage.average_decay)
             self.weight_average = AveragedModel(self._unwrapped_model(), multi_avg_fn=update)
+        self.best = copy.deepcopy(self._unwrapped_model()) if stage.best_by else None
+        models = {"average": self.weight_average, "best": self.best}
+        self.saved_models = {name: model for name, model in models.items() if model is not None}
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         # Checkpoints loaded and saved by this process, and their steps: an earlier one may have counted otherwise.
@@ -112,8 +118,7 @@ class StageTrainer:
         }
         names = sorted(RunArguments.names("stages") | {"seed"})
         settings |= {name: getattr(arguments, name) for name in names}
-        names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay")
-        names += ("max_grad_norm", "data")
+        names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay", "max_grad_norm", "data")
         return settings | {name: getattr(stage, name) for name in names}
 
     def _unwrapped_model(self) -> PreTrainedModel:
@@ -129,20 +134,14 @@ class StageTrainer:
             OSError: if a checkpoint cannot be written.
         """
         with catch_signals() as caught:
-            with_changes = self.arguments.resume_with_changes
-            chosen = choose_checkpoint(
-                self.accelerator, saved, self.identity, self.changeable, with_changes=with_changes
-            )
+            changes = self.arguments.resume_with_changes
+            chosen = choose_checkpoint(self.accelerator, saved, self.identity, self.changeable, with_changes=changes)
             if chosen is not None:
                 self._load(chosen)
                 log_line(f"{self.stage.name}: resumed from {chosen}", {}, f"step {self.step} of {self.total_steps}")
             batch_size = self.arguments.train_batch_size
-            with progress_bar(
-                total=self.total_steps * batch_size,
-                initial=self.step * batch_size,
-                desc=self.stage.name,
-                unit=" images",
-            ) as bar:
+            counts = {"total": self.total_steps * batch_size, "initial": self.step * batch_size}
+            with progress_bar(**counts, desc=self.stage.name, unit=" images") as bar:
                 self._stop_if_signalled(caught)
                 while self.epoch < self.stage.num_epochs:
                     before, started = self.step, time.monotonic()
@@ -153,6 +152,8 @@ class StageTrainer:
         if caught:  # a signal arrived after the last check: raise it again for the next handler
             signal.raise_signal(caught[0])
         self._swap_weights_()
+        if self.best is not None:
+            self._unwrapped_model().load_state_dict(self.best.state_dict())
         return self.history
 
     def _swap_weights_(self) -> None:
@@ -164,7 +165,7 @@ class StageTrainer:
             one.data, other.data = other.data, one.data
 
     def _load(self, checkpoint: Path) -> None:
-        state = load_checkpoint(self.accelerator, checkpoint, self.weight_average)
+        state = load_checkpoint(self.accelerator, checkpoint, self.saved_models)
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
         self.started -= state["seconds"]
         self.averages.restore(state["averages"], self.accelerator)
@@ -247,8 +248,7 @@ class StageTrainer:
         accelerator.wait_for_everyone()
         saved = list_checkpoints(self.folder, name)
         kept = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was good yet"
-        resume = "--resume_from_checkpoint latest --resume_with_changes"
-        start = resume if saved else "--overwrite_output_dir"
+        start = "--resume_from_checkpoint latest --resume_with_changes" if saved else "--overwrite_output_dir"
         flag = "--learning_rate" if name == "vqvae" else "--prior_learning_rate"
         return FloatingPointError(
             f"the loss of stage {name} is NaN or infinite at step {step} (epoch {self.epoch + 1}, learning rate "
@@ -267,14 +267,15 @@ class StageTrainer:
         self.epoch += 1
         figures = self.averages.compute(self.accelerator)
         self.averages.reset()
-        row = {"epoch": self.epoch, "step": self.step}
-        row["learning_rate"] = self._learning_rate(self.step)
+        row = {"epoch": self.epoch, "step": self.step, "learning_rate": self._learning_rate(self.step)}
         self._swap_weights_()
         evaluated = self.stage.evaluate()
         if self.accelerator.trackers and self.stage.log_images is not None:
             self.stage.log_images(self.stage.steps_before + self.step)
-        self._swap_weights_()
         self.history.append({**row, **figures, **evaluated})
+        if self.best is not None and best_epoch(self.history, self.stage.best_by) == self.epoch:
+            self.best.load_state_dict(self._unwrapped_model().state_dict())
+        self._swap_weights_()
         bar.set_postfix(_short(figures | evaluated))
         title = f"{self.stage.name}: epoch {self.epoch}/{self.stage.num_epochs}, step {self.step}"
         log_line(title, figures | evaluated, f"{images_per_second:,.0f} images/s")
@@ -291,14 +292,18 @@ class StageTrainer:
         tensors = (*self.model.parameters(), *self.model.buffers())
         if not all(tensor.isfinite().all() for tensor in tensors):
             raise self._failure(self.step + 1)
-        state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch}
-        state |= {"history": self.history, "identity": self.identity}
-        seconds = time.monotonic() - self.started
-        state |= {"seconds": seconds, "averages": self.averages.gather(self.accelerator)}
+        state = {"stage": self.stage.name, "step": self.step, "epoch": self.epoch, "history": self.history}
+        state |= {"identity": self.identity, "seconds": time.monotonic() - self.started}
+        state["averages"] = self.averages.gather(self.accelerator)
         limit = self.arguments.checkpoints_total_limit
-        saved = save_checkpoint(self.accelerator, self.folder, state, limit, self.weight_average)
+        saved = save_checkpoint(self.accelerator, self.folder, state, limit, self.saved_models)
         self.checkpoints[saved] = self.step
         return saved
+
+
+def best_epoch(history: list[dict[str, float]], name: str) -> int:
+    """Returns the first epoch with the lowest value of `name`."""
+    return min(history, key=lambda row: row[name])["epoch"]
 
 
 @torch.no_grad()
