@@ -149,6 +149,15 @@ def test_another_flag_is_refused_by_name_and_goes_on_when_told_to(unfinished):
     assert check(unfinished, changed, with_changes=True) == told
 
 
+def test_a_flag_that_was_left_to_the_data_is_that_of_the_run(unfinished):
+    assert unfinished.found() == {"validation_samples": 0}  # of an older run, which held out none
+    write_json(unfinished.partial / "arguments.json", FLAGS | {"validation_samples": 5})
+    assert unfinished.found() == {"validation_samples": 5}
+    assert check(unfinished, FLAGS | {"validation_samples": None}) == []
+    with pytest.raises(ValueError, match=r"--validation_samples was 5, not 4\. Give the original"):
+        check(unfinished, FLAGS | {"validation_samples": 4}, with_changes=True)
+
+
 @pytest.mark.parametrize("with_changes", [False, True])
 def test_a_flag_that_makes_another_model_is_refused_in_any_case(unfinished, with_changes):
     changed = FLAGS | {"seed": 1, "hidden_sizes": [4, 16]}
