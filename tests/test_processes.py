@@ -30,7 +30,7 @@ GPUS = torch.cuda.device_count() >= 2
 # NCCL takes a GPU for each process.
 TOGETHER = (2,) if torch.cuda.device_count() == 2 else (2, 3)
 SIZES = {"image_size": 8, "hidden_sizes": [4, 6], "num_embeddings": 8, "embedding_dim": 4}
-# Of 53 rows 4 are held out: 4 batches of 12 and a row more are left; 12 is shared by 2 and by 3 processes, also in 2 parts.
+# Of 53 rows 4 are held out: 4 batches of 12 and a row more are left. 2 and 3 processes share 12, also in 2 parts.
 TRAINING = {"num_train_epochs": 3, "prior_num_train_epochs": 3, "train_batch_size": 12}
 TRAINING |= {"eval_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 3, "seed": 1}
 STEPS = 12

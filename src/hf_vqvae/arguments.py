@@ -121,16 +121,10 @@ class TrainingArguments:
         at_least=0,
         below=1,
     )
-    prior_keep_best: bool = flag(
-        True, "Keep the prior of the epoch with the lowest validation loss, not the last.", "model"
-    )
+    prior_keep_best: bool = flag(True, "Keep the prior of the epoch with the lowest validation loss.", "model")
     class_conditional: bool = flag(True, "Condition the prior on the labels, if any.", "model")
     validation_samples: int | None = flag(
-        None,
-        "Rows of the training split held out for the curves and the choice of the prior's epoch (default: a twelfth "
-        "of them, at most 5000); 0 holds out none.",
-        "model",
-        at_least=0,
+        None, "Training rows held out for validation (default: a twelfth, at most 5000).", "model", at_least=0
     )
     lr_scheduler_type: str = flag(
         "cosine", "Schedule of both stages, a name of transformers' get_scheduler.", "stages", choices=SCHEDULES

@@ -86,7 +86,7 @@ def test_saving_the_same_step_again_leaves_one_whole_checkpoint(folder, accelera
 
 def test_the_weights_in_a_checkpoint_are_as_readable_as_its_other_files(folder, accelerator):
     state, average = {"stage": "vqvae", "step": 3, "identity": IDENTITY}, torch.nn.Linear(3, 2)
-    files = list(save_checkpoint(accelerator, folder, state, 1, average).iterdir())
+    files = list(save_checkpoint(accelerator, folder, state, 1, {"average": average}).iterdir())
     assert sum(path.suffix == ".safetensors" for path in files) == 2
     assert len({path.stat().st_mode for path in files}) == 1
 

@@ -53,10 +53,9 @@ class ImageSplits:
         train: images of the training split, in memory or a stream; those held out are among them.
         eval: images in memory.
         info: description of the dataset for `run.json` and the card. `train_count` is the number of rows to train on,
-            `None` for a stream of unknown length. `fingerprint` depends on all pixels and labels (of a stream, on those
-            of its first 10,000 rows).
-        data_variance: population variance of the pixels of `train` on the [0, 1] scale; of a stream,
-            of its first 10,000 rows.
+            `None` for a stream of unknown length. `fingerprint` depends on all pixels and labels of both splits (of a
+            stream, on those of its first 10,000 rows).
+        data_variance: population variance of the pixels of `train` on [0, 1]; of a stream, of its first 10,000 rows.
         processor: converted the images, and is saved with the model.
         held_out: number of rows of `train` that are held out for validation.
     """
@@ -97,8 +96,7 @@ class ImageSplits:
         if isinstance(self.train, StreamedImages):
             return Subset(rows, range(number, count)), Subset(rows, range(number))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        kept, held_out = (part.sort().values.tolist() for part in (order[number:], order[:number]))
-        return Subset(rows, kept), Subset(rows, held_out)
+        return tuple(Subset(rows, part.sort().values.tolist()) for part in (order[number:], order[:number]))
 
     @cached_property
     def parts(self) -> "tuple[Subset | StreamedImages, Subset | DecodedImages]":

@@ -55,17 +55,10 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
         history: contents of `history.json`, `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...},
             ...], "prior": [...]}`. A missing stage or value is left out; one stage has an epoch.
     """
-    train, held_out = ("training", BLUE, "-"), ("validation", VERMILION, "--")
-    old = ("evaluation", VERMILION, "--")  # of runs that held out no training rows
+    train, held_out, mse = ("training", BLUE, "-"), ("validation", VERMILION, "--"), "reconstruction_mse"
+    old = ("evaluation", VERMILION, "--")  # of older runs
     panels = {
-        "VQ-VAE: reconstruction MSE": (
-            "vqvae",
-            {
-                "reconstruction_mse": train,
-                "validation_reconstruction_mse": held_out,
-                "eval_reconstruction_mse": old,
-            },
-        ),
+        "VQ-VAE: reconstruction MSE": ("vqvae", {mse: train, f"validation_{mse}": held_out, f"eval_{mse}": old}),
         "VQ-VAE: codebook": (
             "vqvae",
             {"codes_used": ("codes in use", GREEN, "-"), "perplexity": ("perplexity", PURPLE, "--")},

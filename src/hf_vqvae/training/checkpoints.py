@@ -156,9 +156,8 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, models: Mapping[str,
         accelerator.load_state(str(folder))
         _load_random_state(folder, accelerator.process_index)
         for name, model in models.items():
-            saved = folder / f"{name}.safetensors"
-            if saved.exists():  # an average that is new starts with the weights
-                load_model(model, str(saved))
+            if (folder / f"{name}.safetensors").exists():  # an average that is new starts with the weights
+                load_model(model, str(folder / f"{name}.safetensors"))
     except Exception as error:  # whatever its readers raise
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(

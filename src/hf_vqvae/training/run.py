@@ -55,11 +55,9 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
         with accelerator.main_process_first():  # one process fills the cache, the others read it
             images = load_images(arguments.data, config)
         accelerator.print(images)
-    if training.validation_samples is None:
-        training.validation_samples = found.get("validation_samples")
-    images = images.hold_out(training.validation_samples)
-    training.validation_samples = images.held_out
-    values = arguments.values
+    wanted = training.validation_samples
+    images = images.hold_out(found.get("validation_samples") if wanted is None else wanted)
+    training.validation_samples, values = images.held_out, arguments.values
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:

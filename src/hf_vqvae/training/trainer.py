@@ -94,8 +94,8 @@ class StageTrainer:
             update = partial(_average, stage.average_decay)
             self.weight_average = AveragedModel(self._unwrapped_model(), multi_avg_fn=update)
         self.best = copy.deepcopy(self._unwrapped_model()) if stage.best_by else None
-        models = {"average": self.weight_average, "best": self.best}
-        self.saved_models = {name: model for name, model in models.items() if model is not None}
+        models = {"average": self.weight_average, "best": self.best}.items()
+        self.saved_models = {name: model for name, model in models if model is not None}
         self.averages = Averages(accelerator.device)
         self.epoch, self.step, self.history = 0, 0, []
         # Checkpoints loaded and saved by this process, and their steps: an earlier one may have counted otherwise.
