@@ -21,7 +21,14 @@ from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model, load_model
 from ..metrics.sums import CompensatedSums, widen
-from ..models import PixelCNNConfig, VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEModel
+from ..models import (
+    PixelCNNConfig,
+    PixelCNNModel,
+    VQVAEConfig,
+    VQVAEForImageGeneration,
+    VQVAEForImageGenerationConfig,
+    VQVAEModel,
+)
 from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import KEPT, Run
@@ -162,28 +169,22 @@ def train_prior(
     )
     training, validation = images.split_train(train_codes)
     full = _make_full_model(vqvae.config, images, train_codes, eval_codes, run)
-    prior, batch_size = full.prior, arguments.eval_batch_size
-    conditional = prior.config.num_classes is not None
+    prior = full.prior
+    inputs = {"codes": "codes"} | ({"class_labels": "labels"} if prior.config.num_classes is not None else {})
 
     def measure(output, batch) -> dict[str, Tensor]:
         return {"accuracy": (output.logits.argmax(1) == batch["codes"]).float().mean()}
-
-    def likelihoods(batch) -> dict[str, Tensor]:
-        codes = batch["codes"]
-        labels = batch["labels"] if conditional else None
-        logits = prior(codes, class_labels=labels).logits.float()
-        nats = torch.nn.functional.cross_entropy(logits, codes, reduction="none")
-        hits = logits.argmax(1) == codes
-        return {BEST_BY: nats.mean((1, 2)), "validation_accuracy": hits.float().mean((1, 2))}
 
     earlier = read_json(folder / "history.json").get("vqvae")
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
         learning_rate=arguments.prior_learning_rate or PRIOR_LEARNING_RATES[prior.config.architecture],
-        inputs={"codes": "codes"} | ({"class_labels": "labels"} if conditional else {}),
+        inputs=inputs,
         measure=measure,
-        evaluate=lambda: mean_over_split(prior, validation, accelerator, batch_size, likelihoods),
+        evaluate=lambda: mean_over_split(
+            prior, validation, accelerator, arguments.eval_batch_size, partial(_likelihoods, prior, inputs)
+        ),
         log_images=log_images and partial(log_images, full),
         steps_before=earlier[-1]["step"] if earlier else 0,
         betas=(0.9, 0.95),
@@ -195,6 +196,14 @@ def train_prior(
     )
     trainer = StageTrainer(prior, stage, training, count_steps(len(training), arguments), run)
     return _train_and_save(trainer, full, done, run)
+
+
+def _likelihoods(prior: PixelCNNModel, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss and accuracy of each row of a batch of codes; `inputs` as in [`Stage`]."""
+    logits = prior(**{name: batch[key] for name, key in inputs.items()}).logits.float()
+    nats = torch.nn.functional.cross_entropy(logits, batch["codes"], reduction="none")
+    hits = logits.argmax(1) == batch["codes"]
+    return {BEST_BY: nats.mean((1, 2)), "validation_accuracy": hits.float().mean((1, 2))}
 
 
 def _make_full_model(
