@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import accelerate.commands.launch
 import numpy as np
 import pytest
 import torch
@@ -223,17 +224,11 @@ def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(sc
     assert all(torch.equal(weights[f"vqvae.{name}"], expected[name]) for name in expected)
 
 
-def test_accelerate_launch_starts_the_script(outputs):
+def test_accelerate_launch_starts_the_script(scripts, outputs):
     folder = outputs / "launched"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    flags = [*DATA, *MODEL, "--train_batch_size", "16", "--num_train_epochs", "1"]
-    done = subprocess.run(
-        [*launch, TRAIN, *flags, "--no_train_prior", "--output_dir", str(folder)],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    launch = [accelerate.commands.launch.__file__, "--cpu", "--num_processes", "1"]
+    flags = [*DATA, *MODEL, "--train_batch_size", "16", "--num_train_epochs", "1", "--no_train_prior"]
+    done = scripts.run(*launch, TRAIN, *flags, "--output_dir", folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "model.safetensors").is_file()
 

@@ -295,14 +295,8 @@ def test_code_that_comes_along_is_neither_run_nor_asked_about(tmp_path, monkeypa
     assert not mark.exists() and not answers
 
 
-def make_small(folder):
-    SmallClassifier(SmallClassifierConfig(image_size=16)).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("make", [make_vit, make_small])
-def test_weights_that_are_not_finite_are_refused(tmp_path, make):
-    weights = load_file(make(tmp_path) / "model.safetensors")
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    weights = load_file(make_vit(tmp_path) / "model.safetensors")
     weights["classifier.bias"][1] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"'classifier\.bias' has 1 values that are not finite"):

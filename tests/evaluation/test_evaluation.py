@@ -1,6 +1,5 @@
 """Evaluation over a split: against numbers computed at once, on two processes, from the script."""
 
-import ast
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hf_vqvae.evaluation.small_classifier import DESCRIPTION
 from hf_vqvae.hub.download import load_model
 from hf_vqvae.training.stages import mean_over_split
 from support.models import make_digit_model, make_images
-from support.scripts import ROOT, load_script
+from support.scripts import load_script
 
 SCRIPT = "scripts/evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
@@ -268,13 +267,6 @@ def test_the_table_has_what_protocols_share_once_and_below_it():
     assert lines[5] == "read     0.5  share  images that are read as their label; (2)"
     assert lines[6].endswith(protocols["alone"])
     assert lines[7:] == ["", f"(1) {clause}", f"(2) {DESCRIPTION}"]
-
-
-@pytest.mark.parametrize("name", ["evaluate", "neighbours", "sweep", "train"])
-def test_the_help_of_a_script_keeps_the_lines_of_its_text(scripts, name):
-    script = ROOT / f"scripts/{name}.py"
-    text = ast.get_docstring(ast.parse(script.read_text()), clean=False)
-    assert f"\n\n{text.strip()}\n\n" in scripts.run(f"scripts/{name}.py", "--help").stdout
 
 
 def test_the_script_prints_a_table_of_name_value_unit_and_protocol(model_folder, run_main, capsys):

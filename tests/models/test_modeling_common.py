@@ -315,15 +315,15 @@ def export(kind, module, arguments, path):
     return run
 
 
-# Between them, every part of all models; the other exports are made by `make test-all`.
-QUICK_EXPORTS = ("vqvae", "image-generation-gated")
+# Between them, every part of all models; what is compiled or exported of others is long.
+QUICK = ("vqvae", "image-generation-gated")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
-        pytest.param(name, kind, marks=() if kind != "onnx" or name in QUICK_EXPORTS else pytest.mark.long)
+        pytest.param(name, kind, marks=() if kind != "onnx" or name in QUICK else pytest.mark.long)
         for name in CONFIGS
         for kind in ("jit", "export", "onnx", "onnx without dynamo")
     ],
@@ -362,7 +362,15 @@ def test_sampling_refuses_to_be_exported(kind, tmp_path):
         export(kind, Sample(), (torch.zeros(2),), str(tmp_path / "file"))
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("config", "training"),
+    [
+        pytest.param(name, training, marks=() if training or name in QUICK else pytest.mark.long)
+        for name in CONFIGS
+        for training in (False, True)
+    ],
+    indirect=["config"],
+)
 def test_a_model_compiles_into_one_graph(model, training, tmp_path):
     torch._dynamo.reset()
     model.save_pretrained(tmp_path)

@@ -184,15 +184,6 @@ def test_flags_that_act_no_more_when_both_stages_are_over_stay_in_the_record(unf
         check(unfinished, changed, with_changes=True)
 
 
-def test_a_finished_run_is_that_of_its_flags_alone(unfinished):
-    unfinished.finish()
-    assert unfinished.has_finished(FLAGS | {"logging_steps": 1}, overwrite=False)
-    changed = FLAGS | {"seed": 1}
-    with pytest.raises(ValueError, match=r"finished run with other flags.*--seed was 0, not 1"):
-        unfinished.has_finished(changed, overwrite=False)
-    assert not unfinished.has_finished(changed, overwrite=True)
-
-
 def test_other_data_is_refused_and_told_and_the_same_may_come_another_way(unfinished):
     assert unfinished.check_same_data(DATA | {"revision": "b"}, with_changes=False) == []
     other = DATA | {"revision": "b", "fingerprint": "c"}
