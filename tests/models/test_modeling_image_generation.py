@@ -380,49 +380,25 @@ def test_each_image_is_completed_from_its_own_known_part(model):
 PIXELS, KNOWN = torch.zeros(3, 8, 16), torch.ones(8, 16).bool()
 
 
+def completion(pixel_values=PIXELS, pixel_mask=KNOWN, **arguments):
+    return {"pixel_values": pixel_values, "pixel_mask": pixel_mask, **arguments}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"num_images": 0}, ValueError, "`num_images` must be an integer of at least 1, got 0"),
-        (
-            {"num_images": 3, "seeds": [0, 1]},
-            ValueError,
-            "`seeds` must have one entry for each of the 3 of `num_images`, got 2",
-        ),
+        ({"num_images": 3, "seeds": [0, 1]}, ValueError, "`seeds` must have .* each of the 3 of `num_images`, got 2"),
         ({"output_type": "jpg"}, ValueError, '`output_type` must be "pt", "np" or "pil", got .jpg'),
         ({"pixel_values": PIXELS}, ValueError, "`pixel_values` and `pixel_mask` go together"),
+        (completion(codes=torch.zeros(2, 4).long()), ValueError, "`codes` with `mask` and .* exclude each other"),
+        (completion(PIXELS.to(torch.uint8)), TypeError, "`pixel_values` must be .*floating-point.*got torch.uint8"),
+        (completion(PIXELS / 0), ValueError, "`pixel_values` must be finite where `pixel_mask` is True"),
+        (completion(PIXELS.mT), ValueError, r"`pixel_values` .* shape \(3, 8, 16\).*got \(1, 3, 16, 8\)"),
+        (completion(pixel_mask=KNOWN.float()), TypeError, "`pixel_mask` must be .*bool.*got torch.float32"),
+        (completion(pixel_mask=KNOWN[:2, :4]), ValueError, r"`pixel_mask` .* shape \(8, 16\).*got \(1, 2, 4\)"),
         (
-            {"pixel_values": PIXELS, "pixel_mask": KNOWN, "codes": torch.zeros(2, 4).long()},
-            ValueError,
-            "`codes` with `mask` and `pixel_values` with `pixel_mask` exclude each other",
-        ),
-        (
-            {"pixel_values": PIXELS.to(torch.uint8), "pixel_mask": KNOWN},
-            TypeError,
-            "`pixel_values` must be a tensor of floating-point numbers, got torch.uint8",
-        ),
-        (
-            {"pixel_values": PIXELS / 0, "pixel_mask": KNOWN},
-            ValueError,
-            "`pixel_values` must be finite where `pixel_mask` is True",
-        ),
-        (
-            {"pixel_values": PIXELS.mT, "pixel_mask": KNOWN},
-            ValueError,
-            r"`pixel_values` must have the shape \(3, 8, 16\).*got \(1, 3, 16, 8\)",
-        ),
-        (
-            {"pixel_values": PIXELS, "pixel_mask": KNOWN.float()},
-            TypeError,
-            "`pixel_mask` must be a tensor of bool.*got torch.float32",
-        ),
-        (
-            {"pixel_values": PIXELS, "pixel_mask": KNOWN[:2, :4]},
-            ValueError,
-            r"`pixel_mask` must have the shape \(8, 16\).*got \(1, 2, 4\)",
-        ),
-        (
-            {"num_images": 2, "pixel_values": PIXELS.expand(3, -1, -1, -1), "pixel_mask": KNOWN},
+            completion(PIXELS.expand(3, -1, -1, -1), num_images=2),
             ValueError,
             "`pixel_values` must have one entry for each of the 2 of `num_images`, got 3",
         ),
