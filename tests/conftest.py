@@ -15,7 +15,7 @@ SETTINGS += ("MPL", "MATPLOTLIB", "KMP_", "MKL_", "OMP_", "TORCH", "TQDM_")
 SETTINGS += ("LOCAL_", "MASTER_", "RANK", "WORLD_SIZE", "PYTHON", "COLUMNS")
 SOURCE = Path(__file__).parents[1] / "src"
 # Files that take long come first, the longest at the start: so the processes of `make test` end at about the same time.
-SLOW = ("train", "survival", "sweep", "hub_faults", "modeling_common", "data_sources", "processes", "hub")
+SLOW = ("hub_faults", "train", "survival", "sweep", "modeling_common", "processes", "hub", "data_sources")
 home = tempfile.TemporaryDirectory(prefix="hf_vqvae_tests_")
 
 # Before the tests import what reads them.

@@ -96,22 +96,6 @@ def test_averages_are_those_of_all_steps_and_codes_are_counted_over_all_of_them(
     assert figures == {"loss": 3.0, "perplexity": pytest.approx(3.0), "codes_used": 3}
 
 
-def test_averages_go_on_where_a_checkpoint_left_them(accelerator):
-    whole, first = Averages(accelerator.device), Averages(accelerator.device)
-    values = torch.rand(10, generator=torch.Generator().manual_seed(0))
-    for number, value in enumerate(values):
-        whole.add({"loss": value}, torch.tensor([number % 3]), 4)
-        if number < 4:
-            first.add({"loss": value}, torch.tensor([number % 3]), 4)
-    second = Averages(accelerator.device)
-    second.restore(first.gather(accelerator), accelerator)
-    for number, value in enumerate(values[4:], start=4):
-        second.add({"loss": value}, torch.tensor([number % 3]), 4)
-    assert second.compute(accelerator) == whole.compute(accelerator)
-    second.restore(Averages(accelerator.device).gather(accelerator), accelerator)
-    assert second.steps == 0
-
-
 # Signals
 
 
