@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hf_vqvae
-from hf_vqvae.arguments import DataArguments, DrawArguments, check_guidance, find_label, flag
+from hf_vqvae.arguments import DataArguments, DrawArguments, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
 from hf_vqvae.files import output_file
 
@@ -34,8 +34,7 @@ class NeighbourArguments(DrawArguments):
     num_images: int = flag(10, "Samples in the figure, 100 at most.", at_least=1)
     num_measured: int = flag(1000, "Samples whose distances are measured, and as many evaluation images.", at_least=1)
     class_labels: list[str] | None = flag(
-        None,
-        "Names or numbers of classes, in turn (default: no label, or all classes in turn if the model needs one).",
+        None, "Names or numbers of classes, in turn (default: drawn by their frequencies)."
     )
     batch_size: int = flag(256, "Images sampled at a time.", at_least=1)
     seed: int = flag(0, "Sample i has the seed `seed` + i.", at_least=0)
@@ -83,7 +82,6 @@ def check(arguments: NeighbourArguments, output: Path) -> None:
     """Check flags before a model is loaded or downloaded."""
     if arguments.num_images > 100:
         raise ValueError(f"--num_images must be at most 100, got {arguments.num_images}.")
-    check_guidance(arguments.guidance_scale, arguments.class_labels)
     if output.suffix.lower() != ".png" or output.is_dir():
         raise ValueError(f"--output_file must be a file that ends in .png, got {output}.")
     with output_file(output):  # its folder is made now
@@ -95,10 +93,8 @@ def sample(model: "VQVAEForImageGeneration", arguments: NeighbourArguments) -> "
     from hf_vqvae.data.decoding import as_saved
 
     number = max(arguments.num_images, arguments.num_measured)
-    config = model.config.prior_config
-    labels = [find_label(name, config.label2id) for name in arguments.class_labels or []]
-    if not labels and config.num_classes is not None and config.label_dropout == 0:
-        labels = list(range(config.num_classes))
+    label2id = model.config.prior_config.label2id
+    labels = [find_label(name, label2id) for name in arguments.class_labels or []]
     samples = model.sample(
         number,
         class_labels=[labels[index % len(labels)] for index in range(number)] if labels else None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hf_vqvae
-from hf_vqvae.arguments import DrawArguments, check_guidance, find_label, flag
+from hf_vqvae.arguments import DrawArguments, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
 from hf_vqvae.files import output_file
 
@@ -35,8 +35,8 @@ class SampleArguments(DrawArguments):
     )
     class_labels: list[str] | None = flag(
         None,
-        "Names or numbers of classes, if the model has any; a name has precedence over a number. "
-        "Each of several labels is a row.",
+        "Names or numbers of classes, if the model has any (default: drawn by their frequencies); -1 is no class. "
+        "A name has precedence over a number. Each of several labels is a row.",
     )
     image: str | None = flag(None, "An image file to complete; needs --keep.")
     keep: list[str] | None = flag(
@@ -88,7 +88,6 @@ def check(arguments: SampleArguments, output: Path) -> None:
 
     from hf_vqvae.data.masks import HALVES
 
-    check_guidance(arguments.guidance_scale, arguments.class_labels)
     if (arguments.image is None) != (arguments.keep is None):
         raise ValueError("--image and --keep go together: the image, and which part to keep.")
     keep = arguments.keep or ["upper"]

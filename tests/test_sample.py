@@ -66,7 +66,7 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         (["--num_images", "0"], "--num_images must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--temperature", "-1"], "--temperature must be at least 0 and finite, got -1"),
-        (["--guidance_scale", "2"], "--guidance_scale 2 needs --class_labels"),
+        (["--guidance_scale", "2"], "`guidance_scale` must be 1 for a prior without classes, got 2.0"),
         (["--class_labels", "1"], "`class_labels` were given to a prior without classes"),
         (["--keep", "upper"], "--image and --keep go together"),
         (["--image", "a.png"], "--image and --keep go together"),
@@ -118,6 +118,16 @@ def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditiona
         drawn = model.sample(8, class_labels=label, seeds=range(4, 12), **controls)
         assert np.array_equal(rows[row], np.rint(drawn[..., 0] * 255).astype(np.uint8))
     assert (rows[0] != rows[1]).any()
+
+
+def test_without_labels_they_are_drawn_and_minus_one_is_none(scripts, conditional, tmp_path):
+    model = VQVAEForImageGeneration.from_pretrained(conditional)
+    for name, flags, label in (("a", [], None), ("b", ["--class_labels", "-1"], -1)):
+        done = scripts.run(SAMPLE, conditional, "--num_images", "9", *flags, "--output_file", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        drawn = model.sample(9, class_labels=label, seeds=range(9), output_type="np")
+        for file, image in zip(sorted((tmp_path / name).iterdir()), drawn, strict=True):
+            assert np.array_equal(np.asarray(Image.open(file)), np.rint(image[..., 0] * 255).astype(np.uint8))
 
 
 def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(scripts, conditional, tmp_path):

@@ -224,10 +224,9 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
 
 
 VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", data_variance=None)
-# Codes and grid are the VQ-VAE's, classes the dataset's; gated is what measures best.
-PriorArguments = config_arguments(
-    PixelCNNConfig, "PriorArguments", num_embeddings=..., grid_size=..., num_classes=..., architecture="gated"
-)
+# Codes and grid are the VQ-VAE's, classes and their frequencies the dataset's; gated is what measures best.
+_OF_DATA = dict.fromkeys(("num_embeddings", "grid_size", "num_classes", "class_frequencies"), ...)
+PriorArguments = config_arguments(PixelCNNConfig, "PriorArguments", **_OF_DATA, architecture="gated")
 
 
 @dataclass
@@ -299,13 +298,7 @@ class SampleQualityArguments(DrawArguments):
             raise ValueError("--num_samples must be 0 or above 1, got 1.")
 
 
-def check_guidance(guidance_scale: float, class_labels: list[str] | None) -> None:
-    """Raises ValueError if guidance is asked for without labels."""
-    if guidance_scale != 1 and not class_labels:
-        raise ValueError(f"--guidance_scale {guidance_scale:g} needs --class_labels.")
-
-
 def find_label(name: str, label2id: dict[str, int] | None) -> int | str:
-    """Converts a word of the command line to a class label for `sample`: a class name, else a number."""
-    is_number = name.isascii() and name.isdigit()
+    """Converts a word of the command line to a class label for `sample`: a class name, else a number, else -1."""
+    is_number = name.isascii() and name.removeprefix("-").isdigit()
     return int(name) if is_number and name not in (label2id or {}) else name

@@ -20,6 +20,7 @@ from support.scripts import load_script
 SCRIPT = "scripts/evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
 PRIOR_KEYS = {"nll", "bits_per_code", "bits_per_image", "code_accuracy"}
+MARGINAL_KEYS = {"nll_marginal", "bits_per_image_marginal"}
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +135,9 @@ def test_the_mode_comes_back_after_an_error(accelerator):
 # Class-conditional priors
 
 
-def make_conditional(label_dropout=0.1):
+def make_conditional():
     """A gated prior of three classes, whose label embeddings say something."""
-    prior = {"architecture": "gated", "num_classes": 3, "label_dropout": label_dropout}
+    prior = {"architecture": "gated", "num_classes": 3}
     model = make_digit_model(prior | {"hidden_size": 8, "num_gated_layers": 1})
     for module in model.prior.modules():
         if isinstance(module, torch.nn.Embedding):
@@ -155,18 +156,19 @@ def test_a_conditional_prior_is_given_the_labels_and_measured_without_them_too(a
     metrics = measured_of(model, images, accelerator, batch_size=4)
     with torch.no_grad():
         codes = model.vqvae.encode(images.images / 255 - 0.5).codes
-        nats = [
-            model.prior(codes, class_labels=given, return_loss=True).loss.item() for given in (images.labels, None)
-        ]
+        nats = [model.prior(codes, class_labels=images.labels, return_loss=True).loss.item()]
+        by_class = [model.prior.log_likelihood(codes, label).nats.sum((1, 2)) for label in range(3)]
+        nats.append(-(torch.stack(by_class).neg().logsumexp(0) - np.log(3)).mean().item() / 49)
     assert abs(nats[0] - nats[1]) > 1e-3
-    keys = ("nll", "nll_without_labels")
+    keys = ("nll", "nll_marginal")
     assert [metrics[key]["value"] for key in keys] == pytest.approx(nats, rel=1e-5)
-    for key in ("bits_per_image", "bits_per_image_without_labels"):
+    for key in ("bits_per_image", "bits_per_image_marginal"):
         expected = 49 * nats[key != "bits_per_image"] / np.log(2)
         assert metrics[key]["value"] == pytest.approx(expected, rel=1e-5)
-    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS | {keys[1], "bits_per_image_without_labels"}
+    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS | MARGINAL_KEYS
     assert "given the true codes before it and the label" in metrics["nll"]["protocol"]
-    assert "without a label" in metrics["nll_without_labels"]["protocol"]
+    assert "whatever the label" in metrics["nll_marginal"]["protocol"]
+    assert metrics["nll_marginal"]["name"] == metrics["nll"]["name"] + " (without labels)"
 
 
 @pytest.mark.parametrize("labels", [None, [-1]])
@@ -177,12 +179,6 @@ def test_images_without_a_label_are_measured_without(accelerator, labels):
     assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
     assert "label" not in metrics["nll"]["protocol"]
     assert values(metrics) == values(measured_of(model, bare, accelerator))
-
-
-def test_a_prior_that_knows_labels_only_is_not_measured_without(accelerator):
-    metrics = measured_of(make_conditional(label_dropout=0), labelled(5, [0, 1]), accelerator)
-    assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
-    assert "and the label" in metrics["nll"]["protocol"]
 
 
 def test_labels_that_are_no_class_of_the_prior_are_named(accelerator):

@@ -34,9 +34,7 @@ OF_SAMPLES = {"samples", "completions", "neighbours"}
         ({}, None, 3, OF_SAMPLES),
         ({}, [0, 1, -1, 1], 0, OF_SAMPLES - {"neighbours"}),
         ({"architecture": "gated", "num_classes": 2}, None, 20, OF_SAMPLES),
-        ({"num_classes": 2, "label_dropout": 0}, [0, 1, -1, 1], 20, OF_SAMPLES),
-        # Nothing says which label to complete these with.
-        ({"num_classes": 2, "label_dropout": 0}, [-1] * 4, 20, OF_SAMPLES - {"completions"}),
+        ({"num_classes": 2, "label_dropout": 0}, [-1] * 4, 20, OF_SAMPLES),
     ],
 )
 def test_a_model_gets_the_figures_that_it_can_have(prior, labels, train, expected, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 
 import pytest
 import torch
@@ -55,6 +56,13 @@ def test_a_wrong_setting_is_refused_with_its_value_and_the_rule(wrong, message):
         ({"gated_kernel_size": 4}, r"`gated_kernel_size` must be odd .* got 4"),
         ({"dropout": 1.0}, "`dropout` must be below 1, got 1.0"),
         ({"label_dropout": 1.1}, "`label_dropout` must be at most 1, got 1.1"),
+        ({"num_classes": 2, "class_frequencies": [0.5]}, r"`class_frequencies` .* 2 classes.* sum to 1, got 1 with"),
+        ({"num_classes": 2, "class_frequencies": [0.5, 0.4]}, r"`class_frequencies` .* the sum 0.9: \[0.5, 0.4\]"),
+        ({"num_classes": 2, "class_frequencies": [1.5, -0.5]}, "`class_frequencies` must have a number of at least 0"),
+        ({"num_classes": 2, "class_frequencies": [math.nan, 1.0]}, "`class_frequencies` .* with the sum nan"),
+        ({"num_classes": 1, "class_frequencies": [math.inf]}, "`class_frequencies` .* with the sum inf"),
+        ({"class_frequencies": [1.0]}, "`class_frequencies` .* each of the 0 classes"),
+        ({"class_frequencies": []}, "`class_frequencies` .* each of the 0 classes"),
         ({"num_classes": 10**6}, "`num_classes` must be at most 65536, got 1000000"),
         (
             {"num_classes": 3, "id2label": {0: "cat", 1: "dog"}},

@@ -55,6 +55,23 @@ def make_pixels(batch=4):
     return torch.rand(batch, 3, 8, 16) - 0.5
 
 
+def test_the_likelihood_of_an_image_is_that_of_its_codes(model):
+    pixels = make_pixels()
+    codes = model.vqvae.encode(pixels).codes
+    expected = model.prior.log_likelihood(codes)
+    for output in (model.log_likelihood(pixels), model.log_likelihood(codes=codes)):
+        assert output.nats.shape == (4, 2, 4) and output.bits.shape == (4,)
+        assert torch.equal(output.nats, expected.nats) and torch.equal(output.bits, expected.bits)
+    if model.config.prior_config.num_classes:
+        given = model.log_likelihood(pixels, class_labels="dog")
+        assert torch.equal(given.nats, model.prior.log_likelihood(codes, 1).nats)
+    for arguments in ({}, {"pixel_values": pixels, "codes": codes}):
+        with pytest.raises(ValueError, match="needs `pixel_values` or `codes`, and not both"):
+            model.log_likelihood(**arguments)
+    with pytest.raises(ValueError, match="this VQ-VAE has no prior, and so no likelihood: load a model with one"):
+        model.vqvae.log_likelihood(pixels)
+
+
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 @pytest.mark.parametrize("reload", [False, True])
 def test_training_the_prior_leaves_the_vq_vae_as_it_is(update, reload, tmp_path):
@@ -391,7 +408,7 @@ def completion(pixel_values=PIXELS, pixel_mask=KNOWN, **arguments):
         ({"num_images": 3, "seeds": [0, 1]}, ValueError, "`seeds` must have .* each of the 3 of `num_images`, got 2"),
         ({"output_type": "jpg"}, ValueError, '`output_type` must be "pt", "np" or "pil", got .jpg'),
         ({"pixel_values": PIXELS}, ValueError, "`pixel_values` and `pixel_mask` go together"),
-        (completion(codes=torch.zeros(2, 4).long()), ValueError, "`codes` with `mask` and .* exclude each other"),
+        (completion(codes=torch.zeros(2, 4).long()), ValueError, "`codes`, `mask` and .* exclude each other"),
         (completion(PIXELS.to(torch.uint8)), TypeError, "`pixel_values` must be .*floating-point.*got torch.uint8"),
         (completion(PIXELS / 0), ValueError, "`pixel_values` must be finite where `pixel_mask` is True"),
         (completion(PIXELS.mT), ValueError, r"`pixel_values` .* shape \(3, 8, 16\).*got \(1, 3, 16, 8\)"),

@@ -201,6 +201,51 @@ def test_the_loss_is_the_mean_negative_log_likelihood_in_nats():
     torch.testing.assert_close(untrained(codes, return_loss=True).loss.item(), math.log(6))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("frequencies", [None, [0.7, 0.0, 0.3]])
+def test_the_likelihood_without_labels_is_the_sum_over_the_classes(architecture, frequencies):
+    prior = make_prior(architecture=architecture, num_classes=3, class_frequencies=frequencies)
+    codes = make_codes(prior.config, batch=5).byte()
+    output = prior.log_likelihood(codes)
+    by_class = torch.stack([prior.log_likelihood(codes, label).nats for label in range(3)]).double()
+    weights = torch.tensor(frequencies or [1 / 3] * 3).double().log()[:, None, None]
+    before = nn.functional.pad(by_class.flatten(2).neg().cumsum(2), (1, 0)) + weights
+    expected = -before.logsumexp(0).diff(dim=1)  # -log p(code | the codes before), code by code
+    torch.testing.assert_close(output.nats.flatten(1).double(), expected, atol=2e-6, rtol=1e-5)
+    whole = -before[:, :, -1].logsumexp(0)
+    torch.testing.assert_close(output.bits.double() * math.log(2), whole, atol=1e-5, rtol=1e-6)
+    # The distributions sum to 1, and those of the first code are the means over the classes.
+    torch.testing.assert_close(output.logits.exp().sum(1), torch.ones(5, 4, 5))
+    first = [prior.log_likelihood(codes, label).logits[..., 0, 0].softmax(1) for label in range(3)]
+    mean = sum(share * one for share, one in zip(weights.exp().flatten(), first, strict=True))
+    torch.testing.assert_close(output.logits[..., 0, 0].exp(), mean.float())
+
+
+def test_the_likelihood_with_labels_is_that_of_forward():
+    prior, plain = make_prior(num_classes=3, id2label={0: "a", 1: "b", 2: "c"}), make_prior()
+    codes = make_codes(prior.config)
+    for labels, same in ((torch.tensor([2, 0, -1]), ["c", 0, -1]), (torch.full((3,), -1), -1)):
+        logits = prior(codes, class_labels=labels).logits
+        nats = nn.functional.cross_entropy(logits, codes, reduction="none")
+        for given in (labels, same):
+            assert torch.equal(prior.log_likelihood(codes, class_labels=given).nats, nats)
+    output, loss = plain.log_likelihood(codes), plain(codes, return_loss=True).loss
+    torch.testing.assert_close(output.nats.mean(), loss)
+    torch.testing.assert_close(output.bits.mean() * math.log(2) / 20, loss)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 1], "one entry for each of the 3 of `codes`, got 2"), ([0, 1, 3], r"in \[-1, 3\)"), ("d", "no label 'd'")],
+)
+def test_the_likelihood_refuses_labels_that_do_not_fit(labels, message):
+    prior = make_prior(num_classes=3)
+    with pytest.raises(ValueError, match=message):
+        prior.log_likelihood(make_codes(prior.config), labels)
+    with pytest.raises(ValueError, match="`codes` must have the shape"):
+        prior.log_likelihood(torch.zeros(3, 5, 4).long())
+
+
 def class_weights(prior):
     return [p for name, p in prior.named_parameters() if name.endswith("class_embedding.weight")]
 

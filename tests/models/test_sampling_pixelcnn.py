@@ -436,6 +436,77 @@ def test_the_captured_graph_draws_what_the_plain_loop_does(architecture, num_cla
     assert torch.equal(prior.sample(seeds=[3]).cpu(), prior.cpu().sample(seeds=[3]))
 
 
+# Labels that are drawn
+
+
+def test_each_grid_is_that_of_its_seed_and_of_a_label_drawn_by_the_frequencies():
+    frequencies = [0.5, 0.0, 0.35, 0.15]
+    prior = make_prior("gated", num_classes=4, class_frequencies=frequencies, label_dropout=0)
+    drawn = prior.sample(seeds=range(600), temperature=2.0)
+    by_label = [prior.sample(seeds=range(600), temperature=2.0, class_labels=label) for label in range(4)]
+    fits = torch.stack([(own == drawn).all(2).all(1) for own in by_label], dim=1)
+    assert fits.any(1).all()
+    counts = fits[fits.sum(1) == 1].sum(0)  # of the grids that are those of one label only
+    assert counts[1] == 0 and counts.sum() > 500
+    expected = counts.sum() * torch.tensor(frequencies)
+    present = expected > 0
+    assert ((counts - expected) ** 2 / expected)[present].sum() < 13.8  # chi-square of 2 degrees of freedom: 99.9%
+
+
+def test_a_grid_without_a_label_depends_on_its_own_seed_alone():
+    prior = make_prior("gated", num_classes=3, class_frequencies=[0.2, 0.3, 0.5])
+    together = prior.sample(seeds=range(9), batch_size=2)
+    alone = torch.cat([prior.sample(seeds=[seed]) for seed in range(9)])
+    assert torch.equal(together, alone)
+    # The label's number is drawn after those of the grid.
+    given, drawn = (prior.sample(9, generator=seeded(), **labels) for labels in ({"class_labels": 0}, {}))
+    assert any(torch.equal(*pair) for pair in zip(given, drawn, strict=True)) and not torch.equal(given, drawn)
+
+
+def test_without_frequencies_all_classes_are_equally_likely():
+    prior = make_prior("gated", num_classes=3)
+    even = make_prior("gated", num_classes=3, class_frequencies=[1 / 3] * 3)
+    assert torch.equal(prior.sample(seeds=range(20)), even.sample(seeds=range(20)))
+
+
+def test_guidance_needs_no_label_and_the_null_label_can_be_asked_for():
+    prior = make_prior("gated", num_classes=3)
+    guided = prior.sample(seeds=range(8), guidance_scale=3.0)
+    by_label = [prior.sample(seeds=range(8), guidance_scale=3.0, class_labels=label) for label in range(3)]
+    assert all(any(torch.equal(one[row], guided[row]) for one in by_label) for row in range(8))
+    null = prior.sample(seeds=range(8), class_labels=-1)
+    assert torch.equal(null, plain_loop(prior, torch.stack([noise_of(prior, 1, seed)[0] for seed in range(8)])))
+    assert torch.equal(prior.sample(seeds=range(8), class_labels=[-1] * 7 + [2])[:7], null[:7])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_the_label_of_a_completion_is_drawn_given_the_known_codes(rows):
+    prior = make_prior(num_classes=3, class_frequencies=[0.1, 0.2, 0.7]).train()
+    codes = torch.randint(7, (4, 5), generator=seeded(1))
+    mask = torch.zeros(4, 5).bool()
+    mask[:rows] = True
+    mask[rows, : 2 * rows] = rows < 3
+    drawn = prior._draw_labels(torch.linspace(0, 0.9999, 1000), [x.expand(1000, 4, 5) for x in (codes, mask)], 600)
+    assert prior.training
+    with torch.no_grad():
+        nats = torch.stack([prior.eval().log_likelihood(codes[None], label).nats[0] for label in range(3)])
+    evidence = torch.tensor([0.1, 0.2, 0.7]).log() - (nats * mask).sum((1, 2))
+    shares = torch.bincount(drawn, minlength=3) / 1000
+    torch.testing.assert_close(shares, evidence.softmax(0), atol=3e-3, rtol=0)
+
+
+def test_beside_other_known_codes_the_null_label_is_used():
+    prior = make_prior(num_classes=3)
+    codes = torch.randint(7, (2, 4, 5), generator=seeded(1))
+    masks = torch.zeros(2, 4, 5).bool()
+    masks[0, :2], masks[1, 2:] = True, True
+    drawn = prior.sample(2, codes=codes, mask=masks, seeds=[3, 4])
+    null = prior.sample(2, codes=codes, mask=masks, seeds=[3, 4], class_labels=-1)
+    assert torch.equal(drawn[1], null[1]) and not torch.equal(drawn[0], null[0])
+    by_label = [prior.sample(codes=codes[:1], mask=masks[:1], seeds=[3], class_labels=label) for label in range(3)]
+    assert any(torch.equal(one[0], drawn[0]) for one in by_label)
+
+
 # Bad input
 
 RULES = {
@@ -455,28 +526,28 @@ def test_a_number_that_breaks_its_rule_is_refused(name, value):
         prior.sample(**{"num_grids": 1, "class_labels": 0, name: value})
 
 
-def test_labels_need_classes_and_guidance_needs_labels():
+def test_labels_and_guidance_need_classes():
     with pytest.raises(ValueError, match=r"`class_labels` were given to a prior without classes"):
         make_prior().sample(1, class_labels=[0])
-    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs a prior with classes"):
+    with pytest.raises(ValueError, match=r"`guidance_scale` must be 1 for a prior without classes, got 2.0"):
         make_prior().sample(1, guidance_scale=2.0)
-    with pytest.raises(ValueError, match=r"`guidance_scale` other than 1 needs .*and `class_labels`"):
-        make_prior(num_classes=2).sample(1, guidance_scale=0.0)
 
 
-def test_a_prior_that_never_saw_a_hidden_label_needs_labels():
+def test_a_prior_that_never_saw_a_hidden_label_has_no_null_label():
     prior = make_prior(num_classes=2, label_dropout=0.0)
-    for arguments in ({}, {"class_labels": 1, "guidance_scale": 2.0}):
-        with pytest.raises(ValueError, match=r"`class_labels` must be given.*`label_dropout` 0"):
+    lower = {"codes": CODES, "mask": torch.arange(4)[:, None].expand(4, 5) >= 2}
+    for arguments in ({"class_labels": -1}, {"guidance_scale": 2.0}, lower):
+        with pytest.raises(ValueError, match=r"`class_labels` must be classes, .*`label_dropout` 0 has no null label"):
             prior.sample(1, **arguments)
-    assert prior.sample(1, class_labels=1).shape == (1, 4, 5)
+    for arguments in ({}, {"class_labels": 1}, {"codes": CODES, "mask": ~lower["mask"]}, {**lower, "class_labels": 1}):
+        assert prior.sample(1, **arguments).shape == (1, 4, 5)
 
 
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (10, ValueError, r"`class_labels` must be in \[0, 10\), .*got 10"),
-        (-1, ValueError, r"`class_labels` must be in \[0, 10\), .*got -1"),
+        (10, ValueError, r"`class_labels` must be in \[-1, 10\), the classes, and -1 for the null label, got 10"),
+        (torch.tensor([3, -2]), ValueError, r"`class_labels` must be in .*got -2"),
         ("tree", ValueError, r"`class_labels` has no label 'tree' \(did you mean `three`\?\)"),
         (["one", "xyz"], ValueError, r"`class_labels` has no label 'xyz'; there are: \['zero', 'one',"),
         ({"one": 1}, TypeError, r"`class_labels` must be numbers or names .*got \{'one': 1\}"),

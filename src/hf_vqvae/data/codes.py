@@ -54,6 +54,11 @@ class CodesDataset(Dataset):
         """Largest label; -1 if no row has one, None without labels."""
         return None if self._labels is None else int(self._labels.max())
 
+    def class_frequencies(self, num_classes: int) -> list[float]:
+        """Return the share of each class among the rows that have a label."""
+        counts = np.bincount(self._labels[self._labels >= 0], minlength=num_classes)
+        return (counts / counts.sum()).tolist()
+
     @classmethod
     def load(cls, folder: Path) -> "CodesDataset":
         """Open the codes that [`encode_split`] wrote; batches are read from the memory-mapped file.

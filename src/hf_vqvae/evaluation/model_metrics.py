@@ -25,7 +25,7 @@ def evaluate_model(
 
     Called by every process of `accelerator`: each takes every n-th batch, and the sums are exchanged,
     so the numbers have the same bits on one process. A class-conditional prior is measured with the
-    labels of the images, if there are any, and also without (unless it was trained with labels only).
+    labels of the images, if there are any, and also without, as the sum over all classes.
 
     Args:
         model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
@@ -44,9 +44,8 @@ def evaluate_model(
     num_embeddings = vqvae.config.num_embeddings
     processor = VQVAEImageProcessorPil()
     quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
-    likelihood, unlabelled = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
+    likelihood, marginal = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
     given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
-    also_without = given_labels and prior.config.label_dropout > 0
     with eval_mode(model):
         for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({split})"):
             codes = vqvae.encode(batch["pixel_values"]).codes
@@ -58,20 +57,20 @@ def evaluate_model(
             if prior is not None:
                 labels = batch["labels"] if given_labels else None
                 likelihood.add_batch(**_predict_codes(prior, codes, labels))
-            if also_without:
-                unlabelled.add_batch(**_predict_codes(prior, codes, None))
+            if given_labels:
+                marginal.add_batch(**_predict_codes(prior, codes, None))
     values = {}
     for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
         metric.sum_over_processes_(accelerator)
         values |= metric.compute()
-    if also_without:
-        unlabelled.sum_over_processes_(accelerator)
-        result = unlabelled.compute()
-        values |= {f"{key}_without_labels": result[key] for key in ("nll", "bits_per_image")}
-    facts = _facts(vqvae.config, given_labels) | {"split": split, "count": len(images)}
-    without = facts | {"given": "given the true codes before it, without a label"}
+    if given_labels:
+        marginal.sum_over_processes_(accelerator)
+        result = marginal.compute()
+        values |= {f"{key}_marginal": result[key] for key in ("nll", "bits_per_image")}
+    facts = _facts(vqvae.config, given_labels) | {"split": split, "count": len(images), "labels": ""}
+    without = facts | {"given": "given the true codes before it, whatever the label", "labels": " (without labels)"}
     metrics = {
-        key: METRICS[key].record(value, **(without if key.endswith("_without_labels") else facts))
+        key: METRICS[key].record(value, **(without if key.endswith("_marginal") else facts))
         for key, value in values.items()
         if key in METRICS
     }
@@ -104,9 +103,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     """Inputs of `CodeLikelihood`: predictions of `prior` for each code given those before it and any labels."""
-    logits = prior(codes, class_labels=labels).logits.float()  # (B, K, h, w)
-    nats = nn.functional.cross_entropy(logits, codes, reduction="none")  # (B, h, w)
-    return {"predictions": logits.argmax(1), "references": codes, "negative_log_likelihoods": nats}
+    output = prior.log_likelihood(codes, labels)
+    return {"predictions": output.logits.argmax(1), "references": codes, "negative_log_likelihoods": output.nats}
 
 
 def _facts(config: VQVAEConfig, given_labels: bool) -> dict[str, Any]:

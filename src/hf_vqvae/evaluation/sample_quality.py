@@ -63,9 +63,9 @@ def measure_samples(
     the samples, which are rounded to 8 bits, as if they had been saved. All distances are to the
     whole of `eval_images`, of equally many images (fewer where a split has fewer):
 
-    - samples of the prior, without labels (unless it was trained with labels only) and, from a
-      class-conditional one, with labels, which are those of as many random training images (all
-      evenly where these have others);
+    - samples of the prior without labels, which a class-conditional one draws itself, and from such
+      a one with labels, which are those of as many random training images (all evenly where these
+      have others);
     - the floor, random training images; the mean of up to 10 draws. That a small classifier was
       trained on these images does not matter on MNIST: trained on half of them, it has a floor of
       3.48 on that half and of 3.51 on the other;
@@ -103,7 +103,7 @@ def measure_samples(
         results["floor"] = [evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws]
         made = evaluator.reconstructed(model.base_model, eval_images, eval_rows)
         results["reconstructions"] = evaluator.measure(made)
-        if isinstance(model, VQVAEForImageGeneration) and not _needs_labels(model):
+        if isinstance(model, VQVAEForImageGeneration):
             results["samples"] = evaluator.measure(evaluator.sampled(model, arguments, None))
         if _num_classes(model) is not None:
             labels = _labels_to_sample(model, train_images, draws[0], count)
@@ -216,11 +216,6 @@ def _random_rows(images: DecodedImages, count: int, seed: int) -> Tensor:
 
 def _num_classes(model: Model) -> int | None:
     return getattr(getattr(model.config, "prior_config", None), "num_classes", None)
-
-
-def _needs_labels(model: VQVAEForImageGeneration) -> bool:
-    """Whether the prior was trained with labels only and cannot sample without."""
-    return _num_classes(model) is not None and model.config.prior_config.label_dropout == 0
 
 
 def class_names(model: Model) -> list[str] | None:

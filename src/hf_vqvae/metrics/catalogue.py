@@ -80,9 +80,9 @@ METRICS = {
         "Codebook perplexity", "vqvae", OF_CODES, CODEBOOK, "exp(entropy) of one histogram of all codes"
     ),
     "codes_used": Metric("Codes used", "vqvae", OF_CODES, CODEBOOK, "codes that occur at least once"),
-    "nll": Metric("Negative log-likelihood", "prior", "nats per code", PRIOR, NATS, "↓"),
+    "nll": Metric("Negative log-likelihood{labels}", "prior", "nats per code", PRIOR, NATS, "↓"),
     "bits_per_code": Metric("Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"),
-    "bits_per_image": Metric("Bits per image", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
+    "bits_per_image": Metric("Bits per image{labels}", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
     "code_accuracy": Metric(
         "Next-code accuracy",
         "prior",
@@ -91,12 +91,6 @@ METRICS = {
         "codes that were the most probable one {given}",
         "↑",
         hub_type="accuracy",
-    ),
-    "nll_without_labels": Metric(
-        "Negative log-likelihood (without labels)", "prior", "nats per code", PRIOR, NATS, "↓"
-    ),
-    "bits_per_image_without_labels": Metric(
-        "Bits per image (without labels)", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"
     ),
     "frechet_distance_floor": Metric(
         "Fréchet distance (floor)",
@@ -143,6 +137,9 @@ METRICS = {
 }
 for _key in ("frechet_distance", "sure_share", "class_perplexity"):
     METRICS[f"{_key}_with_labels"] = METRICS[_key]
+for _key in ("nll", "bits_per_image"):
+    # Of p(codes) = sum_y p(y) p(codes | y); and, in runs of before, those with the null label.
+    METRICS[f"{_key}_marginal"] = METRICS[f"{_key}_without_labels"] = METRICS[_key]
 OTHER = Metric("", "", "", "Other", "")  # of a key that is not in the catalogue
 
 
@@ -176,9 +173,11 @@ def sample_records(
         )
 
     guided = f"{controls}, guidance_scale {guidance_scale:g}"
-    both = "samples" in results and "labelled" in results
+    drawn = {"labels": "", "controls": controls}
+    if "labelled" in results:
+        drawn = {"labels": " (without labels)", "controls": f"{controls}, labels drawn by their frequencies"}
     sets = {
-        "samples": ("", {"labels": " (without labels)" if both else "", "controls": controls}),
+        "samples": ("", drawn),
         "labelled": ("_with_labels", {"labels": " (with labels)", "controls": guided}),
     }
     samples = [(results[kind], *how) for kind, how in sets.items() if kind in results]

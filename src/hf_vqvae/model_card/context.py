@@ -193,6 +193,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         unused = {"num_residual_blocks", "num_pixelcnn_layers"}
     if prior is not None and prior.num_classes is None:
         unused |= {"label_dropout"}
+    unused |= {"class_frequencies"}  # one for each class, in config.json
     flags = [field for field in fields(TrainingArguments) if field.name not in left_out]
     tables.append(("Training", [(field, arguments.get(field.name)) for field in flags]))
     return [

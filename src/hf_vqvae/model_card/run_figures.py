@@ -59,8 +59,7 @@ def write_figures(
     inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
     if prior is not None:
         samples = _draw_samples(model, generator, folder / "samples.png")
-        labels = None if images.labels is None else images.labels[chosen]
-        _draw_completions(model, pixel_values, labels, generator, folder / "completions.png")
+        _draw_completions(model, pixel_values, generator, folder / "completions.png")
         if train_images is not None:
             shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
             draw_neighbours(shown, train_images, model.device, path)
@@ -97,33 +96,17 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
 
 
 def _draw_completions(
-    model: VQVAEForImageGeneration,
-    pixel_values: Tensor,
-    labels: Tensor | None,
-    generator: torch.Generator | None,
-    path: Path,
+    model: VQVAEForImageGeneration, pixel_values: Tensor, generator: torch.Generator | None, path: Path
 ) -> None:
-    """Draw the figure of completions of the upper half; none if there is a single row of codes.
-
-    A conditional prior does not get the labels, which would say what the lower half shows, unless it
-    was trained with labels only. Then images without a label of the prior are left out.
-    """
+    """Draw the figure of completions of the upper half, without labels; none if there is a single row of codes."""
     from ..figures.image_tables import plot_completions
 
-    vqvae, prior = model.config.vqvae_config, model.config.prior_config
-    if prior.num_classes is None or prior.label_dropout > 0:
-        labels = None
-    else:
-        labels = torch.full((len(pixel_values),), -1) if labels is None else labels
-        usable = (labels >= 0) & (labels < prior.num_classes)
-        pixel_values, labels = pixel_values[usable.to(pixel_values.device)], labels[usable]
-    if prior.grid_size[0] < 2 or not len(pixel_values):
+    if model.config.prior_config.grid_size[0] < 2:
         return
-    known = half_mask("upper", vqvae)
+    known = half_mask("upper", model.config.vqvae_config)
     completions = model.sample(
         pixel_values=pixel_values.repeat_interleave(NUM_COMPLETIONS, dim=0),
         pixel_mask=known,
-        class_labels=None if labels is None else labels.repeat_interleave(NUM_COMPLETIONS),
         generator=generator,
     )
     images, completions = to_8_bits(pixel_values), to_8_bits(completions)

@@ -29,9 +29,9 @@ class PixelCNNConfig(StrictConfig):
 
     A plain prior is one stack of masked convolutions (van den Oord et al. 2016, "Pixel Recurrent Neural Networks"), which
     does not see some of the codes above to the right. A gated prior has a vertical and a horizontal stack, which miss
-    none (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders"). Hidden labels let a prior draw
-    without a label, and be guided by one (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1). The names of the classes
-    are `id2label`, by default their numbers.
+    none (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders"). Hidden labels train the null
+    label, which guidance needs (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1). The names of the classes are
+    `id2label`, by default their numbers.
 
     Raises:
         ValueError: if a setting is unknown or out of its range; the message names it and the rule.
@@ -67,6 +67,9 @@ class PixelCNNConfig(StrictConfig):
     label_dropout: float | int = setting(
         0.1, "Share of labels hidden in training, for guidance.", at_least=0, at_most=1
     )
+    class_frequencies: list[float | int] | tuple[float | int, ...] | None = setting(
+        None, "Share of each class in the training set, for draws without a label (default: all equal)."
+    )
 
     def __post_init__(self, **kwargs):
         self.grid_size = tuple(self.grid_size)
@@ -80,11 +83,6 @@ class PixelCNNConfig(StrictConfig):
             self.label2id = {name: int(number) for number, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
-    @property
-    def vocab_size(self) -> int:
-        """`num_embeddings`, under the name that transformers gives it."""
-        return self.num_embeddings
-
     def validate_sizes(self):
         """Check the parity of kernels and channels, and that the grid has two sides."""
         if self.architecture == "plain" and self.hidden_size % 2:
@@ -94,6 +92,17 @@ class PixelCNNConfig(StrictConfig):
                 raise ValueError(f"`{name}` must be odd (a kernel has a centre), got {getattr(self, name)}.")
         if len(self.grid_size) != 2:
             raise ValueError(f"`grid_size` must be (rows, columns), got {shown(self.grid_size)}.")
+
+    def validate_class_frequencies(self):
+        """Check that there is one frequency for each class, and that they are not negative and sum to 1."""
+        values, number = self.class_frequencies, self.num_classes or 0
+        # NaN fits no comparison.
+        fits = values is None or (len(values) == number > 0 <= min(values) and abs(sum(values) - 1) <= 1e-6)
+        if not fits:
+            raise ValueError(
+                f"`class_frequencies` must have a number of at least 0 for each of the {number} classes, and sum to 1, "
+                f"got {len(values)} with the sum {sum(values):.7g}: {shown(values)}."
+            )
 
     def validate_label_names(self):
         """Check that every class has one name, and that all names differ."""

@@ -90,14 +90,10 @@ def check_labels(class_labels, num_classes: int | None, batch: int) -> Tensor | 
     if class_labels is None:
         return None
     if num_classes is None:
-        raise ValueError(
-            "`class_labels` were given to a prior without classes (`num_classes` is None): leave them out."
-        )
+        raise ValueError("`class_labels` were given to a prior without classes (`num_classes` is None): omit them.")
     labels = as_tensor("class_labels", class_labels, "integers")
     if labels.shape != (batch,):
-        raise ValueError(
-            f"`class_labels` must have the shape ({batch},), one for each grid of codes, got {tuple(labels.shape)}."
-        )
+        raise ValueError(f"`class_labels` must have the shape ({batch},), one per grid, got {tuple(labels.shape)}.")
     check_range("class_labels", labels, -1, num_classes, "the labels, and -1 for unknown")
     return labels
 
@@ -126,26 +122,18 @@ def _count_entries(name: str, value: ClassLabels | Seeds | None) -> int | None:
     return len(value) if isinstance(value, list) else None
 
 
-def label_rows(class_labels: ClassLabels | None, config: PixelCNNConfig, number: int, guided: bool) -> Tensor | None:
-    """Convert labels to rows (number,) of the class embeddings; None for a prior without classes."""
-    classes = config.num_classes
-    if guided and (classes is None or class_labels is None):
-        raise ValueError("`guidance_scale` other than 1 needs a prior with classes, and `class_labels`.")
-    if classes is None:
-        return check_labels(class_labels, classes, number)
-    if config.label_dropout == 0 and (guided or class_labels is None):
-        raise ValueError(
-            "`class_labels` must be given, and `guidance_scale` be 1: this prior was trained with `label_dropout` 0."
-        )
-    labels = as_list(classes if class_labels is None else class_labels)
+def label_numbers(class_labels: ClassLabels | None, config: PixelCNNConfig, number: int) -> Tensor | None:
+    """Convert labels to numbers of classes (number,), of which -1 is the null label; None if there are none."""
+    if class_labels is None or config.num_classes is None:
+        return check_labels(class_labels, config.num_classes, number)
+    labels = as_list(class_labels)
     labels = labels if isinstance(labels, list) else [labels]
-    rows = torch.tensor([_label_row(label, config) for label in labels], device="cpu")
-    if class_labels is not None:
-        check_range("class_labels", rows, 0, classes, "the classes of this prior")
-    return rows.expand(number)
+    numbers = torch.tensor([_label_number(label, config) for label in labels], device="cpu")
+    check_range("class_labels", numbers, -1, config.num_classes, "the classes, and -1 for the null label")
+    return numbers.expand(number)
 
 
-def _label_row(label: int | str, config: PixelCNNConfig) -> int:
+def _label_number(label: int | str, config: PixelCNNConfig) -> int:
     if isinstance(label, str):
         if label not in config.label2id:
             names = list(config.label2id)
@@ -187,21 +175,24 @@ def as_batch(name: str, values, kind: str, shape: tuple[int, ...], number: int) 
 
 
 def draw_noise(
-    generator: torch.Generator | None, seeds: Seeds | None, shape: tuple[int, int, int], device: torch.device
-) -> Tensor:
-    """Draw uniform noise (N, h, w) in [0, 1) on `device`, all at once, so that the batch size does not change it."""
+    generator: torch.Generator | None, seeds: Seeds | None, number: int, shapes: list[tuple], device: torch.device
+) -> list[Tensor]:
+    """Draw uniform noise (number, *shape) in [0, 1) for each shape, all at once: the batch size does not change it."""
     # Named dtypes and devices: torch's global defaults would change the numbers.
+    shapes = [(number, *shape) for shape in shapes]
     if seeds is None:
-        return torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
+        return [torch.rand(shape, generator=generator, dtype=torch.float32, device=device) for shape in shapes]
     if generator is not None:
         raise ValueError("`generator` and `seeds` exclude each other: name one of them.")
     seeds = as_list(seeds)
     if not isinstance(seeds, list):
         raise TypeError(f"`seeds` must be a list or tensor of integers, got {shown(seeds)}.")
-    noise = torch.empty(shape, dtype=torch.float32, device="cpu")
-    for grid, seed in zip(noise, seeds, strict=True):
+    noises = [torch.empty(shape, dtype=torch.float32, device="cpu") for shape in shapes]
+    for index, seed in enumerate(seeds):
         is_valid = is_integer(seed) and 0 <= seed < 2**63
         require(is_valid, "seeds", seed, "integers from 0 to 2**63 - 1")
         # On the CPU, so that a seed means the same noise on every device.
-        grid.uniform_(generator=torch.Generator("cpu").manual_seed(seed))
-    return noise.to(device)
+        own = torch.Generator("cpu").manual_seed(seed)
+        for noise in noises:
+            noise[index].uniform_(generator=own)
+    return [noise.to(device) for noise in noises]

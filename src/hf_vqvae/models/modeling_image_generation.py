@@ -16,7 +16,7 @@ from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
 from .input_checks import as_batch, count_grids, require
-from .modeling_pixelcnn import PixelCNNModel
+from .modeling_pixelcnn import PixelCNNLikelihoodOutput, PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
 if TYPE_CHECKING:  # code of a repo that saves itself copies the files that are named like this
@@ -132,9 +132,21 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         with torch.no_grad():
             codes = self.vqvae.encode(pixel_values).codes
         prior = self.prior(codes, class_labels=class_labels, return_loss=return_loss, return_dict=True, **kwargs)
-        return VQVAEForImageGenerationOutput(
-            loss=prior.loss, logits=prior.logits, codes=codes, hidden_states=prior.hidden_states
-        )
+        return VQVAEForImageGenerationOutput(codes=codes, **prior)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, pixel_values: Tensor | None = None, codes: Tensor | None = None, class_labels=None
+    ) -> PixelCNNLikelihoodOutput:
+        """Compute the negative log-likelihood of the codes of images, cell by cell: `nats` (B, h, w), `bits` (B,).
+
+        Name either `pixel_values` (B, C, H, W) in [-0.5, 0.5] or `codes` (B, h, w). Labels and errors are those of
+        [`PixelCNNModel.log_likelihood`]: without labels, it is that of what `sample` draws without labels.
+        """
+        if (pixel_values is None) == (codes is None):
+            raise ValueError("`log_likelihood` needs `pixel_values` or `codes`, and not both.")
+        codes = self.vqvae.encode(pixel_values).codes if codes is None else codes
+        return self.prior.log_likelihood(codes, class_labels)
 
     @torch.no_grad()
     def sample(
@@ -178,9 +190,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         )
         if pixel_values is not None or pixel_mask is not None:
             if options.get("codes") is not None or options.get("mask") is not None:
-                raise ValueError(
-                    "`codes` with `mask` and `pixel_values` with `pixel_mask` exclude each other: name one pair."
-                )
+                raise ValueError("`codes`, `mask` and `pixel_values`, `pixel_mask` exclude each other: name one pair.")
             known = self._known_part(pixel_values, pixel_mask, number)
             options["codes"], options["mask"] = known
         drawn = self.prior.sample(number, batch_size=batch_size, **options)
@@ -194,17 +204,15 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
             images = torch.cat(parts) if output_type == "pt" else np.concatenate(parts)
         return VQVAESampleOutput(images=images, codes=drawn) if return_dict else images
 
-    def _known_part(
-        self, pixel_values: Tensor | None, pixel_mask: Tensor | None, number: int
-    ) -> tuple[Tensor, Tensor]:
+    def _known_part(self, pixel_values: Tensor | None, pixel_mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """Return the codes (N, h, w) of partly known images, and a mask of the cells that are known entirely."""
         if pixel_values is None or pixel_mask is None:
             raise ValueError("`pixel_values` and `pixel_mask` go together: name both, or neither.")
         rows, columns = self.config.prior_config.grid_size
         side = self.config.vqvae_config.downsampling_factor
         shape = (self.config.num_channels, rows * side, columns * side)
-        pixel_values = as_batch("pixel_values", pixel_values, "floating-point numbers", shape, number)
-        pixel_mask = as_batch("pixel_mask", pixel_mask, "bool", shape[1:], number)
+        pixel_values = as_batch("pixel_values", pixel_values, "floating-point numbers", shape, count)
+        pixel_mask = as_batch("pixel_mask", pixel_mask, "bool", shape[1:], count)
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
         filled = _fill_unknown(pixel_values, pixel_mask[:, None])

@@ -6,6 +6,8 @@ Codes are drawn row by row, from left to right; a code sees those above it and t
 Shapes: B batch, K codes, h x w grid, C channels.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +30,7 @@ from .input_checks import (
     draw_noise,
     is_integer,
     known_codes,
-    label_rows,
+    label_numbers,
     require,
 )
 from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, dropout, keep_mask
@@ -48,6 +50,21 @@ class PixelCNNOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class PixelCNNLikelihoodOutput(ModelOutput):
+    """Output of [`PixelCNNModel.log_likelihood`].
+
+    Attributes:
+        nats: (B, h, w), the negative log-likelihood of each code given those before it.
+        bits: (B,), that of the whole grid: the sum of `nats`, divided by ln 2.
+        logits: (B, K, h, w), of the distributions of the codes.
+    """
+
+    nats: torch.FloatTensor | None = None
+    bits: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
 
 
 class PixelCNNModel(HubMixin, PreTrainedModel):
@@ -86,9 +103,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         if config.num_classes is not None:
             self.class_embedding = nn.Embedding(config.num_classes + 1, channels)
         self.blocks = nn.ModuleList(PixelCNNResidualBlock(channels) for _ in range(config.num_residual_blocks))
-        self.layers = nn.ModuleList(
-            nn.Conv2d(channels, channels, kernel_size=1) for _ in range(config.num_pixelcnn_layers)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(config.num_pixelcnn_layers))
         self.conv_out = nn.Conv2d(channels, config.num_embeddings, kernel_size=1)
 
     def _build_gated(self, config: PixelCNNConfig) -> None:
@@ -139,8 +154,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             return_loss: whether to compute `loss`, in nats per code.
 
         Raises:
-            TypeError: if `codes` or `class_labels` are not tensors of integers.
-            ValueError: if a shape does not fit, a code or label is out of range, or there are labels for a prior without.
+            TypeError, ValueError: if dtype, shape or values of `codes` or `class_labels` do not fit the config.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
@@ -179,11 +193,66 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             return None
         if class_labels is None:
             return torch.full((batch,), number, dtype=torch.long, device=codes.device)
-        class_labels = class_labels.long()
+        class_labels = class_labels.to(codes.device, torch.long)
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
             unknown = unknown | ~keep_mask((batch,), self.config.label_dropout, codes.device)
         return class_labels.masked_fill(unknown, number)
+
+    @torch.no_grad()
+    def log_likelihood(self, codes: Tensor, class_labels: ClassLabels | None = None) -> PixelCNNLikelihoodOutput:
+        """Compute the negative log-likelihood of codes (B, h, w), code by code; the prior should be in eval mode.
+
+        `class_labels` are those of `sample`. Without them a conditional prior sums over its classes y, at a forward pass
+        for each: -log sum_y p(y) p(codes | y), with p(y) from `class_frequencies`.
+
+        Raises:
+            TypeError, ValueError: if codes or labels do not fit the config.
+        """
+        codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size).long()
+        number = count_grids("codes", len(codes), class_labels=class_labels)
+        labels = label_numbers(class_labels, self.config, number)
+        if labels is not None or self.config.num_classes is None:
+            logits = self(codes, class_labels=labels).logits.float()
+        else:
+            # The mean of the classes' distributions, each weighted by p(y | the codes before), class by class.
+            logits, sums = torch.zeros(()), torch.full((), -math.inf, dtype=torch.float64, device="cpu")
+            for _, own, joint in self._likelihoods_by_class(codes):
+                before, sums = sums, sums.logaddexp(joint)
+                shares = [(part - sums)[:, None, :-1].view_as(codes[:, None]).to(own) for part in (before, joint)]
+                logits = torch.logaddexp(logits.to(own) + shares[0], own + shares[1])
+        nats = nn.functional.cross_entropy(logits, codes, reduction="none")
+        return PixelCNNLikelihoodOutput(nats=nats, bits=nats.sum((1, 2)) / math.log(2), logits=logits)
+
+    def _class_frequencies(self) -> Tensor:
+        number = self.config.num_classes
+        return torch.tensor(self.config.class_frequencies or [1 / number] * number, dtype=torch.float64, device="cpu")
+
+    def _likelihoods_by_class(self, codes: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each class y with log p(every code | y, the codes before), (B, K, h, w), and log p(y, the codes before).
+
+        The latter is (B, h * w + 1), float64 on the CPU: before the first code, before the second, ... after the last.
+        """
+        for label, frequency in enumerate(self._class_frequencies().tolist()):
+            if frequency > 0:
+                labels = torch.full((len(codes),), label, device=codes.device)
+                own = self(codes, class_labels=labels).logits.float().log_softmax(1)
+                taken = own.gather(1, codes[:, None]).flatten(1).cpu().double()
+                yield label, own, nn.functional.pad(taken, (1, 0)).cumsum(1) + math.log(frequency)
+
+    def _draw_labels(self, noise: Tensor, known: tuple[Tensor, Tensor] | None, batch_size: int) -> Tensor:
+        """Draw labels (N,) by inverting p(y), or p(y | the known codes), at `noise` (N,); see `sample`."""
+        weights, is_null = self._class_frequencies().log().repeat(len(noise), 1), torch.tensor(False, device="cpu")
+        if known is not None:
+            codes, mask = known[0].to(noise.device), known[1].flatten(1).cpu()
+            first = mask.cumprod(1).sum(1)  # codes before the first unknown one
+            is_null = mask.sum(1) > first
+            training, _ = self.training, self.eval()
+            for rows in (~is_null).nonzero()[:, 0].split(batch_size):
+                for label, _, joint in self._likelihoods_by_class(codes[rows]) if len(rows) else ():
+                    weights[rows, label] = joint[torch.arange(len(rows)), first[rows]]
+            self.train(training)
+        return DrawSettings().draw(weights, noise.cpu()[:, None]).masked_fill(is_null, -1)
 
     @torch.no_grad()
     def sample(
@@ -208,8 +277,10 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
 
         Args:
             num_grids: how many, N; by default as many as labels, seeds or known codes, or else 1.
-            class_labels: number or name of a class for all, or one for each grid, as list or tensor (N,). Without them a
-                conditional prior draws from all classes.
+            class_labels: number or name of a class for all, or one for each grid, as list or tensor (N,); -1 is the null
+                label of guidance. Without them a conditional prior draws the label of each grid from `class_frequencies`;
+                if the known codes are the first ones in the order of drawing, from p(label | these codes), at a forward
+                pass for each class. Beside other known codes it draws with the null label.
             guidance_scale: how much the logits move from those without to those with the label; 1 for no guidance.
             temperature: divides the logits; 1 draws from the model's distribution, 0 takes the likeliest code.
             top_k: draw among so many likeliest codes (and those as likely as the last of them).
@@ -225,17 +296,28 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
 
         Raises:
             TypeError: if labels, codes, a mask, `generator` or `seeds` as a whole are of a wrong type.
-            ValueError: if another argument is, or if one is out of its range or does not fit the prior.
+            ValueError: if another argument is, or if one is out of its range or does not fit the prior. One that was
+                trained with `label_dropout` 0 has no null label.
             RuntimeError: if `generator` is on another device than the model.
         """
         settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
+        guided, config = guidance_scale != 1, self.config
+        rule = "1 for a prior without classes"
+        require(not guided or config.num_classes is not None, "guidance_scale", guidance_scale, rule)
         number = count_grids("num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask)
         is_valid = is_integer(batch_size) and batch_size >= 1
         require(is_valid, "batch_size", batch_size, "an integer of at least 1")
         # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device
-        labels = label_rows(class_labels, self.config, number, guidance_scale != 1)
-        known = known_codes(codes, mask, self.config, number)
-        noise = draw_noise(generator, seeds, (number, *self.config.grid_size), device)
+        labels = label_numbers(class_labels, config, number)
+        known = known_codes(codes, mask, config, number)
+        # The label's after the grid's: a grid whose label is given is the same.
+        shapes = [config.grid_size, ()] if labels is None and config.num_classes else [config.grid_size]
+        noise, *label_noise = draw_noise(generator, seeds, number, shapes, device)
+        if label_noise:
+            labels = self._draw_labels(*label_noise, known, batch_size)
+        needs_null = guided or (labels is not None and labels.min() < 0)
+        rule = "classes, without guidance: a prior trained with `label_dropout` 0 has no null label"
+        require(config.label_dropout > 0 or not needs_null, "class_labels", class_labels, rule)
         drawn = sample_codes(self, settings, noise, labels, known, batch_size)
         return drawn.clone()  # an ordinary tensor, not one of inference mode

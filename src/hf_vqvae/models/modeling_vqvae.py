@@ -112,8 +112,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
         """Encode images (B, C, H, W) in [-0.5, 0.5] to codes (B, h, w) and latents (B, D, h, w), without learning.
 
         Raises:
-            TypeError: if `pixel_values` is not a floating-point tensor.
-            ValueError: if its shape does not fit the config.
+            TypeError, ValueError: if dtype or shape of `pixel_values` do not fit the config.
         """
         latents = self.encoder(self._checked_pixels(pixel_values))
         return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
@@ -122,10 +121,13 @@ class VQVAEModel(HubMixin, PreTrainedModel):
         """Decode codes (B, h, w), of any integer dtype but uint64, to images (B, C, H, W) of about [-0.5, 0.5].
 
         Raises:
-            TypeError: if the codes are not integers.
-            ValueError: if their shape is not that of the grid, or one is outside [0, K).
+            TypeError, ValueError: if dtype, shape or values of the codes do not fit the config.
         """
         return self.decoder(self.quantizer.decode(codes, self.config.grid_size))
+
+    def log_likelihood(self, *args, **kwargs):
+        """Raise `ValueError`: codes have a likelihood under a prior, that of [`VQVAEForImageGeneration`]."""
+        raise ValueError("this VQ-VAE has no prior, and so no likelihood: load a model with one.")
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -138,8 +140,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
             return_loss: whether to compute `loss`.
 
         Raises:
-            TypeError: if `pixel_values` is not a floating-point tensor.
-            ValueError: if its shape does not fit the config.
+            TypeError, ValueError: if dtype or shape of `pixel_values` do not fit the config.
         """
         pixel_values = self._checked_pixels(pixel_values)
         latents = self.encoder(pixel_values)

@@ -39,9 +39,8 @@ class PixelCNNCache:
         self.pad = config.gated_kernel_size // 2 if config.architecture == "gated" else 0
         self.first = self._buffer(self.pad + self.width + self.radius, self.channels)
         self.first_row = self.first[:, self.pad : self.pad + self.width]
-        self.right_of = [
-            self.first[:, self.pad + column + 1 : self.pad + column + 1 + self.radius] for column in range(self.width)
-        ]
+        starts = range(self.pad + 1, self.pad + 1 + self.width)
+        self.right_of = [self.first[:, start : start + self.radius] for start in starts]
         self.layers = [self._pointwise(layer) for layer in prior.layers]
         self.out = self._pointwise(prior.conv_out)
 

@@ -93,8 +93,7 @@ class VectorQuantizer(nn.Module):
         """Return the codes (B, h, w) of latents (B, D, h, w); the codebook is not updated, even in training mode.
 
         Raises:
-            TypeError: if the latents are not a floating-point tensor.
-            ValueError: if their shape does not fit.
+            TypeError, ValueError: if dtype or shape of the latents do not fit.
         """
         latents = self._checked(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):
@@ -154,9 +153,7 @@ class VectorQuantizer(nn.Module):
         """
         if not self.learns_by_ema and not self.dead_code_threshold:
             return
-        counts = torch.zeros_like(self.ema_cluster_size).index_add_(
-            0, codes, torch.ones_like(codes, dtype=torch.float32)
-        )
+        counts = torch.zeros_like(self.ema_cluster_size).index_add_(0, codes, torch.ones_like(rows[:, 0]))
         self.ema_steps += 1
         self.ema_cluster_size.lerp_(_sum_over_processes(counts), 1 - self.decay)
         if self.learns_by_ema:

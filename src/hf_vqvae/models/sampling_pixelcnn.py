@@ -78,7 +78,7 @@ def sample_codes(prior, settings: DrawSettings, noise: Tensor, labels, known, ba
 
     Args:
         noise: (N, h, w) in [0, 1), on the device of the prior.
-        labels: (N,) rows of the class embeddings; the last stands for no label. None for a prior without classes.
+        labels: (N,) rows of the class embeddings; the last, -1, is the null label. None for a prior without classes.
         known: codes (N, h, w) and a mask (N, h, w) of those that are known, or None.
     """
     if is_traced() and not torch.compiler.is_dynamo_compiling():
@@ -109,8 +109,7 @@ class _Row:
         device = noise.device
         self.settings, self.guided = settings, settings.guidance_scale != 1
         if self.guided:
-            without = torch.full_like(labels, prior.config.num_classes)
-            labels = torch.cat([labels, without])
+            labels = torch.cat([labels, torch.full_like(labels, -1)])
         kind = PlainCache if prior.config.architecture == "plain" else GatedCache
         self.cache = kind(prior, batch * (1 + self.guided), labels, device)
         self.noise = torch.zeros(batch, width, dtype=torch.float32, device=device)

@@ -21,7 +21,7 @@ from ..files import atomic_remove, atomic_replace, read_json, write_json, writin
 from ..models.hub_mixin import follow_umask
 
 # Keys of a config on which no weight depends.
-IGNORED = ("transformers_version", "_name_or_path")
+IGNORED = ("transformers_version", "_name_or_path", "class_frequencies")
 
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:

@@ -211,10 +211,12 @@ def _make_full_model(
 ) -> VQVAEForImageGeneration:
     """Makes the trained VQ-VAE and a new prior, which is conditioned on the labels if there are any."""
     arguments, names, largest = run.arguments.training, None, train_codes.largest_label
+    settings = dict(vars(run.arguments.prior))
     if arguments.class_conditional and largest is not None and largest >= 0:
         largest = max(largest, eval_codes.largest_label or 0)
         names = images.info["label_names"] or [str(number) for number in range(largest + 1)]
-    config = start_full_config(vqvae_config, vars(run.arguments.prior), names)
+        settings["class_frequencies"] = train_codes.class_frequencies(len(names))
+    config = start_full_config(vqvae_config, settings, names)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # no warning that the prior is new
     source = run.directory.partial / "vqvae"
