@@ -63,11 +63,13 @@ def numbers_of(model, processor, pipe, name):
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[: height // 2] = True
     label = labels and labels[0]
+    # The repo's own code draws with the null label where no label is named; the package where it is asked to.
+    null = -1 if labels and type(model).__module__.startswith("hf_vqvae") else None
     samples = {
-        "generator": {"num_images": 6, "generator": torch.Generator().manual_seed(3)},
+        "generator": {"num_images": 6, "generator": torch.Generator().manual_seed(3), "class_labels": null},
         "seeds": {"seeds": list(range(20, 26)), "class_labels": label},
         "controls": {"seeds": [4, 5, 6, 7], "temperature": 0.8, "top_k": 9, "top_p": 0.9},
-        "completion": {"seeds": [1, 2], "pixel_values": pixels[0], "pixel_mask": mask},
+        "completion": {"seeds": [1, 2], "pixel_values": pixels[0], "pixel_mask": mask, "class_labels": null},
     }
     if labels:
         guided = {"seeds": [8, 9], "class_labels": labels[:2], "guidance_scale": 2.0}
