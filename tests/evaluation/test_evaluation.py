@@ -19,7 +19,7 @@ from support.scripts import load_script
 
 SCRIPT = "scripts/evaluate.py"
 VQVAE_KEYS = {"reconstruction_mse", "psnr", "ssim", "codebook_perplexity", "codes_used"}
-PRIOR_KEYS = {"nll", "bits_per_code", "bits_per_image", "code_accuracy"}
+PRIOR_KEYS = {"nll", "bits_per_code", "bits_per_image", "bits_per_image_noise", "code_accuracy"}
 MARGINAL_KEYS = {"nll_marginal", "bits_per_image_marginal"}
 
 
@@ -71,6 +71,10 @@ def test_every_number_is_the_one_computed_over_all_images_at_once(model, acceler
     assert measured["bits_per_code"] == pytest.approx(nats.mean() / np.log(2), rel=1e-6)
     assert measured["bits_per_image"] == pytest.approx(49 * nats.mean() / np.log(2), rel=1e-6)
     assert measured["code_accuracy"] == (logits.argmax(1) == codes).mean()
+    bits = nats.sum((1, 2)) / np.log(2)
+    assert f"have {bits.min():.4g} to {bits.max():.4g} bits" in metrics["bits_per_image_noise"]["protocol"]
+    noise = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert measured["bits_per_image_noise"] == pytest.approx(model.log_likelihood(noise).bits.mean().item())
     assert 0 < measured["ssim"] < 1
 
 
@@ -79,7 +83,7 @@ def test_every_entry_says_name_split_count_scale_stage_and_protocol(model, accel
     assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
     for key, entry in metrics.items():
         assert entry["split"] == "validation"
-        assert entry["count"] == 5
+        assert entry["count"] == (64 if key == "bits_per_image_noise" else 5)
         assert entry["stage"] == ("prior" if key in PRIOR_KEYS else "vqvae")
         assert entry["name"] and entry["scale"] and entry["protocol"]
     assert metrics["reconstruction_mse"]["scale"] == "[0, 1]"

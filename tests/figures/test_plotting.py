@@ -94,6 +94,11 @@ def draw_completions(path):
     image_tables.plot_completions(discs(4), known, completions, 255 - discs(4), path)
 
 
+def draw_likelihoods(path):
+    nats = np.add.outer(np.arange(5), np.add.outer(np.arange(7), np.arange(7))) / 4
+    image_tables.plot_likelihoods(discs(5), nats, 16, [("Least", 2), ("Most", 2), ("Noise", 1)], path)
+
+
 def draw_neighbours(path):
     neighbours = discs(16).reshape(4, 4, 28, 28, 1)
     image_tables.plot_neighbours(discs(4), neighbours, np.arange(16).reshape(4, 4) / 3, path)
@@ -197,13 +202,15 @@ def test_tables_of_pictures_of_any_size_and_number_fit(height, width, channels, 
     codes = RANDOM.integers(0, 512, (number, height // 4, width // 4))
     known = np.arange(height)[:, None].repeat(width, 1) < height // 2
     name = "a name that is longer than there is room for, by far"
-    paths = [tmp_path / f"{index}.png" for index in range(6)]
+    paths = [tmp_path / f"{index}.png" for index in range(7)]
     image_tables.plot_reconstructions(images, images, paths[0])
     image_tables.plot_codes(images, codes, images, 512, paths[1])
     image_tables.plot_samples(rows(64), paths[2])
     image_tables.plot_samples_by_class(rows(2, 8), ["0", name], paths[3])
     image_tables.plot_completions(images, known, five, images, paths[4])
     image_tables.plot_neighbours(images, five, np.full((number, 5), 1234.5), paths[5])
+    groups = [("Least surprising", number - 1), (name, 1)] if number > 1 else [(name, 1)]
+    image_tables.plot_likelihoods(images, 900.0 * codes, 512, groups, paths[6])
     for path in paths:
         pixels_of(path)
 

@@ -207,7 +207,7 @@ def write_example(folder):
 def write_golden(folder, prior):
     make_run(folder, prior)
     (folder / "figures").mkdir()
-    for name in FIGURES | ({"samples", "completions"} if prior else set()):
+    for name in FIGURES | ({"samples", "completions", "likelihoods"} if prior else set()):
         (folder / "figures" / f"{name}.png").touch()
     return build_card(folder)
 
@@ -539,7 +539,7 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
     folder = tmp_path / "run" / "figures"
     before = {name: value.clone() for name, value in model.state_dict().items()}
     drawn = write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
-    assert {path.stem for path in drawn} == FIGURES | {"samples", "completions"}
+    assert {path.stem for path in drawn} == FIGURES | {"samples", "completions", "likelihoods"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))

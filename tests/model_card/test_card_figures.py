@@ -25,7 +25,7 @@ def some_images(number, labels=None, size=(8, 8)):
     return DecodedImages(pixels, labels and torch.tensor(labels))
 
 
-OF_SAMPLES = {"samples", "completions", "neighbours"}
+OF_SAMPLES = {"samples", "completions", "likelihoods", "neighbours"}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_model_gets_the_figures_that_it_can_have(prior, labels, train, expecte
 
 def test_a_single_row_of_codes_has_no_upper_half(tmp_path):
     drawn = write_figures(tmp_path, tiny_model(image_size=(4, 16)), some_images(2, size=(4, 16)), None, None)
-    assert {path.stem for path in drawn} & OF_SAMPLES == {"samples"}
+    assert {path.stem for path in drawn} & OF_SAMPLES == {"samples", "likelihoods"}
 
 
 def test_opposite_halves_are_disjoint_and_made_of_whole_cells():

@@ -1,11 +1,13 @@
 """Measure a trained model on a whole split, on one process or several."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..data.decoding import DecodedImages
@@ -13,8 +15,10 @@ from ..data.loaders import local_batches
 from ..hub.download import Model
 from ..metrics import SSIM_SIGMA, SSIM_WINDOW, CodebookUsage, CodeLikelihood, ReconstructionQuality, ssim_window
 from ..metrics.catalogue import METRICS
-from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil
+from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil, VQVAEModel
 from ..models.configuration_vqvae import as_pair
+
+NOISE_IMAGES = 64
 
 
 @torch.inference_mode()
@@ -25,7 +29,8 @@ def evaluate_model(
 
     Called by every process of `accelerator`: each takes every n-th batch, and the sums are exchanged,
     so the numbers have the same bits on one process. A class-conditional prior is measured with the
-    labels of the images, if there are any, and also without, as the sum over all classes.
+    labels of the images, if there are any, and also without, as the sum over all classes; and with noise
+    in place of images, whose likelihood says how far images of another kind are.
 
     Args:
         model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
@@ -45,6 +50,7 @@ def evaluate_model(
     processor = VQVAEImageProcessorPil()
     quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
     likelihood, marginal = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
+    bits: list[float] = []  # of the images of this process, without labels
     given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
     with eval_mode(model):
         for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({split})"):
@@ -55,10 +61,11 @@ def evaluate_model(
             quality.add_batch(predictions=reconstructions, references=references)
             usage.add_batch(predictions=codes)
             if prior is not None:
-                labels = batch["labels"] if given_labels else None
-                likelihood.add_batch(**_predict_codes(prior, codes, labels))
-            if given_labels:
-                marginal.add_batch(**_predict_codes(prior, codes, None))
+                unlabelled = _predict_codes(prior, codes, None)
+                marginal.add_batch(**unlabelled)
+                likelihood.add_batch(**(_predict_codes(prior, codes, batch["labels"]) if given_labels else unlabelled))
+                bits += (unlabelled["negative_log_likelihoods"].sum((1, 2)) / math.log(2)).tolist()
+        noise = None if prior is None else model.log_likelihood(_noise(vqvae)).bits.mean().item()
     values = {}
     for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
         metric.sum_over_processes_(accelerator)
@@ -74,6 +81,11 @@ def evaluate_model(
         for key, value in values.items()
         if key in METRICS
     }
+    if prior is not None:
+        bits = gather_object(bits)
+        metrics["bits_per_image_noise"] = METRICS["bits_per_image_noise"].record(
+            noise, split=split, count=NOISE_IMAGES, low=min(bits), high=max(bits)
+        )
     return metrics, values["codebook_counts"]
 
 
@@ -105,6 +117,12 @@ def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> di
     """Inputs of `CodeLikelihood`: predictions of `prior` for each code given those before it and any labels."""
     output = prior.log_likelihood(codes, labels)
     return {"predictions": output.logits.argmax(1), "references": codes, "negative_log_likelihoods": output.nats}
+
+
+def _noise(vqvae: VQVAEModel) -> Tensor:
+    """Make `pixel_values` of uniform noise, the same on every machine."""
+    shape = (NOISE_IMAGES, vqvae.config.num_channels, *as_pair(vqvae.config.image_size))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(vqvae.device) - 0.5
 
 
 def _facts(config: VQVAEConfig, given_labels: bool) -> dict[str, Any]:

@@ -167,6 +167,20 @@ def plot_completions(
     Table(np.concatenate(parts, axis=1), groups=groups).save(path)
 
 
+def plot_likelihoods(
+    images: np.ndarray, nats: np.ndarray, num_embeddings: int, groups: Sequence[tuple[str, int]], path: str | Path
+) -> None:
+    """Draw images (N, H, W, C) above maps of the nats of their codes (N, h, w), with the bits of each image below.
+
+    The lightest colour is that of a code as improbable as by a uniform guess, or more. `groups` are headings, each with
+    the number of images below it.
+    """
+    shares = np.minimum(nats / math.log(num_embeddings), 1)
+    pictures = np.stack([displayable(images), color_codes(shares, 2, images.shape[1] // nats.shape[1])])
+    captions = [[""] * len(nats), [f"{bits:,.0f}" for bits in nats.sum((1, 2)) / math.log(2)]]
+    Table(pictures, groups=groups, row_names=["Image", "Surprise\nin bits"], captions=captions).save(path)
+
+
 def plot_neighbours(samples: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, path: str | Path) -> None:
     """Draw samples (N, H, W, C) beside their nearest training images (N, Q, H, W, C), distances (N, Q) below them."""
     pictures = np.concatenate([samples[:, None], neighbours], axis=1)

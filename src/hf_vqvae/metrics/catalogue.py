@@ -83,6 +83,13 @@ METRICS = {
     "nll": Metric("Negative log-likelihood{labels}", "prior", "nats per code", PRIOR, NATS, "↓"),
     "bits_per_code": Metric("Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"),
     "bits_per_image": Metric("Bits per image{labels}", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
+    "bits_per_image_noise": Metric(
+        "Bits per image of noise",
+        "prior",
+        "bits per image",
+        PRIOR,
+        "uniform noise in place of images, without labels; the images of the split have {low:.4g} to {high:.4g} bits",
+    ),
     "code_accuracy": Metric(
         "Next-code accuracy",
         "prior",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NUM_IMAGES, NUM_SAMPLES = 10, 64
 NUM_CLASSES, SAMPLES_PER_ROW, FEWEST_ROWS = 10, 8, 8  # of the samples of a conditional model
 NUM_COMPLETIONS, NUM_NEIGHBOURS = 5, 4
+NUM_LIKELIHOODS, MOST_LIKELIHOODS = 3, 256  # images of each kind, of the first ones
 
 
 @torch.inference_mode()
@@ -60,6 +61,7 @@ def write_figures(
     if prior is not None:
         samples = _draw_samples(model, generator, folder / "samples.png")
         _draw_completions(model, pixel_values, generator, folder / "completions.png")
+        _draw_likelihoods(model, images, folder / "likelihoods.png")
         if train_images is not None:
             shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
             draw_neighbours(shown, train_images, model.device, path)
@@ -113,6 +115,24 @@ def _draw_completions(
     completions = completions.reshape(len(images), NUM_COMPLETIONS, *images.shape[1:])
     reconstructions = to_8_bits(model.vqvae.decode(model.vqvae.encode(pixel_values).codes))
     plot_completions(images, known.numpy(), completions, reconstructions, path)
+
+
+def _draw_likelihoods(model: VQVAEForImageGeneration, images: "DecodedImages", path: Path) -> None:
+    """Draw the least and the most surprising of the first images, and others upside down, and noise."""
+    from ..figures.image_tables import plot_likelihoods
+
+    rows = list(range(min(len(images), MOST_LIKELIHOODS)))
+    pixel_values = images.__getitems__(rows)["pixel_values"].to(model.device)
+    order = model.log_likelihood(pixel_values).bits.argsort()
+    number = min(NUM_LIKELIHOODS, len(order))
+    middle = (len(order) - number) // 2
+    upside_down = pixel_values[order[middle : middle + number]].flip(2, 3)
+    noise = torch.rand(pixel_values[:1].shape, generator=torch.Generator().manual_seed(0)).to(pixel_values) - 0.5
+    shown = torch.cat([pixel_values[order[:number]], pixel_values[order[-number:]], upside_down, noise])
+    kinds = ("Least surprising", "Most surprising", "Upside down")
+    groups = [*((kind, number) for kind in kinds), ("Noise", 1)]
+    nats = model.log_likelihood(shown).nats.cpu().numpy()
+    plot_likelihoods(to_8_bits(shown), nats, model.config.vqvae_config.num_embeddings, groups, path)
 
 
 def draw_neighbours(samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path) -> None:
