@@ -177,13 +177,9 @@ def write(image: "np.ndarray", path: Path) -> None:
 
 def describe(images: "np.ndarray", arguments: SampleArguments) -> str:
     """How many images of which labels were sampled."""
-    *others, last = arguments.class_labels or [None]
-    text = f"{images.shape[0] * images.shape[1]} images"
-    if others:
-        text += f", {images.shape[1]} each of {', '.join(others)} and {last}"
-    elif last is not None:
-        text += f" of {last}"
-    return text + ("; before them the image and what is known of it" if arguments.image else "")
+    labels = f" of {', '.join(arguments.class_labels)}" if arguments.class_labels else ""
+    kept = "; before them the image and what is known of it" if arguments.image else ""
+    return f"{images.shape[0] * images.shape[1]} images{labels}{kept}"
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def numbers_of(model, processor, pipe, name):
     samples = {
         "generator": {"num_images": 6, "generator": torch.Generator().manual_seed(3), "class_labels": null},
         "seeds": {"seeds": list(range(20, 26)), "class_labels": label},
-        "controls": {"seeds": [4, 5, 6, 7], "temperature": 0.8, "top_k": 9, "top_p": 0.9},
+        "controls": {"seeds": [4, 5, 6, 7], "temperature": 0.8, "top_k": 9, "top_p": 0.9, "class_labels": null},
         "completion": {"seeds": [1, 2], "pixel_values": pixels[0], "pixel_mask": mask, "class_labels": null},
     }
     if labels:

@@ -110,7 +110,7 @@ def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditiona
     flags = ["--guidance_scale", "2", "--top_k", "6", "--top_p", "0.95", "--seed", "4"]
     done = scripts.run(SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"24 images, 8 each of 1, dog and 2: {path}\n"
+    assert done.stdout == f"24 images of 1, dog, 2: {path}\n"
     rows = cells_of(path, 3, 8)
     model = VQVAEForImageGeneration.from_pretrained(conditional)
     controls = {"guidance_scale": 2.0, "top_k": 6, "top_p": 0.95, "output_type": "np"}
@@ -136,7 +136,7 @@ def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(scripts, c
     Image.new("L", (8, 8)).save(tmp_path / "in.png")
     flags += ["2", "--image", tmp_path / "in.png", "--keep", "upper"]
     said = scripts.run(SAMPLE, conditional, *flags).stdout
-    assert said.startswith("6 images, 3 each of dog and 2; before them the image and what is known")
+    assert said.startswith("6 images of dog, 2; before them the image and what is known")
 
 
 def test_an_image_depends_neither_on_the_number_nor_on_the_batch(scripts, model, tmp_path):

@@ -170,12 +170,8 @@ def plot_completions(
 def plot_likelihoods(
     images: np.ndarray, nats: np.ndarray, num_embeddings: int, groups: Sequence[tuple[str, int]], path: str | Path
 ) -> None:
-    """Draw images (N, H, W, C) above maps of the nats of their codes (N, h, w), with the bits of each image below.
-
-    The lightest colour is that of a code as improbable as by a uniform guess, or more. `groups` are headings, each with
-    the number of images below it.
-    """
-    shares = np.minimum(nats / math.log(num_embeddings), 1)
+    """Draw groups of images (N, H, W, C), the maps of the nats of their codes (N, h, w), and the bits of each image."""
+    shares = np.minimum(nats / math.log(num_embeddings), 1)  # 1: as improbable as by a uniform guess, or more
     pictures = np.stack([displayable(images), color_codes(shares, 2, images.shape[1] // nats.shape[1])])
     captions = [[""] * len(nats), [f"{bits:,.0f}" for bits in nats.sum((1, 2)) / math.log(2)]]
     Table(pictures, groups=groups, row_names=["Image", "Surprise\nin bits"], captions=captions).save(path)

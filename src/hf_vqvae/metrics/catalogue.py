@@ -44,38 +44,32 @@ REFERENCES, SAMPLES = "To compare the samples with", "Samples"
 GROUPS = (RECONSTRUCTIONS, CODEBOOK, PRIOR, REFERENCES, SAMPLES, "Other")
 
 CLIPPED = "clipped to [0, 1], not rounded to 8 bits"
+WINDOWS = f"mean over images, {{window}}x{{window}} Gaussian window, sigma {{sigma:.3g}}; {CLIPPED}"
 SHARE = "share from 0 to 1"
 OF_CODES = "of {num_embeddings} codes"
 NATS = "mean over all codes, each {given}"
 IMAGE_BITS = "sum over its {height}x{width} codes, each {given}; mean over images"
+NOISE = "uniform noise in place of images, without labels; images of the split have {low:.4g} to {high:.4g} bits"
 AGAINST = (
     "against all {eval_count:,} images of the split; 8-bit images; {num_features} features, the "
     "input of the last layer of {classifier}"
 )
+FLOOR = f"{{draws}} real training images in place of samples; {AGAINST}"
+RECONSTRUCTED = f"reconstructions of as many images of the split in place of samples; {AGAINST}"
+READ_RIGHT = "images of the split that are read as their label; {classifier}"
 # What the classifier makes of the samples, and of real images.
 READ = "{real:.4g} of real training images; samples, {controls}; {classifier}"
+SURE = f"likeliest class has a probability of {CONFIDENT:g} or more; {READ}"
+CLASSES = f"exp(entropy) of the counts of likeliest classes; {READ}"
 
 METRICS = {
     "reconstruction_mse": Metric(
-        "Reconstruction MSE",
-        "vqvae",
-        "[0, 1]",
-        RECONSTRUCTIONS,
-        f"mean over all pixels; {CLIPPED}",
-        "↓",
-        hub_type="mse",
+        "Reconstruction MSE", "vqvae", "[0, 1]", RECONSTRUCTIONS, f"mean over all pixels; {CLIPPED}", "↓", "mse"
     ),
     "psnr": Metric(
         "PSNR", "vqvae", "dB", RECONSTRUCTIONS, f"of the MSE over all pixels, data range 1; {CLIPPED}", "↑"
     ),
-    "ssim": Metric(
-        "SSIM",
-        "vqvae",
-        "at most 1",
-        RECONSTRUCTIONS,
-        f"mean over images, {{window}}x{{window}} Gaussian window, sigma {{sigma:.3g}}; {CLIPPED}",
-        "↑",
-    ),
+    "ssim": Metric("SSIM", "vqvae", "at most 1", RECONSTRUCTIONS, WINDOWS, "↑"),
     "codebook_perplexity": Metric(
         "Codebook perplexity", "vqvae", OF_CODES, CODEBOOK, "exp(entropy) of one histogram of all codes"
     ),
@@ -83,61 +77,20 @@ METRICS = {
     "nll": Metric("Negative log-likelihood{labels}", "prior", "nats per code", PRIOR, NATS, "↓"),
     "bits_per_code": Metric("Bits per code", "prior", "bits per code", PRIOR, "nats per code / ln 2", "↓"),
     "bits_per_image": Metric("Bits per image{labels}", "prior", "bits per image", PRIOR, IMAGE_BITS, "↓"),
-    "bits_per_image_noise": Metric(
-        "Bits per image of noise",
-        "prior",
-        "bits per image",
-        PRIOR,
-        "uniform noise in place of images, without labels; the images of the split have {low:.4g} to {high:.4g} bits",
-    ),
+    "bits_per_image_noise": Metric("Bits per image of noise", "prior", "bits per image", PRIOR, NOISE),
     "code_accuracy": Metric(
-        "Next-code accuracy",
-        "prior",
-        SHARE,
-        PRIOR,
-        "codes that were the most probable one {given}",
-        "↑",
-        hub_type="accuracy",
+        "Next-code accuracy", "prior", SHARE, PRIOR, "codes that were the most probable one {given}", "↑", "accuracy"
     ),
-    "frechet_distance_floor": Metric(
-        "Fréchet distance (floor)",
-        "data",
-        "at least 0",
-        REFERENCES,
-        f"{{draws}} real training images in place of samples; {AGAINST}",
-    ),
+    "frechet_distance_floor": Metric("Fréchet distance (floor)", "data", "at least 0", REFERENCES, FLOOR),
     "frechet_distance_reconstructions": Metric(
-        "Fréchet distance (reconstructions)",
-        "vqvae",
-        "at least 0",
-        REFERENCES,
-        f"reconstructions of as many images of the split in place of samples; {AGAINST}",
-        "↓",
+        "Fréchet distance (reconstructions)", "vqvae", "at least 0", REFERENCES, RECONSTRUCTED, "↓"
     ),
-    "classifier_accuracy": Metric(
-        "Classifier accuracy",
-        "classifier",
-        SHARE,
-        REFERENCES,
-        "images of the split that are read as their label; {classifier}",
-    ),
+    "classifier_accuracy": Metric("Classifier accuracy", "classifier", SHARE, REFERENCES, READ_RIGHT),
     "frechet_distance": Metric(
         "Fréchet distance{labels}", "prior", "at least 0", SAMPLES, f"samples, {{controls}}; {AGAINST}", "↓"
     ),
-    "sure_share": Metric(
-        "Share the classifier is sure of{labels}",
-        "prior",
-        SHARE,
-        SAMPLES,
-        f"likeliest class has a probability of {CONFIDENT:g} or more; {READ}",
-    ),
-    "class_perplexity": Metric(
-        "Class perplexity{labels}",
-        "prior",
-        "of {num_classes} classes",
-        SAMPLES,
-        f"exp(entropy) of the counts of likeliest classes; {READ}",
-    ),
+    "sure_share": Metric("Share the classifier is sure of{labels}", "prior", SHARE, SAMPLES, SURE),
+    "class_perplexity": Metric("Class perplexity{labels}", "prior", "of {num_classes} classes", SAMPLES, CLASSES),
     "label_agreement": Metric(
         "Samples read as their label", "prior", SHARE, SAMPLES, f"likeliest class is the label asked for; {READ}", "↑"
     ),

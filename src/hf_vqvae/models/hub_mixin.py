@@ -4,6 +4,7 @@
 import json
 import os
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -48,12 +49,8 @@ class HubMixin:
 
     def save_for_hub(self, folder, repo_id: str = "", **options) -> None:
         """Write model, image processor, code and card, as `hf_vqvae.publishing.staging.save_for_hub` of the package."""
-        # Inside `try`, since the Hub's loader demands every package that is imported outside of one.
-        try:
-            from hf_vqvae.publishing.staging import save_for_hub
-        except ModuleNotFoundError as error:
-            raise ImportError("`save_for_hub` needs the package: install hf_vqvae.") from error
-        save_for_hub(self, folder, repo_id, **options)
+        # No `import` statement: the Hub's loader demands every package that is imported outside of `try`.
+        import_module("hf_vqvae.publishing.staging").save_for_hub(self, folder, repo_id, **options)
 
     def push_to_hub(self, repo_id: str, **options):
         """Upload the model in one commit, with its image processor, its code and its card.
