@@ -275,7 +275,7 @@ def test_the_script_prints_a_table_of_name_value_unit_and_protocol(model_folder,
     run_main(SCRIPT, *flags, "--model_name_or_path", model_folder)
     printed = capsys.readouterr().out
     assert "on train of digits, 4 images" in printed
-    header, _, *rows = printed.strip().splitlines()[-11:]
+    header, _, *rows = printed.strip().splitlines()[-12:]
     assert header.split() == ["name", "value", "unit", "protocol"]
     assert len(rows) == len(VQVAE_KEYS | PRIOR_KEYS)
     column = header.index("protocol")
