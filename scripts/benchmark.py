@@ -169,7 +169,7 @@ def prior(arguments: PriorArguments) -> Table:
     """Compare training of the prior with a reference implementation."""
     from benchmark_networks import REFERENCE, VARIANTS, make_prior_step
 
-    steps = {variant.name: make_prior_step(variant, arguments) for variant in VARIANTS}
+    steps = {variant: make_prior_step(variant, arguments) for variant in VARIANTS}
     rows = compare(time_interleaved(steps, arguments.rounds, "prior"), REFERENCE, arguments.batch_size)
     header = ["network", "ms a step", "grids/s", "times the reference"]
     if arguments.memory and arguments.device != "cpu":
@@ -282,8 +282,7 @@ def describe_environment(device: torch.device) -> str:
     processor = model[1] if model else platform.processor()
     if device.type == "cuda":
         processor = f"{torch.cuda.get_device_name(device)}, {processor}"
-    threads = f"threads {torch.get_num_threads()} of {os.cpu_count()} cores"
-    return f"{processor}, {threads}, torch {torch.__version__}"
+    return f"{processor}, threads {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def format_number(value: float) -> str:

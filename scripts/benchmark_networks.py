@@ -6,7 +6,7 @@ Shapes: N grids, K codes, h x w grid, C channels.
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,49 +141,41 @@ def make_step(model: nn.Module, batches: Iterator[dict[str, Tensor]], *, bf16: b
     return step
 
 
-class Variant(NamedTuple):
-    """A row of the table of `prior`."""
-
-    name: str
-    architecture: str = "plain"
-    reference: bool = False
-    bf16: bool = False
-
-
 REFERENCE = "reference, float32"
-VARIANTS = (
-    Variant(REFERENCE, reference=True),
-    Variant("ours, float32"),
-    Variant("ours, bf16", bf16=True),
-    Variant("gated by class, float32", "gated"),
-    Variant("gated by class, bf16", "gated", bf16=True),
-)
+# Architecture of each row of the table of `prior`.
+VARIANTS = {
+    REFERENCE: "plain",
+    "ours, float32": "plain",
+    "ours, bf16": "plain",
+    "gated by class, float32": "gated",
+    "gated by class, bf16": "gated",
+}
 
 
-def make_prior_step(variant: Variant, arguments: Any):
-    """Make a training step of a prior; weights and batches are equal for all variants of one architecture.
+def make_prior_step(variant: str, arguments: Any):
+    """Make a training step of one of `VARIANTS`; weights and batches are equal for all of one architecture.
 
     Args:
         arguments: the flags of `benchmark.py prior`.
     """
-    classes = 10 if variant.architecture == "gated" else None
+    architecture = VARIANTS[variant]
     config = PixelCNNConfig(
         num_embeddings=arguments.num_embeddings,
         grid_size=arguments.grid_size,
-        architecture=variant.architecture,
-        num_classes=classes,
+        architecture=architecture,
+        num_classes=10 if architecture == "gated" else None,
     )
     torch.manual_seed(0)
     # Eight batches of ten patterns: something to learn.
     patterns = torch.randint(config.num_embeddings, (10, *config.grid_size), device=arguments.device)
     batches = [
-        {"codes": patterns[labels]} | ({} if classes is None else {"class_labels": labels})
+        {"codes": patterns[labels]} | ({} if config.num_classes is None else {"class_labels": labels})
         for labels in torch.randint(10, (8, arguments.batch_size), device=arguments.device)
     ]
     keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     model = PixelCNNModel(config).to(memory_format=torch.channels_last)
-    model = (ReferencePixelCNN(model) if variant.reference else model).to(arguments.device)
-    return make_step(model, cycle(batches), bf16=variant.bf16)
+    model = (ReferencePixelCNN(model) if variant == REFERENCE else model).to(arguments.device)
+    return make_step(model, cycle(batches), bf16=variant.endswith("bf16"))
 
 
 def make_vqvae_step(arguments: Any, bf16: bool):

@@ -1,9 +1,10 @@
 """Train a grid of codebooks for a few epochs each: reconstruction error against bits per image, in a table and figure.
 
 python scripts/sweep.py --num_embeddings 32 64 128 256 --embedding_dim 4 16 --output_dir outputs/sweep
+python scripts/sweep.py --num_embeddings 16 32 64 128 256 512 --embedding_dim 16 --num_train_epochs 30 --train_prior
 
-Each point of the grid is a run of `train.py --train_prior no` in a folder of its own. The same command resumes a sweep
-that was stopped; longer lists add points to those that are finished.
+Each point of the grid is a run of `train.py` in a folder of its own, without a prior unless asked for. The same command
+resumes a sweep that was stopped; longer lists add points to those that are finished.
 """
 
 __registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
@@ -11,13 +12,21 @@ __registers_after_parsing__ = True  # --help and a wrong flag need no modeling c
 import math
 import re
 import time
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
-from hf_vqvae.arguments import DataArguments, RunArguments, TrainingArguments, VQVAEArguments, config_arguments, flag
+from hf_vqvae.arguments import (
+    DataArguments,
+    PriorArguments,
+    RunArguments,
+    TrainingArguments,
+    VQVAEArguments,
+    config_arguments,
+    flag,
+)
 from hf_vqvae.command_line import format_table, parse_arguments, run_script
 from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.models import VQVAEConfig
@@ -27,26 +36,14 @@ if TYPE_CHECKING:
     from hf_vqvae.training.run_directory import Run
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
-# Flags of `train.py` that apply to every point.
-SHARED = ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate")
-SHARED += ("lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "mixed_precision")
-SHARED += ("checkpointing_steps", "logging_steps", "resume_with_changes", "validation_samples")
 
 SweptVQVAEArguments = config_arguments(
     VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
 )
-_SharedArguments = make_dataclass(
-    "_SharedArguments",
-    [
-        (one.name, one.type, flag(one.default, **one.metadata))
-        for one in fields(TrainingArguments)
-        if one.name in SHARED
-    ],
-)
 
 
 @dataclass
-class SweepArguments(_SharedArguments):
+class SweepArguments(TrainingArguments):
     """Codebooks to train, number of epochs and output folder; the other flags are those of `train.py`."""
 
     num_embeddings: list[int] = flag([32, 64, 128, 256], "Codebook sizes K to try.")
@@ -58,29 +55,31 @@ class SweepArguments(_SharedArguments):
     )
     overwrite_output_dir: bool = flag(False, "Discard all points in output_dir and start again.")
     num_train_epochs: int = flag(3, "Epochs of each point.")
+    train_prior: bool = flag(False, "Train a prior at each point, which gives its bits per image.")
+    num_eval_samples: int = flag(0, "Samples of each prior for the Fréchet distance; 0 skips it.")
+    # Not flags: a point starts from nothing, and is resumed whenever it is not finished.
+    resume_from_checkpoint: str = field(default="latest", init=False)
+    vqvae_name_or_path: None = field(default=None, init=False)
+    train_vqvae: bool = field(default=False, init=False)
+    log_with: list[str] = field(default_factory=list, init=False)
 
 
 def main() -> None:
-    data, vqvae, sweep = parse_arguments(DataArguments, SweptVQVAEArguments, SweepArguments, description=__doc__)
-    points = make_points(data, vqvae, sweep)
+    parts = (DataArguments, SweptVQVAEArguments, PriorArguments, SweepArguments)
+    data, vqvae, prior, sweep = parse_arguments(*parts, description=__doc__)
+    points = make_points(data, vqvae, prior, sweep)
     run_sweep(points, Path(sweep.output_dir), overwrite=sweep.overwrite_output_dir)
 
 
-def make_points(data: DataArguments, vqvae: Any, sweep: SweepArguments) -> list[RunArguments]:
+def make_points(data: DataArguments, vqvae: Any, prior: Any, sweep: SweepArguments) -> list[RunArguments]:
     """Make the flags of each point's run, for the first codebook size with every dimension first."""
-    shared = {name: getattr(sweep, name) for name in (*SHARED, "num_train_epochs")}
-    shared |= {"train_prior": False, "resume_from_checkpoint": "latest"}
+    shared = {one.name: getattr(sweep, one.name) for one in fields(TrainingArguments)}
     points = []
     for size, dimension in dict.fromkeys(product(sweep.num_embeddings, sweep.embedding_dim)):
-        codebook = {"num_embeddings": size, "embedding_dim": dimension}
-        folder = Path(sweep.output_dir, f"{size}x{dimension}")
-        points.append(
-            RunArguments(
-                data=data,
-                vqvae=VQVAEArguments(**vars(vqvae), **codebook),
-                training=TrainingArguments(**shared, output_dir=str(folder)),
-            )
-        )
+        swept = VQVAEArguments(**vars(vqvae), num_embeddings=size, embedding_dim=dimension)
+        folder = str(Path(sweep.output_dir, f"{size}x{dimension}"))
+        training = TrainingArguments(**shared | {"output_dir": folder, "overwrite_output_dir": False})
+        points.append(RunArguments(data, swept, prior, training))
     return points
 
 
@@ -93,10 +92,8 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
     from hf_vqvae.training.run import train
     from hf_vqvae.training.run_directory import Run, RunDirectory
     from hf_vqvae.training.signals import exit_on_signals, same_command
-    from hf_vqvae.training.stages import start_config
 
-    # Every point is checked; image size and channels, which the data need, are the same for all.
-    config, *_ = [start_config(point.vqvae) for point in points]
+    config = check_points(points)  # image size and channels, which the data need, are the same for all
     accelerator = make_accelerator(points[0].training, folder)
     runs = [Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points]
     more = ["--overwrite_output_dir", "False"] if overwrite else []
@@ -123,6 +120,23 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
         if accelerator.is_main_process:
             write_results(runs, images, folder)
     accelerator.end_training()
+
+
+def check_points(points: list[RunArguments]) -> VQVAEConfig:
+    """Return the config of the last point; raise a `ValueError` with a line for each point that cannot be trained."""
+    from hf_vqvae.training.stages import start_config, start_full_config
+
+    faults = []
+    for point in points:
+        try:
+            config = start_config(point.vqvae)
+            if point.training.train_prior:
+                start_full_config(config, vars(point.prior))
+        except ValueError as error:
+            faults.append(f"{Path(point.training.output_dir).name}: {error}")
+    if faults:
+        raise ValueError("\n".join(faults))
+    return config
 
 
 def discard_points(folder: Path) -> None:
@@ -175,11 +189,11 @@ def write_results(runs: "list[Run]", images: "ImageSplits", folder: Path) -> Non
     pixel_values = images.eval.__getitems__(chosen)["pixel_values"].to(device)
     strips = []
     for run in runs:
-        model = load_model(str(run.directory.output_dir)).to(device)
+        model = load_model(str(run.directory.output_dir)).base_model.to(device)
         with torch.inference_mode():
             strips.append(to_8_bits(model.decode(model.encode(pixel_values).codes)))
     originals = images.eval.images[chosen].permute(0, 2, 3, 1).numpy()
-    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png")
+    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png", dataset=images.info["name"])
     write_json(folder / "results.json", {"dataset": images.info, "points": rows})
     table = describe_results(rows, images.info)
     page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
@@ -192,13 +206,15 @@ def write_results(runs: "list[Run]", images: "ImageSplits", folder: Path) -> Non
 def describe_point(run: "Run") -> dict[str, Any]:
     """Read the numbers of a finished point.
 
-    Beside its metrics (under their keys) these are `codes_per_image` and two rates: `bits_per_image_at_most`, with
-    codes of equal length (cells x log2 K), and `bits_per_image_entropy`, the average with an ideal entropy code (cells
-    x log2 perplexity); plus `seconds` of training.
+    Beside its metrics (under their keys) these are `codes_per_image` and two or three rates: `bits_per_image_at_most`,
+    with codes of equal length (cells x log2 K); `bits_per_image_entropy`, the average with an ideal entropy code (cells
+    x log2 perplexity); and `bits_per_image_prior`, by the prior if there is one; plus `seconds` of training.
     """
     folder, vqvae = run.directory.output_dir, run.arguments.vqvae
     metrics = {key: one["value"] for key, one in read_json(folder / "metrics.json").items()}
     codes = math.prod(VQVAEConfig.from_pretrained(folder).grid_size)
+    # Whatever the label, which a receiver is not told.
+    prior = metrics.get("bits_per_image_marginal", metrics.get("bits_per_image"))
     return {
         "num_embeddings": vqvae.num_embeddings,
         "embedding_dim": vqvae.embedding_dim,
@@ -207,7 +223,8 @@ def describe_point(run: "Run") -> dict[str, Any]:
         "codes_per_image": codes,
         "bits_per_image_at_most": codes * math.log2(vqvae.num_embeddings),
         "bits_per_image_entropy": codes * math.log2(metrics["codebook_perplexity"]),
-        "seconds": read_json(folder / "run.json")["seconds"]["vqvae"],
+        **({} if prior is None else {"bits_per_image_prior": prior}),
+        "seconds": sum(read_json(folder / "run.json")["seconds"].values()),
     }
 
 
@@ -223,14 +240,17 @@ def describe_results(rows: list[dict[str, Any]], dataset: dict[str, Any]) -> str
         "codes used": ("codes_used", ""),
         "bits at most": ("bits_per_image_at_most", ".0f"),
         "bits by entropy": ("bits_per_image_entropy", ".0f"),
+        "bits by prior": ("bits_per_image_prior", ".1f"),
         "seconds": ("seconds", ".0f"),
     }
+    columns = {name: column for name, column in columns.items() if column[0] in rows[0]}
     cells = [[format(row[key], form) for key, form in columns.values()] for row in rows]
     table = format_table(list(columns), cells, ">" * len(columns))
     return (
         f"{table}\n\nK codebook vectors of dimension D, {rows[0]['codes_per_image']} codes per image; measured on all "
         f"{dataset['eval_count']:,} images of split `{dataset['eval_split']}`, pixels in [0, 1]. Bits per image: "
-        "at most log2 K per code, by entropy log2 of the perplexity per code."
+        "at most log2 K per code, by entropy log2 of the perplexity per code"
+        f"{', by the prior -log2 p(codes) without labels' if 'bits by prior' in columns else ''}."
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,7 +19,7 @@ from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.files import read_json
 from hf_vqvae.models import VQVAEModel
 from hf_vqvae.training.locking import locked
-from sweep import SHARED, SweepArguments
+from sweep import SweepArguments
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SWEEP = str(SCRIPTS / "sweep.py")
@@ -101,9 +102,21 @@ def test_train_gives_the_same_model_from_the_arguments_of_a_point(sweep, tmp_pat
 
 
 def test_flags_that_all_points_share_have_the_defaults_of_train():
-    sweep, train = SweepArguments(), TrainingArguments()
-    assert {name: getattr(sweep, name) for name in SHARED} == {name: getattr(train, name) for name in SHARED}
+    sweep, train = SweepArguments(), vars(TrainingArguments())
+    own = {"output_dir", "num_train_epochs", "train_prior", "num_eval_samples", "resume_from_checkpoint"}
+    assert {name for name in train if getattr(sweep, name) != train[name]} == own
     assert len(sweep.num_embeddings) * len(sweep.embedding_dim) > 1 and sweep.num_train_epochs == 3
+
+
+def test_a_prior_of_each_point_gives_its_bits_without_labels(tmp_path, run_main, capsys):
+    flags = [*TINY, "--num_train_epochs", 1, "--prior_num_train_epochs", 1, "--architecture", "plain", "--train_prior"]
+    run_main("scripts/sweep.py", *flags, "--num_embeddings", 4, "--embedding_dim", 2, "--output_dir", tmp_path / "it")
+    (point,) = read_json(tmp_path / "it" / "results.json")["points"]
+    assert point["bits_per_image_prior"] == point["bits_per_image_marginal"] > 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|    4 |")]
+    assert row.split("|")[-3].strip() == f"{point['bits_per_image_prior']:.1f}"
+    with pytest.raises(SystemExit, match="--train_prior was True, not False"):
+        run_main("scripts/sweep.py", *flags[:-1], *GRID, "--output_dir", tmp_path / "it")
 
 
 # Going on
@@ -181,13 +194,16 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
     "flags, message",
     [
         (["--image_size", 30], "`image_size` must be a multiple of 4"),
-        (["--num_embeddings", 8, 1], "`num_embeddings` must be at least 2, got 1"),
+        (["--num_embeddings", 8, 1, 0], "1x2: `num_embeddings` must be .*, got 1.\n0x2: .* at least 2, got 0"),
+        (["--train_prior", "--kernel_size", 4], "4x2: `kernel_size` must be odd"),
         (["--num_train_epochs", 0], "--num_train_epochs must be at least 1, got 0"),
+        (["--vqvae_name_or_path", "me/model"], "unknown argument --vqvae_name_or_path"),
     ],
 )
-def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run_main):
-    with pytest.raises(SystemExit, match=message):
+def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run_main, capsys):
+    with pytest.raises(SystemExit) as stopped:
         run_main("scripts/sweep.py", *TINY, *GRID, *flags, "--output_dir", tmp_path / "sweep")
+    assert re.search(message, f"{stopped.value}\n{capsys.readouterr().err}")
     assert not (tmp_path / "sweep").exists()
 
 

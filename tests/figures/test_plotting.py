@@ -114,7 +114,7 @@ def draw_sweep(path, sizes=(32, 64, 128), dimensions=(2, 4), images=None, prior=
         for index, size in enumerate(sizes, start=1)
         for dimension in dimensions
     ]
-    plot_sweep(points, images, np.stack([255 - images] * len(points)), path)
+    plot_sweep(points, images, np.stack([255 - images] * len(points)), path, dataset="ylecun/mnist")
 
 
 FIGURES = {name.removeprefix("draw_"): draw for name, draw in globals().items() if "draw_" in name}

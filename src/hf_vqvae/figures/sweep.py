@@ -15,22 +15,28 @@ from .page import BLUE, GREEN, INK, MARGIN, ORANGE, PURPLE, VERMILION, WIDTH, pa
 COLORS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK), "osD^vP"
 LEFT, RIGHT, HEAD, PANEL, FOOT = 190, 56, 90, 620, 150  # dots around and of the axes
 KEY = 50  # dots of a line of the legend
-# Bits per image and MSE of the Keras example as it runs on Keras 3, with 30 + 30 epochs, from the losses that its page
-# prints (https://keras.io/examples/generative/vq_vae/); its prior has no labels.
+# Bits per image and MSE of the Keras example on MNIST as it runs on Keras 3, with 30 + 30 epochs, from the losses that
+# its page prints (https://keras.io/examples/generative/vq_vae/); its prior has no labels.
 KERAS_EXAMPLE = (73.7, 0.0041)
 
 Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the codebook, and style
 
 
 def plot_sweep(
-    points: Sequence[dict[str, Any]], originals: np.ndarray, reconstructions: np.ndarray, path: str | Path
+    points: Sequence[dict[str, Any]],
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    path: str | Path,
+    *,
+    dataset: str = "",
 ) -> None:
     """Draw reconstruction error against bits per image, and reconstructions of each point.
 
     Args:
-        points: P points in the form of results.json; if they have priors, with the point of the Keras example.
+        points: P points in the form of results.json.
         originals: uint8 (N, H, W, C).
         reconstructions: uint8 (P, N, H, W, C), of the same images in the same order.
+        dataset: its name; if it is MNIST and the points have priors, the point of the Keras example is drawn too.
     """
     names = ["Original"] + [
         f"K {point['num_embeddings']}, D {point['embedding_dim']}\nMSE {point['reconstruction_mse']:#.3g}"
@@ -45,7 +51,7 @@ def plot_sweep(
         height = figure.bbox.height
         box = (LEFT / WIDTH, 1 - (top + PANEL) / height, 1 - (LEFT + RIGHT) / WIDTH, PANEL / height)
         axes = figure.add_axes(box, yscale="log", xlabel="bits per image", ylabel="reconstruction MSE")
-        _draw_rates(axes, curves)
+        _draw_rates(axes, curves, Path(dataset).name.lower() == "mnist")
         write_text(figure, MARGIN, below - 8, "Reconstructions", weight="bold", size=13)
         table.draw(figure)
 
@@ -61,7 +67,7 @@ def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
     return curves
 
 
-def _draw_rates(axes: Axes, curves: list[Curve]) -> None:
+def _draw_rates(axes: Axes, curves: list[Curve], is_mnist: bool) -> None:
     """Draw errors against each rate, with the codebook's sizes at the first and last curve."""
     points = [point for line, _ in curves for point in line]
     rates = {
@@ -74,8 +80,9 @@ def _draw_rates(axes: Axes, curves: list[Curve]) -> None:
         drawn = "bits_per_image_prior"
         rates["bits_per_image_at_most"][0].update(marker="|")
         rates = {drawn: ({}, "by the prior, no labels"), **rates}
-        errors.append(KERAS_EXAMPLE[1])
-        axes.plot(*KERAS_EXAMPLE, "*", color=INK, markersize=14, label="the Keras example")
+        if is_mnist:
+            errors.append(KERAS_EXAMPLE[1])
+            axes.plot(*KERAS_EXAMPLE, "*", color=INK, markersize=14, label="the Keras example")
     axes.margins(x=0.12)
     room = 1.1 * (max(errors) / min(errors)) ** 0.08  # for the text beside the outermost points
     axes.set_ylim(min(errors) / room, max(errors) * room)
