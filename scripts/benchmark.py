@@ -18,7 +18,7 @@ import re
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -42,6 +42,7 @@ Table = tuple[list[str], list[list[str]], str]  # header, rows, and the note bel
 class CommonArguments:
     """Flags of every command."""
 
+    rounds: int = flag(10, "Timed rounds, after a warm-up.", at_least=1)
     threads: int = flag(1, "CPU threads.", at_least=1)
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda.")
 
@@ -50,14 +51,7 @@ class CommonArguments:
 
 
 @dataclass
-class TimedArguments(CommonArguments):
-    """Flags of the commands that time calls."""
-
-    rounds: int = flag(10, "Timed rounds, after a warm-up.", at_least=1)
-
-
-@dataclass
-class SampleArguments(TimedArguments):
+class SampleArguments(CommonArguments):
     """Flags of `benchmark.py sample`."""
 
     cases: list[str] = flag(
@@ -68,7 +62,7 @@ class SampleArguments(TimedArguments):
 
 
 @dataclass
-class PriorArguments(TimedArguments):
+class PriorArguments(CommonArguments):
     """Flags of `benchmark.py prior`."""
 
     batch_size: int = flag(128, "Grids of codes per step.", at_least=1)
@@ -78,7 +72,7 @@ class PriorArguments(TimedArguments):
 
 
 @dataclass
-class VQVAEArguments(TimedArguments):
+class VQVAEArguments(CommonArguments):
     """Flags of `benchmark.py vqvae`."""
 
     batch_size: int = flag(128, "Images per step.", at_least=1)
@@ -94,10 +88,9 @@ class PeersArguments(CommonArguments, DataArguments):
     mixed_precision: str = flag("no", "`bf16` trains all of them under it.", choices=["no", "bf16"])
     seed: int = flag(0, "Seed of weights and shuffling.", at_least=0, below=2**32)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.streaming:
-            raise ValueError("--streaming: the peers are trained from memory, leave it out.")
+    # Not flags: all images are in memory, and each is trained once.
+    streaming: bool = field(default=False, init=False)
+    rounds: int = field(default=0, init=False)
 
 
 def main() -> None:
@@ -126,8 +119,7 @@ def main() -> None:
     align = "".join("<" if name in texts else ">" for name in header)
     table = format_table(header, rows, align)
     environment = describe_environment(torch.device(arguments.device))
-    rounds = getattr(arguments, "rounds", None)
-    medians = f" Medians of {rounds} interleaved rounds." if rounds else ""
+    medians = f" Medians of {arguments.rounds} interleaved rounds." if arguments.rounds else ""
     print(f"\n{table}\n\n{note}{medians} {environment}.")
 
 

@@ -7,7 +7,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from transformers.utils import logging
 from benchmark_networks import make_step
 from hf_vqvae.arguments import RunArguments, TrainingArguments
 from hf_vqvae.command_line import progress_bar
-from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.loaders import local_batches
 from hf_vqvae.data.splits import ImageSplits, load_images
 from hf_vqvae.distributed import make_accelerator
@@ -77,9 +75,8 @@ def train_and_measure(name: str, arguments: Any) -> dict[str, float]:
 
 
 def train_ours(config: VQVAEConfig, images: ImageSplits, run: Run) -> Reconstruct:
-    """Stage 1 of scripts/train.py; its curve over the epochs is of a few images, since the others have none."""
-    few = replace(images, eval=DecodedImages(images.eval.images[:16]))
-    return partial(_reconstruct, train_vqvae(config, few, run).eval())
+    """Stage 1 of scripts/train.py, without validation rows, since the others have none."""
+    return partial(_reconstruct, train_vqvae(config, images, run).eval())
 
 
 def _reconstruct(model: VQVAEModel, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
