@@ -162,12 +162,12 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, t
     assert errors.rstrip().endswith(f"{words} --overwrite_output_dir --overwrite_output_dir False")
     assert not (tmp_path / "sweep" / "8x2").exists()
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
-    assert reached < 48  # of 12 epochs of 4 steps: it was indeed stopped on the way
+    assert reached < 36  # of 12 epochs of 3 steps: it was indeed stopped on the way
 
     done = scripts.run(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     # It begins where the checkpoint was: it was not trained anew.
-    assert f"vqvae-{reached}, step {reached} of 48\n" in done.stderr
+    assert f"vqvae-{reached}, step {reached} of 36\n" in done.stderr
 
     run_main("scripts/sweep.py", *flags, "--output_dir", tmp_path / "whole")
     for name in ("history.json", "metrics.json"):
