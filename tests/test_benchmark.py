@@ -141,8 +141,7 @@ def numbers(cells):
 
 def test_sample_prints_a_line_for_every_case_and_method(scripts):
     flags = ["--rounds", 2, "--cases", "3x4x8x1", "5x5x16x3"]
-    done = scripts.run(BENCHMARK, "sample", *flags, "--loop_steps", 13, "--device", "cpu")
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(BENCHMARK, "sample", *flags, "--loop_steps", 13, "--device", "cpu")
     rows = rows_of(done.stdout)
     own, reference = ["own loop", "own forward"], ["reference loop", "reference forward"]
     assert [row[:5] for row in rows] == [
@@ -161,8 +160,7 @@ def test_sample_prints_a_line_for_every_case_and_method(scripts):
 def test_prior_prints_throughputs(scripts):
     sizes = ["--batch_size", 4, "--grid_size", 3, 4, "--num_embeddings", 8]
     flags = ["--rounds", 1, "--no_memory", "--device", "cpu", *sizes]
-    done = scripts.run(BENCHMARK, "prior", *flags)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(BENCHMARK, "prior", *flags)
     rows = rows_of(done.stdout)
     assert [row[0] for row in rows] == list(VARIANTS)
     assert rows[0][3] == "1"
@@ -171,8 +169,7 @@ def test_prior_prints_throughputs(scripts):
 
 def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
     flags = ["--rounds", 1, "--batch_size", 4, "--image_size", 8, "--threads", 2]
-    done = scripts.run(BENCHMARK, "vqvae", *flags, "--device", "cpu")
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(BENCHMARK, "vqvae", *flags, "--device", "cpu")
     rows = rows_of(done.stdout)
     assert [row[0] for row in rows] == ["float32", "bf16"] and rows[0][3] == "1"
     assert min(numbers(rows[0][1:] + rows[1][1:])) > 0
@@ -184,8 +181,9 @@ FEW = ["--dataset_name", "digits", "--max_train_samples", 250, "--max_eval_sampl
 
 def train_peers(scripts, *names, epochs=1):
     """Rows of the table by name: the cells behind the name, as numbers."""
-    done = scripts.run(BENCHMARK, "peers", *FEW, "--epochs", epochs, "--device", "cpu", "--implementations", *names)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(
+        BENCHMARK, "peers", *FEW, "--epochs", epochs, "--device", "cpu", "--implementations", *names
+    )
     assert "Medians" not in done.stdout and all(f"{name}, MSE 0." in done.stderr for name in names)
     return {row[0]: numbers(row[1:]) for row in rows_of(done.stdout)}
 

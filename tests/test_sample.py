@@ -33,8 +33,7 @@ def test_a_grid_of_images_is_drawn_and_the_same_seed_draws_it_again(scripts, mod
     for number, seed in enumerate((3, 3, 4)):
         path = tmp_path / "new" / f"{number}.png"
         flags = ["--num_images", "4", "--seed", seed, "--output_file", path]
-        done = scripts.run(SAMPLE, model, *flags)
-        assert done.returncode == 0, done.stderr
+        done = scripts.succeed(SAMPLE, model, *flags)
         assert str(path) in done.stdout
         pictures.append(np.asarray(Image.open(path)))
     assert pictures[0].shape[:2] == (22, 22)  # 2 x 2 images of 8 x 8 and 2 pixels around each
@@ -45,8 +44,7 @@ def test_a_grid_of_images_is_drawn_and_the_same_seed_draws_it_again(scripts, mod
 
 def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_path):
     flags = ["--num_images", "70", "--temperature", "0.5", "--output_file", tmp_path / "images"]
-    done = scripts.run(SAMPLE, model, *flags)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(SAMPLE, model, *flags)
     files = sorted((tmp_path / "images").iterdir())
     assert [files[0].name, files[-1].name, len(files)] == ["00.png", "69.png", 70]
     loaded = VQVAEForImageGeneration.from_pretrained(model)
@@ -108,8 +106,7 @@ def cells_of(path, rows, columns):
 def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditional, tmp_path):
     path = tmp_path / "a.png"
     flags = ["--guidance_scale", "2", "--top_k", "6", "--top_p", "0.95", "--seed", "4"]
-    done = scripts.run(SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path)
     assert done.stdout == f"24 images of 1, dog, 2: {path}\n"
     rows = cells_of(path, 3, 8)
     model = VQVAEForImageGeneration.from_pretrained(conditional)
@@ -141,8 +138,7 @@ def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(scripts, c
 
 def test_an_image_depends_neither_on_the_number_nor_on_the_batch(scripts, model, tmp_path):
     for name, flags in (("a", [9]), ("b", [4, "--batch_size", "3"])):
-        done = scripts.run(SAMPLE, model, "--output_file", tmp_path / f"{name}.png", "--num_images", *flags)
-        assert done.returncode == 0, done.stderr
+        scripts.succeed(SAMPLE, model, "--output_file", tmp_path / f"{name}.png", "--num_images", *flags)
     nine, four = cells_of(tmp_path / "a.png", 3, 3), cells_of(tmp_path / "b.png", 2, 2)
     assert np.array_equal(nine.reshape(9, 8, 8)[:4], four.reshape(4, 8, 8))
 
@@ -161,8 +157,7 @@ def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept,
     Image.fromarray(pixels).save(tmp_path / "in.png")
     path = tmp_path / "out.png"
     flags = ["--image", tmp_path / "in.png", "--keep", *keep, "--output_file", path]
-    done = scripts.run(SAMPLE, model, *flags)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(SAMPLE, model, *flags)
     assert "converted from RGB to L" in done.stderr
     cells = cells_of(path, 4, 4).reshape(16, 8, 8)
     image = torch.tensor(cells[0].astype(np.float32))[None, None] / 255 - 0.5
@@ -201,8 +196,7 @@ def test_a_box_is_in_pixels_of_what_a_model_that_crops_sees(scripts, model, tmp_
     pixels[:, 16:24] = 255  # the left half of the square in the middle
     Image.fromarray(pixels).save(tmp_path / "in.png")
     flags = ["--image", tmp_path / "in.png", "--keep", "0", "0", "4", "8", "--output_file", tmp_path / "out.png"]
-    done = scripts.run(SAMPLE, tmp_path / "model", *flags)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(SAMPLE, tmp_path / "model", *flags)
     image, known = cells_of(tmp_path / "out.png", 4, 4).reshape(16, 8, 8)[:2]
     assert image[:, :3].min() > 200 and image[:, 5:].max() < 50
     assert np.array_equal(known[:, :4], image[:, :4]) and known[:, 4:].min() >= 150

@@ -42,8 +42,7 @@ def one_thread():
 def sweep(scripts, tmp_path_factory):
     """The folder of a finished sweep of two points, and what was printed."""
     folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    done = scripts.run(SWEEP, *FEW, *GRID, "--output_dir", folder, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = scripts.succeed(SWEEP, *FEW, *GRID, "--output_dir", folder, timeout=240)
     return folder, done.stdout
 
 
@@ -164,8 +163,7 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, t
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
     assert reached < 36  # of 12 epochs of 3 steps: it was indeed stopped on the way
 
-    done = scripts.run(*command, folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = scripts.succeed(*command, folder=tmp_path)
     # It begins where the checkpoint was: it was not trained anew.
     assert f"vqvae-{reached}, step {reached} of 36\n" in done.stderr
 

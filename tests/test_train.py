@@ -57,8 +57,7 @@ def outputs(tmp_path_factory):
 def reference(scripts, outputs):
     """An uninterrupted run of both stages."""
     folder = outputs / "reference"
-    done = scripts.run(TRAIN, *TINY, "--log_with", "tensorboard", "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(TRAIN, *TINY, "--log_with", "tensorboard", "--output_dir", folder)
     (outputs / "reference.log").write_text(done.stderr)
     return folder
 
@@ -71,8 +70,7 @@ def autoencoder(scripts, outputs):
     names |= {"hidden_sizes": [4, 8], "num_embeddings": 8, "num_train_epochs": 5, "seed": 5}
     names |= {"train_prior": False, "train_batch_size": 16, "dataset_revision": None}
     file.write_text(yaml.safe_dump(names))
-    done = scripts.run(TRAIN, file, "--num_train_epochs", "1", "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, file, "--num_train_epochs", "1", "--output_dir", folder)
     return folder
 
 
@@ -163,8 +161,7 @@ def test_trackers_get_figures_and_pictures_of_both_stages_on_one_axis(reference)
 def test_the_recorded_arguments_give_the_same_run_bit_for_bit(scripts, reference, outputs):
     folder = outputs / "again"
     record = reference / "arguments.json"
-    done = scripts.run(TRAIN, record, "--output_dir", folder, "--checkpointing_steps", "0")
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, record, "--output_dir", folder, "--checkpointing_steps", "0")
     assert_same_run(folder, reference)
     changed = {"output_dir", "checkpointing_steps"}
     there, here = read(reference, "arguments"), read(folder, "arguments")
@@ -182,8 +179,7 @@ def test_flags_after_a_yaml_file_win_and_the_prior_can_be_left_out(autoencoder):
 def test_a_handed_in_model_gets_a_prior_and_keeps_its_own_weights(scripts, reference, outputs):
     folder = outputs / "prior"
     before = digest(reference)
-    done = scripts.run(TRAIN, *TINY, "--vqvae_name_or_path", reference, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *TINY, "--vqvae_name_or_path", reference, "--output_dir", folder)
     assert digest(reference) == before
     # The same codes and the same seed: the same prior, too.
     weights, expected = (load_file(path / "model.safetensors") for path in (folder, reference))
@@ -196,8 +192,7 @@ def test_a_handed_in_model_gets_a_prior_and_keeps_its_own_weights(scripts, refer
 def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, reference, outputs):
     folder, more = outputs / "fine-tuned", ["--vqvae_name_or_path", reference, "--train_vqvae"]
     more += ["--learning_rate", "1e-4", "--no_train_prior", "--checkpointing_steps", "4"]
-    done = scripts.run(TRAIN, *TINY, *more, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *TINY, *more, "--output_dir", folder)
     first, before = (read(path, "history")["vqvae"] for path in (folder, reference))
     assert first[0]["reconstruction_mse"] < 0.7 * before[0]["reconstruction_mse"]
     error = "validation_reconstruction_mse"
@@ -216,8 +211,7 @@ def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(sc
     folder, vqvae = outputs / "in-parts", outputs / "vqvae"
     VQVAEModel.from_pretrained(reference).save_pretrained(vqvae)
     flags = ["--vqvae_name_or_path", vqvae, "--gradient_accumulation_steps", "2"]
-    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *TINY, *flags, "--output_dir", folder)
     rows = zip(read(folder, "history")["prior"], read(reference, "history")["prior"], strict=True)
     assert all(here == pytest.approx(there, rel=1e-5) for here, there in rows)
     weights, expected = (load_file(path / "model.safetensors") for path in (folder, vqvae))
@@ -228,8 +222,7 @@ def test_accelerate_launch_starts_the_script(scripts, outputs):
     folder = outputs / "launched"
     launch = [accelerate.commands.launch.__file__, "--cpu", "--num_processes", "1"]
     flags = [*DATA, *MODEL, "--train_batch_size", "16", "--num_train_epochs", "1", "--no_train_prior"]
-    done = scripts.run(*launch, TRAIN, *flags, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(*launch, TRAIN, *flags, "--output_dir", folder)
     assert (folder / "model.safetensors").is_file()
 
 
@@ -260,8 +253,7 @@ def test_a_run_stopped_in_many_places_ends_as_if_it_had_not_been(scripts, refere
         (2, KILL, "prior-3"),
     ]
     stop(scripts, folder, sessions)
-    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *TINY, *LATEST, "--output_dir", folder)
     assert_same_run(folder, reference)
     assert read(folder, "arguments")["resume_from_checkpoint"] is None
 
@@ -275,8 +267,7 @@ def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, 
     assert lines[place].endswith("checkpoints/prior-1. Go on with:")
     python, *words = shlex.split(lines[place + 1])
     assert python == sys.executable
-    again = scripts.run(*words)
-    assert again.returncode == 0, again.stderr
+    scripts.succeed(*words)
     assert_same_run(folder, reference)
 
 
@@ -297,8 +288,7 @@ def test_a_finished_run_of_other_flags_is_not_taken_for_the_one_to_resume(script
     other = scripts.run(TRAIN, *flags)
     assert_refused(other, "finished run with other flags", "--seed was 5, not 6", "--overwrite")
     assert digest(folder) == before
-    done = scripts.run(TRAIN, *flags, "--overwrite_output_dir")
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(TRAIN, *flags, "--overwrite_output_dir")
     assert "has other flags: a new run starts" in done.stdout
     assert read(folder, "arguments")["seed"] == 6
 
@@ -342,8 +332,7 @@ def test_a_finished_run_is_replaced_only_when_the_new_one_is_whole(scripts, auto
     done = scripts.run(TRAIN, *flags, *LATEST, "--output_dir", folder, signals=[(1, TERM)])
     assert "vqvae-3" in done.stderr
     assert digest(folder) == before
-    done = scripts.run(TRAIN, *flags, *LATEST, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *flags, *LATEST, "--output_dir", folder)
     assert read(folder, "history")["vqvae"][-1]["epoch"] == 2
     assert sorted(path.name for path in outputs.glob("replaced*")) == ["replaced"]
 
@@ -388,8 +377,7 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(scr
     newer = checkpoint.with_name("vqvae-5")
     file = newer / "optimizer.bin"
     file.write_bytes(file.read_bytes()[:-100])
-    done = scripts.run(TRAIN, *go_on, *LATEST)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(TRAIN, *go_on, *LATEST)
     assert f"The checkpoint {newer} is skipped: optimizer.bin damaged" in done.stdout
     assert f"Resuming from {checkpoint}." in done.stdout
     assert_same_run(stopped, reference)
@@ -406,8 +394,7 @@ def test_a_run_goes_on_with_other_settings_when_told_to(scripts, stopped):
     assert "From here on, other data: train_count was 65, is 66" in done.stdout
     # Three quarters of an epoch of 4 steps are 6 of 8.
     assert "saved" in done.stderr and "checkpoints/vqvae-10" in done.stderr, done.stderr
-    done = scripts.run(TRAIN, *flags)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *flags)
     history = read(stopped, "history")
     assert [row["step"] for row in history["vqvae"]] == [8, 16, 24]
     assert 0 < history["vqvae"][-1]["learning_rate"] < 1e-4
@@ -457,8 +444,7 @@ def test_a_disk_that_is_full_at_the_very_end_is_a_clear_error(scripts, tmp_path)
     flags = [*TINY, "--no_train_prior", "--output_dir", tmp_path / "run"]
     done = scripts.run(tmp_path / "full_disk.py", TRAIN, *flags)
     assert_refused(done, "cannot write", "MiB are free there", "make room", LATEST[0])
-    done = scripts.run(TRAIN, *flags, *LATEST)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *flags, *LATEST)
 
 
 # Several processes
@@ -523,8 +509,7 @@ def test_a_stream_trains_resumes_and_is_shared_by_processes(scripts, outputs):
     # 74 rows are 4 batches and, in parts of 8, one part more, which must not make a step of its own.
     flags = [*TINY, "--max_train_samples", "74", "--streaming", "--gradient_accumulation_steps", "2"]
     whole, resumed, two = (outputs / f"stream-{name}" for name in ("whole", "resumed", "two"))
-    done = scripts.run(TRAIN, *flags, "--output_dir", whole)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(TRAIN, *flags, "--output_dir", whole)
     history = read(whole, "history")
     assert {stage: rows[-1]["step"] for stage, rows in history.items()} == {"vqvae": 8, "prior": 8}
     go_on = [*flags, "--output_dir", resumed]
@@ -560,8 +545,7 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts
     flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3"]
     flags += ["--mixed_precision", "bf16", "--max_grad_norm", "0.5", "--train_batch_size", "8"]
     epochs = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1"]
-    done = scripts.run(TRAIN, *flags, *MODEL, *epochs, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed(TRAIN, *flags, *MODEL, *epochs, "--output_dir", folder)
     model = AutoModel.from_pretrained(folder)
     assert model.sample(1).shape == (1, 3, 32, 32)
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}

@@ -61,8 +61,7 @@ def model(tmp_path_factory):
 def test_the_script_draws_and_measures_samples(scripts, model, tmp_path):
     path = tmp_path / "new" / "neighbours.png"
     flags = ["--dataset_name", "digits", "--num_images", 4, "--num_measured", 20]
-    done = scripts.run(NEIGHBOURS, model, *flags, "--output_file", path)
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(NEIGHBOURS, model, *flags, "--output_file", path)
     assert "nearest of 1,497 images" in done.stdout
     rows = dict(re.findall(r"^(samples|test.*?) +(20 +[\d.]+ +[\d.]+)$", done.stdout, re.MULTILINE))
     assert list(rows) == ["samples", "test, reconstructed", "test (unseen)"]
@@ -76,8 +75,7 @@ def test_the_script_draws_and_measures_samples(scripts, model, tmp_path):
 def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, tmp_path):
     flags = ["--dataset_name", "digits", "--num_images", 1, "--num_measured", 10]
     flags += ["--eval_split", "train", "--class_labels", "3", "--max_train_samples", 300]
-    done = scripts.run(NEIGHBOURS, model, *flags, "--output_file", tmp_path / "a.png")
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed(NEIGHBOURS, model, *flags, "--output_file", tmp_path / "a.png")
     assert "nearest of 300 images" in done.stdout
     assert re.search(r"^train \(unseen\) +10 +[\d.]+ +0.00$", done.stdout, re.MULTILINE)
 

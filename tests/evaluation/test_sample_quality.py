@@ -371,8 +371,7 @@ TINY += ["--num_gated_layers", "1", "--num_eval_samples", "12"]
 def test_a_run_measures_its_samples_and_shows_them_on_the_card(scripts, tmp_path):
     flags = [*TINY, "--dataset_name", "digits", "--max_train_samples", "64"]
     flags += ["--max_eval_samples", "32", "--output_dir", tmp_path / "run"]
-    done = scripts.run("scripts/train.py", *flags)
-    assert done.returncode == 0, done.stderr
+    scripts.succeed("scripts/train.py", *flags)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics) > CONDITIONAL
     assert metrics["frechet_distance_with_labels"]["count"] == 12
@@ -386,6 +385,5 @@ def test_a_run_on_a_stream_says_that_it_leaves_the_samples_out(scripts, tmp_path
     data = write_images_without_labels(tmp_path / "data")
     flags = [*TINY, "--train_batch_size", "4", "--dataset_name", data, "--streaming", "true"]
     flags += ["--max_train_samples", "6"]
-    done = scripts.run("scripts/train.py", *flags, "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    done = scripts.succeed("scripts/train.py", *flags, "--output_dir", tmp_path / "run")
     assert "The Fréchet distance is left out: the training images are a stream" in done.stdout

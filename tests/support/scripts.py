@@ -101,6 +101,12 @@ class ScriptServer:
         """Run a script to its end; `options` are those of `start`."""
         return self.start(script, *arguments, **options).wait(timeout)
 
+    def succeed(self, script, *arguments, **options) -> Done:
+        """Run a script to its end, which must be status 0; `options` are those of `run`."""
+        done = self.run(script, *arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return done
+
     def run_for(self, seconds, script, *arguments, timeout=120) -> Done:
         """Run a script to its end, or kill it after some seconds if that is sooner."""
         job = self.start(script, *arguments)
