@@ -57,7 +57,7 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
         accelerator.print(images)
     wanted = training.validation_samples
     images = images.hold_out(found.get("validation_samples") if wanted is None else wanted)
-    training.validation_samples, values = images.held_out, arguments.values
+    training.validation_samples = images.held_out
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior and training.class_conditional:
@@ -73,11 +73,11 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
         if changes:
             print(f"From here on, other data: {', '.join(changes)}.")
             shutil.rmtree(directory.partial / "codes", ignore_errors=True)
-        write_json(directory.partial / "arguments.json", values)
+        write_json(directory.partial / "arguments.json", arguments.values)
         write_json(directory.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
     check_shared_folder(accelerator, directory.partial, directory.output_dir)
-    accelerator.init_trackers("hf_vqvae", config={name: str(values[name]) for name in values})
+    accelerator.init_trackers("hf_vqvae", config={name: str(value) for name, value in arguments.values.items()})
 
     image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)
     model = train_vqvae(config, images, run, image_logger)
