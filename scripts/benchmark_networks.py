@@ -4,6 +4,7 @@ Shapes: N grids, K codes, h x w grid, C channels.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -13,69 +14,44 @@ from torch import Tensor, nn
 
 from hf_vqvae.files import keep_freed_memory
 from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
-from hf_vqvae.models.modeling_pixelcnn import PixelCNNOutput
+from hf_vqvae.models.pixelcnn_layers import CodeConv2d, MaskedConv2d
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 
 LEARNING_RATE = 1e-3  # of scripts/train.py for the plain prior
 
 
-class ReferencePixelCNN(nn.Module):
-    """Reference implementation of the plain prior: masked float32 convolutions over one-hot planes.
-
-    The Keras example (whose `PixelConvLayer` multiplies kernel and mask at every call) and pythae write it like this.
-    It has the weights of a plain [`PixelCNNModel`] and gives the same logits.
-    """
-
-    def __init__(self, model: PixelCNNModel):
-        super().__init__()
-        config = model.config
-        channels, self.num_codes = config.hidden_size, config.num_embeddings
-        self.conv_in = _MaskedConv2d(self.num_codes, channels, config.kernel_size, sees_centre=False)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "conv1": nn.Conv2d(channels, channels, kernel_size=1),
-                    "masked_conv": _MaskedConv2d(channels, channels // 2, 3, sees_centre=True),
-                    "conv2": nn.Conv2d(channels // 2, channels, kernel_size=1),
-                }
-            )
-            for _ in range(config.num_residual_blocks)
-        )
-        self.layers = nn.ModuleList(
-            nn.Conv2d(channels, channels, kernel_size=1) for _ in range(config.num_pixelcnn_layers)
-        )
-        self.conv_out = nn.Conv2d(channels, self.num_codes, kernel_size=1)
-        self.load_state_dict(model.state_dict())
-
-    def forward(self, codes: Tensor, return_loss: bool = False) -> PixelCNNOutput:
-        """From codes (N, h, w) in [0, K) to logits (N, K, h, w), and the loss in nats per code if asked for."""
-        planes = nn.functional.one_hot(codes, self.num_codes).permute(0, 3, 1, 2)
-        hidden = self.conv_in(planes.to(self.conv_in.weight.dtype)).relu()
-        for block in self.blocks:
-            update = hidden
-            for name in ("conv1", "masked_conv", "conv2"):
-                update = block[name](update).relu()
-            hidden = hidden + update
-        for layer in self.layers:
-            hidden = layer(hidden).relu()
-        logits = self.conv_out(hidden)
-        loss = nn.functional.cross_entropy(logits, codes) if return_loss else None
-        return PixelCNNOutput(loss=loss, logits=logits)
-
-
 class _MaskedConv2d(nn.Conv2d):
-    def __init__(self, in_channels: int, out_channels: int, size: int, *, sees_centre: bool):
+    """Convolution that multiplies its kernel by a mask, with the parameters of a layer of a plain prior."""
+
+    def __init__(self, layer: CodeConv2d | MaskedConv2d):
+        out_channels, in_channels, size, _ = layer.weight.shape
         super().__init__(in_channels, out_channels, size, padding=size // 2)
+        self.load_state_dict(layer.state_dict())
         mask = torch.zeros(size * size)
-        mask[: size * size // 2 + sees_centre] = 1
+        mask[: size * size // 2 + isinstance(layer, MaskedConv2d)] = 1
         self.register_buffer("mask", mask.view(size, size), persistent=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:  # (N, C_in, h, w) -> (N, C_out, h, w)
+    def forward(self, hidden: Tensor) -> Tensor:  # codes (N, h, w) or (N, C_in, h, w) -> (N, C_out, h, w)
+        if not hidden.is_floating_point():
+            planes = nn.functional.one_hot(hidden, self.in_channels).permute(0, 3, 1, 2)
+            hidden = planes.to(self.weight.dtype)
         return self._conv_forward(hidden, self.weight * self.mask, self.bias)
 
 
+def make_reference(model: PixelCNNModel) -> PixelCNNModel:
+    """Copy a plain prior with masked float32 convolutions over one-hot planes, which give the same logits.
+
+    The Keras example (whose `PixelConvLayer` multiplies kernel and mask at every call) and pythae write it like this.
+    """
+    reference = deepcopy(model)
+    reference.conv_in = _MaskedConv2d(reference.conv_in)
+    for block in reference.blocks:
+        block.masked_conv = _MaskedConv2d(block.masked_conv)
+    return reference
+
+
 @torch.inference_mode()
-def uncached_sample(network: PixelCNNModel | ReferencePixelCNN, noise: Tensor, num_steps: int | None = None) -> Tensor:
+def uncached_sample(network: PixelCNNModel, noise: Tensor, num_steps: int | None = None) -> Tensor:
     """Sample with one full forward pass per code; the same noise gives the codes of `PixelCNNModel.sample`.
 
     Args:
@@ -111,7 +87,7 @@ def make_samplers(
     codes = torch.randint(num_embeddings, noise.shape, device=arguments.device)
     networks = {"own": model}
     if architecture == "plain":
-        networks["reference"] = ReferencePixelCNN(model).to(arguments.device).eval()
+        networks["reference"] = make_reference(model).to(arguments.device)
     samplers = {"cached": lambda: model.sample(number, batch_size=number)}
     for name, network in networks.items():
         samplers[f"{name} loop"] = partial(uncached_sample, network, noise, arguments.loop_steps)
@@ -174,7 +150,7 @@ def make_prior_step(variant: str, arguments: Any):
     ]
     keep_freed_memory()  # as scripts/train.py does; the reference gains from it too
     model = PixelCNNModel(config).to(memory_format=torch.channels_last)
-    model = (ReferencePixelCNN(model) if variant == REFERENCE else model).to(arguments.device)
+    model = (make_reference(model) if variant == REFERENCE else model).to(arguments.device)
     return make_step(model, cycle(batches), bf16=variant.endswith("bf16"))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmark import PEERS, PriorArguments, compare, format_number, peak_memory, time_interleaved
-from benchmark_networks import VARIANTS, ReferencePixelCNN, make_prior_step, uncached_sample
+from benchmark_networks import VARIANTS, make_prior_step, make_reference, uncached_sample
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
 from hf_vqvae.files import read_json
 
@@ -26,7 +26,7 @@ def make_pair(**settings):
     for name, parameter in prior.named_parameters():
         mean = 0.3 if name.endswith("bias") else 0.0
         nn.init.normal_(parameter, mean=mean, std=0.1)
-    return prior, ReferencePixelCNN(prior).eval()
+    return prior, make_reference(prior)
 
 
 @pytest.mark.parametrize(
