@@ -63,16 +63,15 @@ def test_it_learns_what_can_be_learned():
     assert not model.training
 
 
-def test_the_same_seed_trains_the_same_classifier_and_touches_no_other_randomness():
+def test_the_same_images_train_the_same_classifier_and_no_other_randomness_is_touched():
     images = make_images()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    models = [train_classifier(images.images, images.labels, NAMES, CPU, seed=seed, num_steps=3) for seed in (0, 0, 1)]
+    models = [train_classifier(images.images, images.labels, NAMES, CPU, num_steps=3) for _ in range(2)]
     assert torch.equal(torch.rand(3), expected)
-    first, same, other = (model.state_dict() for model in models)
+    first, same = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], same[name]) for name in first)
-    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (2, 5, 9), (4, 17, 33)])

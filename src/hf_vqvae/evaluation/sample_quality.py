@@ -59,16 +59,14 @@ def measure_samples(
 ) -> dict[str, dict[str, Any]]:
     """Measure Fréchet distances and predicted classes of `arguments.num_samples` samples.
 
-    Called by every process of `accelerator`. Neither the number of processes nor `batch_size` changes
-    the samples, which are rounded to 8 bits, as if they had been saved. All distances are to the
-    whole of `eval_images`, of equally many images (fewer where a split has fewer):
+    Called by every process of `accelerator`. Neither the number of processes nor `batch_size` changes the samples,
+    which are rounded to 8 bits, as if they had been saved. All distances are to the whole of `eval_images`, of equally
+    many images (fewer where a split has fewer):
 
-    - samples of the prior without labels, which a class-conditional one draws itself, and from such
-      a one with labels, which are those of as many random training images (all evenly where these
-      have others);
-    - the floor, random training images; the mean of up to 10 draws. That a small classifier was
-      trained on these images does not matter on MNIST: trained on half of them, it has a floor of
-      3.48 on that half and of 3.51 on the other;
+    - samples of the prior without labels, which a class-conditional one draws itself, and from such a one with labels,
+      which are those of as many random training images (all evenly where these have others);
+    - the floor, random training images; the mean of up to 10 draws. That a small classifier was trained on these images
+      does not matter on MNIST: trained on half of them, it has a floor of 3.48 on that half and of 3.51 on the other;
     - reconstructions of random images of `eval_images`.
 
     Args:
@@ -78,8 +76,8 @@ def measure_samples(
         split: name of the split that `eval_images` are, for the record.
 
     Returns:
-        On all processes records as those of [`evaluate_model`]; those of the class perplexity also
-        have `counts`, how often each class of the classifier was read, and `classes`, their names.
+        On all processes records as those of [`evaluate_model`]; those of the class perplexity also have `counts`, how
+        often each class of the classifier was read, and `classes`, their names.
 
     Raises:
         ValueError: if the arguments do not fit the model, or a set has fewer than 2 images.
@@ -90,7 +88,7 @@ def measure_samples(
         return {}
     labels = [images.labels.max() for images in (train_images, eval_images) if images.labels is not None]
     num_labels = max(len(label_names or ()), int(max(labels, default=-1)) + 1)
-    evaluator = SampleEvaluator(classifier, accelerator, batch_size, label_names, num_labels)
+    evaluator = SampleEvaluator(classifier, accelerator, batch_size, classifier.classes_of(label_names, num_labels))
     count = arguments.num_samples
     train_rows = _random_rows(train_images, count * FLOOR_DRAWS, arguments.seed)
     # Whole draws only, unless there is not even one.
@@ -99,7 +97,9 @@ def measure_samples(
     results: dict[str, Any] = {}
     with eval_mode(model):
         every_row = torch.arange(len(eval_images))
-        results["eval"] = evaluator.set_reference(evaluator.stored(eval_images, every_row))
+        results["eval"] = evaluator.classify(
+            evaluator.stored(eval_images, every_row), evaluator.reference, "references"
+        )
         results["floor"] = [evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws]
         made = evaluator.reconstructed(model.base_model, eval_images, eval_rows)
         results["reconstructions"] = evaluator.measure(made)
@@ -116,8 +116,8 @@ def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:
     """Raise ValueError if the arguments need a class-conditional prior and the model has none."""
     if arguments.guidance_scale != 1 and _num_classes(model) is None:
         raise ValueError(
-            f"--guidance_scale {arguments.guidance_scale:g} needs a class-conditional prior, and "
-            "this model has none: leave the flag out."
+            f"--guidance_scale {arguments.guidance_scale:g} needs a class-conditional prior, and this model has none: "
+            "leave the flag out."
         )
 
 
@@ -125,31 +125,27 @@ def check_arguments(model: Model, arguments: SampleQualityArguments) -> None:
 class SampleEvaluator:
     """Classify sets of images and compare them with one reference set.
 
-    Every process gives its share of each set: batches of uint8 images (B, C, H, W) with their
-    expected classes, int64 (B,), -1 for an unknown class.
+    Every process gives its share of each set: batches of uint8 images (B, C, H, W) with their expected classes, int64
+    (B,), -1 for an unknown class. `classes` are those of the dataset's labels, as of [`ImageClassifier.classes_of`].
     """
 
     classifier: ImageClassifier
     accelerator: Accelerator
     batch_size: int
-    label_names: list[str] | None
-    num_labels: int
+    classes: Tensor | None
 
     def __post_init__(self) -> None:
         self.reference = FrechetDistance(self.classifier.num_features)
 
-    def set_reference(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """Classify the reference set."""
-        return self._classify(batches, self.reference, "references")
-
     def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """Classify a set; returns its predictions, `count` and `frechet_distance`."""
+        """As [`classify`], with the `frechet_distance` to the reference."""
         distance = copy.deepcopy(self.reference)
-        predictions = self._classify(batches, distance, "predictions")
+        predictions = self.classify(batches, distance, "predictions")
         distance.sum_over_processes_(self.accelerator)
         return predictions | distance.compute()
 
-    def _classify(self, batches: Iterable, distance: FrechetDistance, side: str) -> dict[str, Any]:
+    def classify(self, batches: Iterable, distance: FrechetDistance, side: str) -> dict[str, Any]:
+        """Classify a set, whose features become one side of `distance`; returns its predictions and `count`."""
         classified = ClassifiedImages(self.classifier.num_classes)
         for images, classes in batches:
             features, probabilities = self.classifier.read(images)
@@ -160,12 +156,9 @@ class SampleEvaluator:
 
     def stored(self, images: DecodedImages, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Images of a dataset, with the classes of their labels."""
-        classes = None
-        if images.labels is not None:
-            classes = self.classifier.classes_of(self.label_names, self.num_labels)
         for local in self._local_batches(rows):
-            labels = torch.full((len(local),), -1) if classes is None else images.labels[local]
-            yield images.images[local], _mapped(labels, classes)
+            labels = torch.full((len(local),), -1) if images.labels is None else images.labels[local]
+            yield images.images[local], _mapped(labels, self.classes)
 
     def reconstructed(self, vqvae: VQVAEModel, images: DecodedImages, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Reconstructions of images of a dataset."""
@@ -181,8 +174,7 @@ class SampleEvaluator:
         controls, classes = arguments.controls, None
         if labels is not None:
             controls |= {"guidance_scale": arguments.guidance_scale}
-            names, num_classes = class_names(model), _num_classes(model)
-            classes = self.classifier.classes_of(names, num_classes)
+            classes = self.classifier.classes_of(class_names(model), _num_classes(model))
         starts = range(0, arguments.num_samples, SAMPLES_PER_GENERATOR)
         local = range(self.accelerator.process_index, len(starts), self.accelerator.num_processes)
         for part in progress_bar(local, "Draw samples", unit="batch", leave=False):

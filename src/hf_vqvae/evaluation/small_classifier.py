@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import cached_assets_path
+from huggingface_hub import constants
 from torch import Tensor
 from transformers.utils import logging
 
@@ -40,11 +40,10 @@ def kept_classifier(
 ) -> ImageClassifier:
     """Load the small classifier of the training set `images` from the cache, or train and cache it.
 
-    The cache has one subfolder for each training set, named by a hash of its pixels, labels and
-    class names, and written atomically. One that cannot be read is trained again; where the cache
-    cannot be written, a warning says so, and the classifier is used all the same. Called by every
-    process: the main process loads or trains, and sends the weights to the others. (Classifiers
-    trained on several machines would differ, and features of several must not be summed.)
+    The cache has one subfolder for each training set, named by a hash of its pixels, labels and class names, and
+    written atomically. One that cannot be read is trained again; where the cache cannot be written, a warning says so.
+    Called by every process: the main process loads or trains, and sends the weights to the others. (Classifiers trained
+    on several machines would differ, and features of several must not be summed.)
 
     Args:
         label_names: names of the classes; by default the numbers in the labels.
@@ -62,13 +61,19 @@ def kept_classifier(
             "scripts/evaluate.py), or the column of the classes with --label_column."
         )
     names = label_names or [str(number) for number in range(int(labels.max()) + 1)]
-    name = _fingerprint(images, names)
+    cache = folder or Path(constants.HF_ASSETS_CACHE, "hf_vqvae", "classifiers")
+    kept = cache / _fingerprint(images, names)
 
     def find_or_train() -> tuple[SmallClassifierConfig, dict[str, Tensor]]:
-        model = _read(folder, name)
+        model = None
+        if os.path.exists(kept):  # False also where it may not be read
+            try:
+                model = load_classifier(str(kept)).model
+            except ValueError as error:
+                logger.warning(f"{error} It is trained again.")
         if model is None:
             model = train_classifier(images.images[labelled], labels[labelled], names, accelerator.device)
-            _keep(model, folder, name)
+            _keep(model, kept)
         return model.config, {key: value.cpu() for key, value in model.state_dict().items()}
 
     config, state = run_on_main_process(accelerator, find_or_train)
@@ -79,18 +84,11 @@ def kept_classifier(
 
 
 def train_classifier(
-    images: Tensor,
-    labels: Tensor,
-    label_names: list[str],
-    device: torch.device,
-    *,
-    seed: int = 0,
-    num_steps: int | None = None,
+    images: Tensor, labels: Tensor, label_names: list[str], device: torch.device, *, num_steps: int | None = None
 ) -> SmallClassifier:
     """Train a [`SmallClassifier`] with Adam, a one-cycle learning rate and randomly shifted images.
 
-    Each image is shifted by up to 1/14 of its shorter side, its border repeated. 1,800 steps of 128
-    images, or 20 epochs if that is less; on MNIST about a minute on one core. Finally the features
+    1,800 steps of 128 images, or 20 epochs if that is less; on MNIST about a minute on one core. Finally the features
     are whitened on (20,000 of) the images.
 
     Args:
@@ -108,12 +106,12 @@ def train_classifier(
         label2id={name: number for number, name in enumerate(label_names)},
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = SmallClassifier(config)
         model.to(device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.2)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         order = torch.empty(0, dtype=torch.int64)
         for _ in progress_bar(range(num_steps), "Train the classifier (once)", unit="step", leave=False):
             if len(order) < batch_size:
@@ -134,7 +132,7 @@ def train_classifier(
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image, uint8 (B, C, H, W), by its own random number of pixels."""
+    """Shift each image, uint8 (B, C, H, W), by up to 1/14 of its shorter side; its border is repeated."""
     count, _, height, width = images.shape
     radius = max(1, round(min(height, width) / 14))
     # As floats, because not all backends pad bytes.
@@ -159,40 +157,21 @@ def _fingerprint(images: DecodedImages, label_names: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _place(folder: Path | None, name: str) -> Path:
-    """Folder of a kept classifier; that of the Hub clients' cache is created, which may fail."""
-    return (folder or cached_assets_path("hf_vqvae", "classifiers", "small").parent) / name
-
-
-def _read(folder: Path | None, name: str) -> SmallClassifier | None:
-    """Load a kept classifier; None if there is none, or, with a warning, if it cannot be read."""
-    try:
-        kept = _place(folder, name)
-        return load_classifier(str(kept)).model if kept.exists() else None
-    except OSError:  # `_keep` will say so
-        return None
-    except ValueError as error:
-        logger.warning(f"{error} It is trained again.")
-        return None
-
-
-def _keep(model: SmallClassifier, folder: Path | None, name: str) -> None:
+def _keep(model: SmallClassifier, kept: Path) -> None:
     """Write the model atomically; where that fails, a warning says why."""
+    # Names of this process: another run may be training the same classifier.
+    writing, damaged = (kept.with_name(f"{kept.name}.{os.getpid()}.{end}") for end in ("writing", "damaged"))
     try:
-        kept = _place(folder, name)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        # Names of this process: another run may be training the same classifier.
-        writing = kept.with_name(f"{kept.name}.{os.getpid()}.writing")
-        try:
-            with writing_errors(kept):
-                model.save_pretrained(writing)
-            follow_umask(writing)
-            atomic_remove(kept, kept.with_name(f"{kept.name}.{os.getpid()}.damaged"))
-            atomic_replace(writing, kept)
-        finally:
-            shutil.rmtree(writing, ignore_errors=True)
+        with writing_errors(kept):
+            model.save_pretrained(writing)
+        follow_umask(writing)
+        atomic_remove(kept, damaged)
+        atomic_replace(writing, kept)
     except OSError as error:
         logger.warning(
             f"The classifier is not kept, so the next run trains it again: {error} Name a folder that can be written "
             "with --classifier_dir (of scripts/evaluate.py), or set HF_HOME."
         )
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
