@@ -411,10 +411,8 @@ sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
 @pytest.mark.long
 def test_samples_are_measured_where_each_process_has_a_cache_of_its_own(scripts, tmp_path, each):
     start = each(f"""
-import pathlib
-import hf_vqvae.evaluation.small_classifier
-cache = pathlib.Path({str(tmp_path)!r}, "cache" + rank)
-hf_vqvae.evaluation.small_classifier.cached_assets_path = lambda *_: cache / "classifiers" / "small"
+import huggingface_hub.constants
+huggingface_hub.constants.HF_ASSETS_CACHE = {str(tmp_path)!r} + "/cache" + rank
 """)
     flags = [*DATA, *SMALL, "--num_train_epochs", "1", "--num_eval_samples", "4"]
     flags += ["--output_dir", tmp_path / "run"]
