@@ -179,16 +179,15 @@ def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
     """
     here = (info["fingerprint"][:12], info["train_count"], info["eval_count"])
     read = gather_object([here])
-    if len(set(read)) == 1:
-        return
-    listed = ", ".join(
-        f"process {number} {train_count} to train on and {eval_count} to evaluate on (fingerprint {fingerprint})"
-        for number, (fingerprint, train_count, eval_count) in enumerate(read)
-    )
-    raise ValueError(
-        f"the processes did not read the same images: {listed}. Give every machine the same dataset, of the Hub at one "
-        "--dataset_revision."
-    )
+    if len(set(read)) > 1:
+        listed = ", ".join(
+            f"process {number} {train_count} to train on and {eval_count} to evaluate on (fingerprint {fingerprint})"
+            for number, (fingerprint, train_count, eval_count) in enumerate(read)
+        )
+        raise ValueError(
+            f"the processes did not read the same images: {listed}. Give every machine the same dataset, of the Hub at "
+            "one --dataset_revision."
+        )
 
 
 def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:

@@ -94,46 +94,37 @@ def encode_split(
     def encode() -> None:
         if path.exists():
             return
-        streamed = isinstance(images, StreamedImages)
-        labels = images.decoder.label_column if streamed else images.labels
-        features = datasets.Features(codes=datasets.Array2D(tuple(vqvae.config.grid_size), "int32"))
-        if labels is not None:
-            features["label"] = datasets.Value("int64")
-        batches = _batches(images, arguments.eval_batch_size)
+        if isinstance(images, StreamedImages):
+            has_labels = images.decoder.label_column is not None
+            # Its own generator: the global one must be the same afterwards whether or not the codes existed.
+            batches = DataLoader(images, batch_size=arguments.eval_batch_size, generator=torch.Generator())
+        else:
+            has_labels = images.labels is not None
+            rows = torch.arange(len(images)).split(arguments.eval_batch_size)
+            batches = (images.__getitems__(part) for part in rows)
         path.parent.mkdir(exist_ok=True)
-        _write(
-            (_encode(vqvae, batch) for batch in progress_bar(batches, f"encode {name}", leave=False)), path, features
-        )
+        _write(vqvae, progress_bar(batches, f"encode {name}", leave=False), has_labels, path)
 
     run_on_main_process(accelerator, encode)
     return CodesDataset.load(path)
 
 
-def _batches(images: DecodedImages | StreamedImages, batch_size: int) -> Iterable[dict[str, Tensor]]:
-    if isinstance(images, StreamedImages):
-        # Its own generator: the global one must be the same afterwards whether or not the codes existed.
-        return DataLoader(images, batch_size=batch_size, generator=torch.Generator())
-    rows = torch.arange(len(images)).split(batch_size)
-    return (images.__getitems__(part) for part in rows)
-
-
-def _encode(vqvae: VQVAEModel, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    columns = {"codes": vqvae.encode(batch["pixel_values"].to(vqvae.device)).codes.cpu().numpy()}
-    return columns | ({"label": batch["labels"].numpy()} if "labels" in batch else {})
-
-
-def _write(batches: Iterable[dict[str, np.ndarray]], folder: Path, features: datasets.Features) -> None:
-    """Write a `datasets` dataset batch by batch, atomically."""
+def _write(vqvae: VQVAEModel, batches: Iterable[dict[str, Tensor]], has_labels: bool, folder: Path) -> None:
+    """Encode batches, and write a `datasets` dataset batch by batch, atomically."""
+    features = datasets.Features(codes=datasets.Array2D(tuple(vqvae.config.grid_size), "int32"))
+    if has_labels:
+        features["label"] = datasets.Value("int64")
     rows = folder.with_name(f"{folder.name}.arrow.writing")
     writing = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     digests = {name: hashlib.sha256() for name in features}
     with ArrowWriter(path=str(rows), features=features) as writer:
-        for columns in batches:
+        for batch in batches:
+            columns = {"codes": vqvae.encode(batch["pixel_values"].to(vqvae.device)).codes.cpu().numpy()}
+            columns |= {"label": batch["labels"].numpy()} if has_labels else {}
             for name, values in columns.items():
                 digests[name].update(values)
-            columns["codes"] = columns["codes"].astype(np.int32)
-            writer.write_batch(columns)
+            writer.write_batch(columns | {"codes": columns["codes"].astype(np.int32)})
         writer.finalize()
     # `save_to_disk` copies the rows, 1,000 at a time, to the format that `load_from_disk` reads.
     table = datasets.Dataset.from_file(str(rows)).data

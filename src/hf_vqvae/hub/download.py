@@ -48,7 +48,12 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
     name = str(name_or_path)
     failed = f"cannot get the model {name!r}: there is no folder {name}, and"
     way_out = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
-    if not _may_be_repo(name):
+    try:
+        validate_repo_id(name)
+        is_name = bool(name) and not Path(name).is_file()
+    except HFValidationError:
+        is_name = False
+    if not is_name:
         raise ValueError(f"{failed} it is no name of a repo. {way_out}")
     try:
         patterns = ["config.json", "preprocessor_config.json", *WEIGHTS]
@@ -61,15 +66,6 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
         raise ValueError(
             f"{failed} getting it from the Hub failed: {explain(error, 'download')} {kept}{way_out}"
         ) from error
-
-
-def _may_be_repo(name: str) -> bool:
-    """Return whether `name` is a valid repo name and not a local file."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return bool(name) and not Path(name).is_file()
 
 
 def load_model(name_or_path: str, revision: str | None = None) -> Model:

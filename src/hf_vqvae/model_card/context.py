@@ -78,26 +78,17 @@ def _count_parameters(model_class: type, config: VQVAEConfig | PixelCNNConfig) -
 
 def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a dataset with its clean name, empty if it is unknown, and the code that loads it."""
-    name = clean(without_path(str(dataset.get("name") or "")))
-    kind = dataset.get("kind")
-    is_hub = kind == "hub" and HUB_ID.fullmatch(name) is not None
-    code = _load_code(dataset, name, kind)
-    return {**dataset, "name": name, "kind": kind, "is_hub": is_hub, "code": code}
-
-
-def _load_code(dataset: dict[str, Any], name: str, kind: str | None) -> str:
-    """Return the lines of Python that load the data, without paths of this machine."""
-    if kind == "digits":
-        return "import hf_vqvae.digits\n\ndataset = hf_vqvae.digits.load_digits()"
-    if kind == "arrays":
-        place = as_string(f"./{name}")
-        return f"from hf_vqvae.data.arrays import load_arrays\n\ndataset = load_arrays({place})"
+    name, kind = clean(without_path(str(dataset.get("name") or ""))), dataset.get("kind")
     words = [as_string(name if kind == "hub" else f"./{name}")]
-    if dataset.get("config"):
-        words.append(as_string(dataset["config"]))
-    if dataset.get("revision"):
-        words.append(f"revision={as_string(dataset['revision'])}")
-    return f"from datasets import load_dataset\n\ndataset = load_dataset({', '.join(words)})"
+    words += [as_string(dataset["config"])] if dataset.get("config") else []
+    words += [f"revision={as_string(dataset['revision'])}"] if dataset.get("revision") else []
+    imports, function = {
+        "digits": ("import hf_vqvae.digits", "hf_vqvae.digits.load_digits"),
+        "arrays": ("from hf_vqvae.data.arrays import load_arrays", "load_arrays"),
+    }.get(kind, ("from datasets import load_dataset", "load_dataset"))
+    code = f"{imports}\n\ndataset = {function}({'' if kind == 'digits' else ', '.join(words)})"
+    is_hub = kind == "hub" and HUB_ID.fullmatch(name) is not None
+    return {**dataset, "name": name, "kind": kind, "is_hub": is_hub, "code": code}
 
 
 def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[EvalResult]:

@@ -1,20 +1,28 @@
 """Draw the figures of the card from a run's files, its model and its evaluation images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.decoding import to_8_bits
+from ..data.decoding import DecodedImages, to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
+from ..figures.architecture import plot_architecture
+from ..figures.charts import plot_codebook_usage, plot_training_curves
+from ..figures.image_tables import (
+    plot_codes,
+    plot_completions,
+    plot_likelihoods,
+    plot_neighbours,
+    plot_reconstructions,
+    plot_samples,
+    plot_samples_by_class,
+    printable,
+)
 from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEModel
 from .records import read_record
-
-if TYPE_CHECKING:
-    from ..data.decoding import DecodedImages
 
 NUM_IMAGES, NUM_SAMPLES = 10, 64
 NUM_CLASSES, SAMPLES_PER_ROW, FEWEST_ROWS = 10, 8, 8  # of the samples of a conditional model
@@ -26,9 +34,9 @@ NUM_LIKELIHOODS, MOST_LIKELIHOODS = 3, 256  # images of each kind, of the first 
 def write_figures(
     run_folder: str | Path,
     model: VQVAEModel | VQVAEForImageGeneration,
-    images: "DecodedImages",
+    images: DecodedImages,
     generator: torch.Generator | None = None,
-    train_images: "DecodedImages | None" = None,
+    train_images: DecodedImages | None = None,
 ) -> list[Path]:
     """Draw all figures of the card into `run_folder/figures`.
 
@@ -38,17 +46,11 @@ def write_figures(
         model: a VQ-VAE, or one with a prior, which also gets samples and completions. It is set to evaluation mode.
         images: the evaluation split. The first image of each label is shown, or the first ten.
         generator: random generator of the samples, on the model's device.
-        train_images: the training split. Without it (a stream is not in memory) the nearest
-            neighbours of the samples are left out.
+        train_images: the training split. Without it (a stream is not in memory) there are no nearest neighbours.
 
     Returns:
         The files written.
     """
-    # Imported late: a card is built without matplotlib.
-    from ..figures.architecture import plot_architecture
-    from ..figures.charts import plot_codebook_usage, plot_training_curves
-    from ..figures.image_tables import plot_codes, plot_reconstructions
-
     run_folder = Path(run_folder)
     folder = run_folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +62,10 @@ def write_figures(
     inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
     if prior is not None:
         samples = _draw_samples(model, generator, folder / "samples.png")
-        _draw_completions(model, pixel_values, generator, folder / "completions.png")
+        _draw_completions(model, pixel_values, outputs, generator, folder / "completions.png")
         _draw_likelihoods(model, images, folder / "likelihoods.png")
         if train_images is not None:
-            shown, path = samples[:NUM_IMAGES], folder / "neighbours.png"
-            draw_neighbours(shown, train_images, model.device, path)
+            draw_neighbours(samples[:NUM_IMAGES], train_images, model.device, folder / "neighbours.png")
     codes = codes.cpu().numpy()
     plot_architecture(vqvae.config, folder / "architecture.png", None if prior is None else prior.config)
     plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
@@ -80,8 +81,6 @@ def write_figures(
 
 def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path) -> np.ndarray:
     """Draw the figure of samples, by class if the prior is conditional; return the samples."""
-    from ..figures.image_tables import plot_samples, plot_samples_by_class, printable
-
     config = model.config.prior_config
     if config.num_classes is None:
         samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
@@ -98,29 +97,25 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
 
 
 def _draw_completions(
-    model: VQVAEForImageGeneration, pixel_values: Tensor, generator: torch.Generator | None, path: Path
+    model: VQVAEForImageGeneration,
+    pixel_values: Tensor,
+    reconstructions: np.ndarray,
+    generator: torch.Generator | None,
+    path: Path,
 ) -> None:
     """Draw the figure of completions of the upper half, without labels; none if there is a single row of codes."""
-    from ..figures.image_tables import plot_completions
-
     if model.config.prior_config.grid_size[0] < 2:
         return
     known = half_mask("upper", model.config.vqvae_config)
-    completions = model.sample(
-        pixel_values=pixel_values.repeat_interleave(NUM_COMPLETIONS, dim=0),
-        pixel_mask=known,
-        generator=generator,
-    )
+    repeated = pixel_values.repeat_interleave(NUM_COMPLETIONS, dim=0)
+    completions = model.sample(pixel_values=repeated, pixel_mask=known, generator=generator)
     images, completions = to_8_bits(pixel_values), to_8_bits(completions)
     completions = completions.reshape(len(images), NUM_COMPLETIONS, *images.shape[1:])
-    reconstructions = to_8_bits(model.vqvae.decode(model.vqvae.encode(pixel_values).codes))
     plot_completions(images, known.numpy(), completions, reconstructions, path)
 
 
-def _draw_likelihoods(model: VQVAEForImageGeneration, images: "DecodedImages", path: Path) -> None:
+def _draw_likelihoods(model: VQVAEForImageGeneration, images: DecodedImages, path: Path) -> None:
     """Draw the least and the most surprising of the first images, and others upside down, and noise."""
-    from ..figures.image_tables import plot_likelihoods
-
     rows = list(range(min(len(images), MOST_LIKELIHOODS)))
     pixel_values = images.__getitems__(rows)["pixel_values"].to(model.device)
     order = model.log_likelihood(pixel_values).bits.argsort()
@@ -135,13 +130,10 @@ def _draw_likelihoods(model: VQVAEForImageGeneration, images: "DecodedImages", p
     plot_likelihoods(to_8_bits(shown), nats, model.config.vqvae_config.num_embeddings, groups, path)
 
 
-def draw_neighbours(samples: np.ndarray, train_images: "DecodedImages", device: torch.device, path: Path) -> None:
+def draw_neighbours(samples: np.ndarray, train_images: DecodedImages, device: torch.device, path: Path) -> None:
     """Draw samples, uint8 (N, H, W, C), beside their nearest training images."""
-    from ..figures.image_tables import plot_neighbours
-
     queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
-    number = min(NUM_NEIGHBOURS, len(train_images))
-    distances, rows = nearest_images(queries, train_images.images, number)
+    distances, rows = nearest_images(queries, train_images.images, min(NUM_NEIGHBOURS, len(train_images)))
     neighbours = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2)
     plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
 
@@ -153,12 +145,7 @@ def rows_of_classes(config: PixelCNNConfig) -> list[int]:
 
 
 def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
-    """Return the indices of ten images to show: the first of each label, then the first ones.
-
-    Args:
-        labels: int64 (number,), -1 where unknown, or None.
-        number: number of images.
-    """
+    """Return the indices of ten of `number` images to show: the first of each label (-1 if unknown), then the first."""
     first: dict[int, int] = {}
     for index, label in enumerate([] if labels is None else labels.tolist()):
         if label >= 0:
