@@ -142,6 +142,9 @@ def test_the_codes_of_stage_2_are_those_of_the_trained_model(reference):
     codes = load_from_disk(str(reference / "codes" / "train"))
     assert torch.equal(vqvae.encode(images["pixel_values"]).codes, torch.tensor(codes["codes"]))
     assert images["labels"].tolist() == codes["label"]
+    frequencies = images["labels"].bincount(minlength=10).double() / len(images["labels"])
+    config = json.loads((reference / "config.json").read_text())["prior_config"]
+    assert config["class_frequencies"] == pytest.approx(frequencies.tolist())
 
 
 def test_trackers_get_figures_and_pictures_of_both_stages_on_one_axis(reference):

@@ -146,6 +146,11 @@ def break_row_7(row, number):
     return {"image": {"bytes": b"no image", "path": None}} if number == 7 else {}
 
 
+def test_frequencies_are_those_of_the_rows_with_a_label():
+    codes = CodesDataset([np.zeros((6, 2, 3), np.int32)], np.array([0, 2, -1, 0, 2, 2]))
+    assert codes.class_frequencies(4) == [0.4, 0, 0.6, 0]
+
+
 @settings(max_examples=25, deadline=None)
 @given(parts=st.lists(st.integers(1, 5), min_size=1, max_size=5), labelled=st.booleans(), data=st.data())
 def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, parts, labelled, data):

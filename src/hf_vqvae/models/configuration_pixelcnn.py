@@ -101,7 +101,7 @@ class PixelCNNConfig(StrictConfig):
         if not fits:
             raise ValueError(
                 f"`class_frequencies` must have a number of at least 0 for each of the {number} classes, and sum to 1, "
-                f"got {len(values)} with the sum {sum(values):.7g}: {shown(values)}."
+                f"got {len(values)} with the sum {shown(sum(values))}: {shown(values)}."
             )
 
     def validate_label_names(self):
