@@ -10,6 +10,7 @@ import torch
 from accelerate import dispatch_model
 from accelerate.utils import offload_state_dict
 from torch import nn
+from transformers.utils import logging
 
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
@@ -375,6 +376,7 @@ def test_the_number_of_grids_comes_from_what_has_one_entry_for_each():
 
 
 def test_many_grids_are_drawn_in_batches_with_a_bar(capsys):
+    logging.enable_progress_bar()  # a script that ran in this process may have switched it off
     prior = make_prior(grid_size=(1, 2))
     prior.sample(5, batch_size=5)
     assert "grids" not in capsys.readouterr().err

@@ -136,10 +136,7 @@ def sample_records(
     drawn = {"labels": "", "controls": controls}
     if "labelled" in results:
         drawn = {"labels": " (without labels)", "controls": f"{controls}, labels drawn by their frequencies"}
-    sets = {
-        "samples": ("", drawn),
-        "labelled": ("_with_labels", {"labels": " (with labels)", "controls": guided}),
-    }
+    sets = {"samples": ("", drawn), "labelled": ("_with_labels", {"labels": " (with labels)", "controls": guided})}
     samples = [(results[kind], *how) for kind, how in sets.items() if kind in results]
     for result, suffix, how in samples:
         add(f"frechet_distance{suffix}", result, "frechet_distance", **how)

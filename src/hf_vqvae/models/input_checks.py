@@ -122,7 +122,7 @@ def _count_entries(name: str, value: ClassLabels | Seeds | None) -> int | None:
     return len(value) if isinstance(value, list) else None
 
 
-def label_numbers(class_labels: ClassLabels | None, config: PixelCNNConfig, number: int) -> Tensor | None:
+def as_labels(class_labels: ClassLabels | None, config: PixelCNNConfig, number: int) -> Tensor | None:
     """Convert labels to numbers of classes (number,), of which -1 is the null label; None if there are none."""
     if class_labels is None or config.num_classes is None:
         return check_labels(class_labels, config.num_classes, number)

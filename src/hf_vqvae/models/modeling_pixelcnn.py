@@ -24,13 +24,12 @@ from .hub_mixin import HubMixin
 from .input_checks import (
     ClassLabels,
     Seeds,
+    as_labels,
     check_codes,
     check_labels,
     count_grids,
     draw_noise,
-    is_integer,
     known_codes,
-    label_numbers,
     require,
 )
 from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, dropout, keep_mask
@@ -211,7 +210,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size).long()
         number = count_grids("codes", len(codes), class_labels=class_labels)
-        labels = label_numbers(class_labels, self.config, number)
+        labels = as_labels(class_labels, self.config, number)
         if labels is not None or self.config.num_classes is None:
             logits = self(codes, class_labels=labels).logits.float()
         else:
@@ -305,11 +304,10 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         rule = "1 for a prior without classes"
         require(not guided or config.num_classes is not None, "guidance_scale", guidance_scale, rule)
         number = count_grids("num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask)
-        is_valid = is_integer(batch_size) and batch_size >= 1
-        require(is_valid, "batch_size", batch_size, "an integer of at least 1")
+        batch_size = count_grids("batch_size", batch_size)
         # Weights offloaded by Accelerate are on "meta".
         device = torch.device("cpu") if self.device.type == "meta" else self.device
-        labels = label_numbers(class_labels, config, number)
+        labels = as_labels(class_labels, config, number)
         known = known_codes(codes, mask, config, number)
         # The label's after the grid's: a grid whose label is given is the same.
         shapes = [config.grid_size, ()] if labels is None and config.num_classes else [config.grid_size]
