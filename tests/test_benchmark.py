@@ -1,6 +1,5 @@
 """scripts/benchmark.py: reference and package agree, rounds interleave, tables are complete."""
 
-import re
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import PEERS, PriorArguments, compare, format_number, peak_memory, time_interleaved
+from benchmark import PEERS, PriorArguments, compare, peak_memory, time_interleaved
 from benchmark_networks import VARIANTS, make_prior_step, make_reference, uncached_sample
 from hf_vqvae import PixelCNNConfig, PixelCNNModel
 from hf_vqvae.files import read_json
@@ -98,11 +97,6 @@ def test_rounds_interleave_drop_the_first_and_repeat_short_calls():
 def test_the_speed_is_the_median_of_ratios_not_a_ratio_of_medians():
     rows = compare({"a": [1, 20, 3], "b": [1, 10, 1]}, "a", 6)
     assert rows == [["a", "3,000", "2", "1"], ["b", "1,000", "6", "2"]]
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (7.0, "7"), (99.94, "99.9"), (1344.4, "1,344")])
-def test_numbers_are_short(value, text):
-    assert format_number(value) == text
 
 
 def test_all_plain_variants_have_one_loss_curve():
@@ -227,10 +221,3 @@ def test_a_peer_learns_and_its_codes_are_counted(name, scripts):
 def test_bad_flags_are_named_before_anything_is_timed(refusal, capsys, flags, message):
     assert message in refusal(BENCHMARK, *flags)
     assert not capsys.readouterr().out
-
-
-def test_help_lists_the_commands_and_their_flags(scripts):
-    assert re.search(r"sample .*\n.*prior .*\n.*vqvae .*\n.*peers ", scripts.run(BENCHMARK, "--help").stdout)
-    assert "--loop_steps" in scripts.run(BENCHMARK, "sample", "--help").stdout
-    text = " ".join(scripts.run(BENCHMARK, "prior", "--help").stdout.split())
-    assert text.endswith("--no_memory, --no-memory The same as --memory False.")

@@ -629,20 +629,6 @@ def test_a_flag_that_contradicts_the_handed_in_vqvae_is_refused(scripts, autoenc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stream_with_fewer_rows_than_announced_is_an_error_and_keeps_its_checkpoints(
-    scripts, image_folder, tmp_path
-):
-    flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3", *MODEL]
-    flags += ["--streaming", "--train_batch_size", "8", "--checkpointing_steps", "1", "--validation_samples", "0"]
-    # A cache that has not counted them for an earlier run.
-    flags += ["--cache_dir", tmp_path / "cache"]
-    unknown = scripts.run(TRAIN, *flags, "--output_dir", tmp_path / "unknown")
-    assert_refused(unknown, "how many rows", "--max_train_samples")
-    flags += ["--max_train_samples", "100", "--output_dir", tmp_path / "run"]
-    assert_refused(scripts.run(TRAIN, *flags), "ended after 2 of 12 batches", "--max_train_samples")
-    assert (tmp_path / "run.partial" / "checkpoints" / "vqvae-2").is_dir()
-
-
 # The Hub: a loopback server, unmodified clients
 
 

@@ -210,15 +210,6 @@ def test_at_most_5000_rows_are_held_out_unless_more_are_asked_for(folder, argume
     assert splits.hold_out(20_000).info["validation_count"] == 20_000
 
 
-def test_part_of_a_split_can_be_a_split(folder, arguments):
-    write_pets(folder, train=10)
-    settings = {"train_split": "train[:80%]", "eval_split": "train[8:]"}
-    splits = load_images(arguments(**settings), CONFIG)
-    assert (splits.train.images[:, 0].numpy() == pixels_of(10)[:8]).all()
-    assert (splits.eval.images[:, 0].numpy() == pixels_of(10)[8:]).all()
-    assert splits.info["eval_split"] == "train[8:]" and splits.info["eval_count"] == 2
-
-
 def test_one_split_can_be_loaded_alone(folder, arguments):
     write_pets(folder)
     images, info = load_split(arguments(max_train_samples=3), CONFIG, "train")

@@ -227,15 +227,6 @@ def test_every_pixel_of_a_table_takes_the_same_whole_number_of_dots(tmp_path):
             assert np.array_equal(shown, image[..., 0].repeat(5, 0).repeat(5, 1))
 
 
-def test_the_unknown_part_is_striped_and_the_known_part_as_it_was():
-    images = some_images(3, 8, 12, 3)
-    known = np.zeros((8, 12), bool)
-    known[:3, 2:] = True
-    shown = image_tables.hide_unknown(images, known)
-    assert shown.dtype == np.uint8 and np.array_equal(shown[:, known], images[:, known])
-    assert set(np.unique(shown[:, ~known])) == {150, 205}
-
-
 @pytest.mark.parametrize(
     "name, shown", [("cat", "cat"), ("a\n b", "a b"), ("", "class 3"), ("犬", "class 3"), ("$x$", "$x$")]
 )

@@ -236,17 +236,6 @@ def test_the_kinds_of_output_hold_the_same_images(model):
         assert picture.size == (16, 8) and picture.tobytes() == other.tobytes()
 
 
-def test_batches_change_no_image(model):
-    whole = model.sample(5, generator=seeded(), return_dict=True)
-    for batch_size in (1, 2, 5):
-        parts = model.sample(5, generator=seeded(), batch_size=batch_size, return_dict=True)
-        assert torch.equal(parts.codes, whole.codes)
-        torch.testing.assert_close(parts.images, whole.images, atol=1e-5, rtol=1e-5)
-    alone = model.sample(seeds=[7], return_dict=True)
-    among = model.sample(seeds=[1, 7, 3], return_dict=True)
-    assert torch.equal(among.codes[1], alone.codes[0])
-
-
 @pytest.mark.parametrize("defaults", [{"dtype": torch.float64}, {"device": "meta"}])
 def test_a_seed_draws_the_same_whatever_the_global_defaults_are(model, defaults):
     classes = model.prior.config.num_classes
@@ -292,17 +281,6 @@ def test_every_control_reaches_the_prior(model):
         output = model.sample(20, generator=seeded(), return_dict=True, **control)
         assert torch.equal(output.codes, expected), control
         assert not torch.equal(expected, free), control
-
-
-def test_the_number_of_images_comes_from_what_has_one_entry_for_each(model):
-    assert len(model.sample()) == 1
-    assert len(model.sample(seeds=[0, 1, 2])) == 3
-    pixels, known = make_pixels(4), torch.ones(8, 16, dtype=torch.bool)
-    assert len(model.sample(pixel_values=pixels, pixel_mask=known)) == 4
-    assert len(model.sample(pixel_values=pixels[:1], pixel_mask=known.expand(3, 8, 16))) == 3
-    assert len(model.sample(2, pixel_values=pixels[0], pixel_mask=known)) == 2
-    if model.prior.config.num_classes:
-        assert len(model.sample(class_labels=["cat", 2])) == 2
 
 
 # Completion of images
