@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
 
-SweptVQVAEArguments = config_arguments(
-    VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., data_variance=None
-)
+SweptVQVAEArguments = config_arguments(VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=...)
 
 
 @dataclass
@@ -93,13 +91,15 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
     from hf_vqvae.training.run_directory import Run, RunDirectory
     from hf_vqvae.training.signals import exit_on_signals, same_command
 
-    config = check_points(points)  # image size and channels, which the data need, are the same for all
+    config = check_points(points)  # image size and channels are the same for all
     accelerator = make_accelerator(points[0].training, folder)
     runs = [Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points]
     more = ["--overwrite_output_dir", "False"] if overwrite else []
     with locked_together(accelerator, folder), exit_on_signals(folder, same_command(*more)):
         with accelerator.main_process_first():  # one process fills the cache, the others read it
-            images = load_images(points[0].data, config)
+            images = load_images(points[0].data, config, points[0].vqvae)
+        for point in points:
+            point.vqvae.image_size, point.vqvae.num_channels = points[0].vqvae.image_size, config.num_channels
         if overwrite:
             run_on_main_process(accelerator, lambda: discard_points(folder))
         finished = run_on_main_process(accelerator, lambda: [is_finished(run, images.info) for run in runs])

@@ -38,7 +38,7 @@ def test_without_flags_the_models_are_those_of_the_configs(parse):
     data, vqvae, prior, _, hub = parse()
     assert data == DataArguments() and hub == HubArguments()
     given = {name: value for name, value in vars(vqvae).items() if value is not None}
-    (given["image_size"],) = given["image_size"]
+    assert "image_size" not in given and "num_channels" not in given  # those of the data
     assert VQVAEConfig(**given).to_dict() == VQVAEConfig().to_dict()
     gated = PixelCNNConfig(architecture="gated")
     assert PixelCNNConfig(**vars(prior)).to_dict() == gated.to_dict()

@@ -545,14 +545,15 @@ def image_folder(outputs):
 
 def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts, image_folder, outputs):
     folder = outputs / "colour"
-    flags = ["--dataset_name", image_folder, "--image_size", "32", "--num_channels", "3"]
+    flags = ["--dataset_name", image_folder]  # their size and channels are found
     flags += ["--mixed_precision", "bf16", "--max_grad_norm", "0.5", "--train_batch_size", "8"]
     epochs = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1"]
     scripts.succeed(TRAIN, *flags, *MODEL, *epochs, "--output_dir", folder)
     model = AutoModel.from_pretrained(folder)
     assert model.sample(1).shape == (1, 3, 32, 32)
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
-    run = read(folder, "run")
+    run, arguments = read(folder, "run"), read(folder, "arguments")
+    assert (arguments["image_size"], arguments["num_channels"]) == ([32], 3)
     assert run["mixed_precision"] == "bf16"
     assert run["dataset"]["label_names"] == ["cats", "dogs"]
     assert all(math.isfinite(row["loss"]) for rows in read(folder, "history").values() for row in rows)
@@ -568,7 +569,8 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts
         (["--train_split", "training"], ["--train_split training", "'train'", "'test'"]),
         (["--image_column", "picture"], ["--image_column picture", "'image'"]),
         (["--max_train_samples", "10"], ["10 training rows", "--train_batch_size 16"]),
-        (["--validation_samples", "70"], ["--validation_samples 70", "none of the 70 rows", "smaller"]),
+        (["--validation_samples", "70"], ["0 training rows beside --validation_samples 70", "smaller"]),
+        (["--validation_samples", "99"], ["0 training rows beside --validation_samples 70", "smaller"]),
         (["--image_size", "30"], ["image_size", "30", "28", "32"]),
         (["--background", "no colour"], ["background", "'no colour'", "#ffffff"]),
         (["--kernel_size", "4"], ["kernel_size", "4"]),

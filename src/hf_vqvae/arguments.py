@@ -51,9 +51,7 @@ def check_bounds(arguments: Any) -> None:
 class DataArguments:
     """Dataset, splits and columns."""
 
-    dataset_name: str = flag(
-        "ylecun/mnist", "Dataset on the Hub (owner/name), local folder, or scikit-learn's `digits`."
-    )
+    dataset_name: str = flag("ylecun/mnist", "On the Hub (owner/name), a local folder, or scikit-learn's `digits`.")
     dataset_config_name: str | None = flag(None, "Configuration of the dataset, if it has several.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit on the Hub.", "run")
     train_split: str = flag("train", "Split to train on, or a slice such as 'train[1000:]'.")
@@ -62,7 +60,7 @@ class DataArguments:
     label_column: str | None = flag(None, "Column of labels, or `none` (default: by its kind).")
     resize_mode: str | None = flag(
         None,
-        "How images of another aspect ratio are fitted (default: squash, or as the model has it).",
+        "How other aspect ratios are fitted (default: squash, or the model's).",
         choices=["squash", "crop", "pad"],
     )
     background: str | None = flag(None, "Colour behind transparency and padding (default: black).")
@@ -82,12 +80,8 @@ class TrainingArguments:
 
     output_dir: str = flag("outputs/vqvae", "Folder of the finished run; before, it is `<output_dir>.partial`.", "run")
     overwrite_output_dir: bool = flag(False, "Replace a finished or unfinished run.", "run")
-    resume_from_checkpoint: str | None = flag(
-        None, "Checkpoint to resume from: `latest`, or a checkpoint folder of this run.", "run"
-    )
-    resume_with_changes: bool = flag(
-        False, "Resume with other flags, data or devices; the result then differs.", "run"
-    )
+    resume_from_checkpoint: str | None = flag(None, "`latest`, or a checkpoint folder of this run.", "run")
+    resume_with_changes: bool = flag(False, "Allow other flags, data or devices; the result differs.", "run")
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"
     )
@@ -139,9 +133,7 @@ class TrainingArguments:
         "`bf16` (GPU, and CPUs that have it) or `fp16` (GPU); the quantizer stays float32.",
         choices=["no", "bf16", "fp16"],
     )
-    checkpointing_steps: int = flag(
-        1000, "Steps between checkpoints; 0 saves one after each epoch.", "run", at_least=0
-    )
+    checkpointing_steps: int = flag(1000, "Steps between checkpoints; 0: after each epoch.", "run", at_least=0)
     checkpoints_total_limit: int = flag(2, "Latest checkpoints to keep.", "run", at_least=1)
     logging_steps: int = flag(50, "Steps between logs to bar and trackers.", "run", at_least=1)
     num_eval_samples: int = flag(
@@ -213,17 +205,20 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
         kind = config_field.type
         if "list[int]" in str(kind):
             kind = list[int]
-            default = list(default) if isinstance(default, tuple) else [default]
+            default = [default] if isinstance(default, int) else default and list(default)
         elif kind in (float | int, float | int | None):
             kind = float
         if default is None:
             kind = kind | None
-        one = flag(default, config_field.metadata["help"], "model")
+        meaning = config_field.metadata["help"] + (" Default: the data's." if default is None else "")
+        one = flag(default, meaning, "model")
         flags.append((config_field.name, kind, one))
     return make_dataclass(name, flags)
 
 
-VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", data_variance=None)
+# The data's, unless a flag says otherwise.
+LEFT_TO_DATA = {"image_size": None, "num_channels": None, "data_variance": None}
+VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", **LEFT_TO_DATA)
 # Codes and grid are the VQ-VAE's, classes and their frequencies the dataset's; gated is what measures best.
 _OF_DATA = dict.fromkeys(("num_embeddings", "grid_size", "num_classes", "class_frequencies"), ...)
 PriorArguments = config_arguments(PixelCNNConfig, "PriorArguments", **_OF_DATA, architecture="gated")
@@ -263,9 +258,7 @@ class DrawArguments:
     temperature: float = flag(1.0, "Below 1 less varied, above 1 more varied; 0 takes the likeliest.", at_least=0)
     top_k: int | None = flag(None, "Sample from the K likeliest codes (default: all).", at_least=1)
     top_p: float | None = flag(None, "Nucleus sampling: probability to keep (default: all).", above=0, at_most=1)
-    guidance_scale: float = flag(
-        1.0, "Classifier-free guidance: 1 none, above more typical.", at_least=0, at_most=1_000_000
-    )
+    guidance_scale: float = flag(1.0, "Classifier-free guidance; 1: none.", at_least=0, at_most=1_000_000)
 
     def __post_init__(self):
         check_bounds(self)
@@ -283,13 +276,9 @@ class SampleQualityArguments(DrawArguments):
 
     num_samples: int = flag(1000, "Samples for the Fréchet distance; 0 skips it.", at_least=0)
     classifier: str | None = flag(
-        None,
-        "Image classification model whose features are compared, a folder or owner/name on the Hub "
-        "(default: a small one, trained once on the labels of train_split and cached).",
+        None, "Model whose features are compared (default: a small one, trained once on train_split and cached)."
     )
-    classifier_dir: str | None = flag(
-        None, "Folder for trained classifiers (default: in the cache of the Hub clients)."
-    )
+    classifier_dir: str | None = flag(None, "Folder for trained classifiers (default: the Hub clients' cache).")
     seed: int = flag(0, "Seed of the samples.", at_least=0, below=2**32)
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae.arguments import DataArguments
+from hf_vqvae.arguments import DataArguments, VQVAEArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.rows import scale_pixels
@@ -17,6 +17,7 @@ from hf_vqvae.data.sources import DataError
 from hf_vqvae.data.splits import StreamedImages, load_images, load_split
 from hf_vqvae.distributed import available_memory
 from hf_vqvae.models.configuration_vqvae import VQVAEConfig
+from hf_vqvae.training.stages import start_config
 
 CONFIG = VQVAEConfig(image_size=8)
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
@@ -120,6 +121,65 @@ def test_the_embedded_digits_are_there_without_files():
     assert 0.05 < splits.data_variance < 0.12
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "mode, size, image_size, num_channels, line",
+    [
+        ("L", (8, 8), 8, 1, ""),
+        ("1", (12, 16), (16, 12), 1, ""),
+        ("RGB", (8, 8), 8, 3, ""),
+        ("P", (10, 15), (12, 8), 3, "The images have 15x10 pixels, and the network needs multiples of 4: they are"),
+        ("RGBA", (8, 8), 8, 3, ""),
+        ("LA", (8, 8), 8, 1, ""),
+    ],
+)
+def test_size_and_channels_are_those_of_the_data_unless_they_are_set(
+    folder, arguments, capsys, mode, size, image_size, num_channels, line, streaming
+):
+    images = [Image.fromarray(pixels).resize(size).convert(mode) for pixels in pixels_of(3)]
+    for split in ("train", "test"):
+        write(folder, split, {"image": images, "label": [0, 1, 0]})
+    settings, config = VQVAEArguments(), VQVAEConfig()
+    splits = load_images(arguments(streaming=streaming), config, settings)
+    assert (config.image_size, config.num_channels) == (image_size, num_channels)
+    # The flags as they would be given.
+    assert start_config(settings).to_dict() == config.to_dict()
+    height, width = config.grid_size[0] * 4, config.grid_size[1] * 4
+    assert {tuple(row["pixel_values"].shape) for row in splits.train} == {(num_channels, height, width)}
+    assert splits.eval.images.shape == (3, num_channels, height, width)
+    assert splits.processor.num_channels == num_channels
+    assert (splits.processor.size.height, splits.processor.size.width) == (height, width)
+    printed = capsys.readouterr().err
+    assert line in printed and ("needs multiples" in printed) == bool(line)
+    config = VQVAEConfig(image_size=4, num_channels=4)
+    load_images(arguments(streaming=streaming), config, VQVAEArguments(image_size=[4]))
+    assert (config.image_size, config.num_channels) == (4, num_channels)
+    load_images(arguments(streaming=streaming), config, VQVAEArguments(num_channels=4))
+    assert (config.image_size, config.num_channels) == (image_size, num_channels)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_of_several_sizes_need_the_flag(folder, arguments, split, streaming):
+    write_pets(folder)
+    images = [Image.fromarray(pixels) for pixels in pixels_of(3)]
+    images[2] = images[2].resize((8, 12))
+    write(folder, split, {"image": images, "label": [0, 1, 0]})
+    message = rf"image in row 2 of split '{split}' and the first one have 12x8 and 8x8 pixels: set one `--image_size`"
+    with pytest.raises(DataError, match=message):
+        load_images(arguments(streaming=streaming), VQVAEConfig(), VQVAEArguments())
+    load_images(arguments(streaming=streaming), CONFIG, VQVAEArguments(image_size=[8]))
+
+
+def test_images_that_are_smaller_than_the_network_needs_are_refused(folder, arguments):
+    write_pets(folder)
+    config = VQVAEConfig(image_size=16, hidden_sizes=[4] * 4)
+    with pytest.raises(
+        DataError, match=r"have 8x8 pixels, .* multiples of 16: set `--image_size`, or fewer `--hidden"
+    ):
+        load_images(arguments(), config, VQVAEArguments())
+
+
 def test_a_stream_gives_what_is_decoded_row_by_row(folder, arguments):
     write_pets(folder)
     decoded = load_images(arguments(), CONFIG)
@@ -192,14 +252,6 @@ def test_rows_are_held_out_of_the_training_split_and_of_its_codes(folder, argume
         assert [everything[number] for number in numbers] == rows
     again = load_images(arguments(streaming=streaming, max_train_samples=30), CONFIG).hold_out(number)
     assert rows_of(again.parts[1]) == validation
-
-
-@pytest.mark.parametrize("number", [6, 7])
-def test_a_validation_set_that_leaves_no_training_rows_is_refused(folder, arguments, number):
-    write_pets(folder, train=6)
-    message = rf"--validation_samples {number} leaves none of the 6 rows of split 'train' to train on"
-    with pytest.raises(DataError, match=message):
-        load_images(arguments(), CONFIG).hold_out(number)
 
 
 def test_at_most_5000_rows_are_held_out_unless_more_are_asked_for(folder, arguments):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_vqvae.arguments import RunArguments
 from hf_vqvae.files import remove, write_json
 from hf_vqvae.training.run_directory import RunDirectory
 
@@ -150,9 +151,15 @@ def test_another_flag_is_refused_by_name_and_goes_on_when_told_to(unfinished):
 
 
 def test_a_flag_that_was_left_to_the_data_is_that_of_the_run(unfinished):
-    assert unfinished.found() == {"validation_samples": 0}  # of an older run, which held out none
-    write_json(unfinished.partial / "arguments.json", FLAGS | {"validation_samples": 5})
-    assert unfinished.found() == {"validation_samples": 5}
+    def restored(**record):
+        write_json(unfinished.partial / "arguments.json", FLAGS | record)
+        arguments = RunArguments()
+        arguments.vqvae.num_channels = 1
+        unfinished.restore_found(arguments)
+        return [arguments.values[name] for name in ("image_size", "num_channels", "validation_samples")]
+
+    assert restored(image_size=[28], num_channels=3) == [[28], 1, 0]  # an older run, which held out no rows
+    assert restored(validation_samples=5) == [None, 1, 5]
     assert check(unfinished, FLAGS | {"validation_samples": None}) == []
     with pytest.raises(ValueError, match=r"--validation_samples was 5, not 4\. Give the original"):
         check(unfinished, FLAGS | {"validation_samples": 4}, with_changes=True)

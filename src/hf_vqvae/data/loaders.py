@@ -154,8 +154,8 @@ def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
         )
     if num_rows < arguments.train_batch_size:
         raise ValueError(
-            f"there are {num_rows} training rows, fewer than --train_batch_size {arguments.train_batch_size}: "
-            "make it smaller."
+            f"there are {num_rows} training rows beside --validation_samples {arguments.validation_samples or 0}, "
+            f"fewer than --train_batch_size {arguments.train_batch_size}: make one of these flags smaller."
         )
     return num_rows // arguments.train_batch_size
 

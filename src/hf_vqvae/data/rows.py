@@ -137,6 +137,7 @@ class RowDecoder:
         processor: converts images to its `num_channels` and `size`, as it does when the model is used.
         files: prefixes of the paths that a row without the bytes of its image may name.
         mode: mode of PIL that the dataset declares for its images (`datasets.Image(mode=...)`).
+        original: width and height that all images must have, or `None`.
 
     Raises:
         DataError: if `label_names` cannot be written to a config or a card.
@@ -149,6 +150,7 @@ class RowDecoder:
     processor: VQVAEImageProcessorPil
     files: tuple[str, ...] = ()
     mode: str | None = None
+    original: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in self.label_names or []:
@@ -177,16 +179,19 @@ class RowDecoder:
         if cell is None:
             raise DataError(f"There is no image in {where}: remove the row, or fill it in.")
         try:
-            image = self._open(cell)
+            image = self.open_image(cell)
             pixels = self.processor.process_image(image)
         except Exception as error:  # decoders raise errors of any type for a broken file
             path = isinstance(cell, dict) and cell.get("path")
             file = f", file {PurePath(path).name}" if path else ""
             raise DataError(f"The image in {where}{file} cannot be decoded ({error}): mend or remove it.") from None
+        if self.original not in (None, image.size):
+            sizes = " and ".join("{1}x{0}".format(*size) for size in (image.size, self.original))
+            raise DataError(f"The image in {where} and the first one have {sizes} pixels: set one `--image_size`.")
         is_converted = image.mode != MODES[self.processor.num_channels]
         return pixels, self._label(row, where), image.mode if is_converted else None
 
-    def _open(self, cell: Any) -> Image.Image:
+    def open_image(self, cell: Any) -> Image.Image:
         """Open the image of a cell of a column that [`can_be_image`]."""
         if isinstance(cell, dict):
             path, cell = cell.get("path"), cell["bytes"]

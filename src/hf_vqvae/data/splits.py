@@ -1,6 +1,7 @@
 """Load the training and evaluation splits: images decoded into memory, or a stream."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,10 +10,13 @@ from typing import Any
 
 import datasets
 import torch
+from PIL.ImageMode import getmode
 from torch import Tensor
 from torch.utils.data import Subset
+from transformers.image_utils import SizeDict
 
 from ..arguments import DataArguments
+from ..command_line import is_first_process
 from ..hub.download import image_processor_for
 from ..models.configuration_vqvae import VQVAEConfig
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
@@ -68,21 +72,11 @@ class ImageSplits:
     held_out: int = 0
 
     def hold_out(self, number: int | None = None) -> "ImageSplits":
-        """Return these splits with `number` rows of `train` held out for validation, by default a twelfth.
-
-        Raises:
-            DataError: if none is left to train on.
-        """
+        """Return these splits with `number` rows of `train` held out for validation, by default a twelfth."""
         count = self.info["train_count"]
         if count is None:
             return self
-        if number is None:
-            number = min(VALIDATION_ROWS, count // VALIDATION_SHARE)
-        if number >= count:
-            raise DataError(
-                f"--validation_samples {number} leaves none of the {count:,} rows of split "
-                f"{self.info['train_split']!r} to train on: make it smaller; 0 holds out none."
-            )
+        number = min(VALIDATION_ROWS, count // VALIDATION_SHARE) if number is None else min(number, count)
         info = self.info | {"train_count": count - number, "validation_count": number}
         return replace(self, info=info, held_out=number)
 
@@ -130,11 +124,15 @@ class _Split:
     decoder: RowDecoder
 
 
-def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
+def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = None) -> ImageSplits:
     """Load the training and the evaluation split, at the size and with the channels of `config`.
 
     Both are opened and checked before any image is decoded. An empty cell of labels becomes -1, as
     hidden classes on the Hub are.
+
+    Args:
+        settings: flags; if their `image_size` or `num_channels` is None, that of the first training image is taken,
+            and set here and in `config`.
 
     Raises:
         DataError: if a split or column is missing or empty, or the images do not fit `config` or
@@ -144,7 +142,10 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     source.check_split(arguments.train_split, "--train_split")
     source.check_split(arguments.eval_split, "--eval_split")
     train = _open_split(source, arguments, config, "train")
+    if settings is not None:
+        train.decoder = _take_own_format(train, config, settings)
     evaluation = _open_split(source, arguments, config, "eval", train.decoder.label_names)
+    evaluation.decoder = replace(evaluation.decoder, original=train.decoder.original)
     if not arguments.streaming:
         check_memory(train.count, train.decoder)
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
@@ -168,6 +169,31 @@ def load_images(arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
     info = _describe(source, arguments, train.decoder) | splits | counts
     info |= {"fingerprint": digest.hexdigest()}
     return ImageSplits(train_images, eval_images, info, variance, train.decoder.processor)
+
+
+def _take_own_format(train: _Split, config: VQVAEConfig, settings: Any) -> RowDecoder:
+    """Set the format as [`load_images`] says, its size rounded down to what the network divides; return its decoder."""
+    decoder, row = train.decoder, next(iter(train.rows), None)
+    if row is None:  # an empty split is an error later
+        return decoder
+    decoder.decode(row, 0)  # an error names the row
+    image, processor = decoder.open_image(row[decoder.image_column]), decoder.processor
+    if settings.num_channels is None:
+        processor.num_channels = config.num_channels = 1 if getmode(image.mode).basemode == "L" else 3
+        settings.num_channels = config.num_channels
+    if settings.image_size is not None:
+        return decoder
+    factor = config.downsampling_factor
+    width, height = (side - side % factor for side in image.size)
+    found = f"The images have {image.height}x{image.width} pixels, and the network needs multiples of {factor}"
+    if not (width and height):
+        raise DataError(f"{found}: set `--image_size`, or fewer `--hidden_sizes`.")
+    if (width, height) != image.size and is_first_process():
+        print(f"{found}: they are resized to {height}x{width} (--image_size).", file=sys.stderr)
+    config.image_size = height if height == width else (height, width)
+    settings.image_size = [height] if height == width else [height, width]
+    processor.size = SizeDict(height=height, width=width)
+    return replace(decoder, original=image.size)
 
 
 def load_split(

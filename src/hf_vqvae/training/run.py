@@ -47,21 +47,22 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     """
     arguments, accelerator, directory = run.arguments, run.accelerator, run.directory
     training, resume = arguments.training, arguments.training.resume_from_checkpoint is not None
-    found = directory.found() if resume else {}
+    if resume:
+        directory.restore_found(arguments)
     config = start_config(arguments.vqvae, training.vqvae_name_or_path)
     if training.train_prior:
         start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
     if images is None:
         with accelerator.main_process_first():  # one process fills the cache, the others read it
-            images = load_images(arguments.data, config)
+            images = load_images(arguments.data, config, None if training.vqvae_name_or_path else arguments.vqvae)
         accelerator.print(images)
-    wanted = training.validation_samples
-    images = images.hold_out(found.get("validation_samples") if wanted is None else wanted)
+    images = images.hold_out(training.validation_samples)
     training.validation_samples = images.held_out
     check_same_images(accelerator, images.info)  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
-    if training.train_prior and training.class_conditional:
-        start_full_config(config, vars(arguments.prior), images.info["label_names"])
+    if training.train_prior:
+        names = images.info["label_names"] if training.class_conditional else None
+        start_full_config(config, vars(arguments.prior), names)
     changes = []
     if resume:
         with_changes = training.resume_with_changes

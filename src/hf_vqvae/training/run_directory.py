@@ -17,7 +17,7 @@ UNFINISHED = ".partial"
 # End of the message of an error about a full disk.
 KEPT = "What was saved is whole: make room, and go on with --resume_from_checkpoint latest."
 # Flags without a value take that of the run that is resumed, which found it in its data.
-FOUND = ("validation_samples",)
+FOUND = ("image_size", "num_channels", "validation_samples")
 # Files that only resuming needs.
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
 # Files that a killed process may have left.
@@ -126,12 +126,15 @@ class RunDirectory:
             )
         return list(other.values())
 
-    def found(self) -> dict[str, Any]:
-        """Returns the values of the flags `FOUND` with which the unfinished run began, if it did."""
+    def restore_found(self, arguments: RunArguments) -> None:
+        """Sets flags of `FOUND` without a value to those that the unfinished run began with, if it did."""
         record = self.partial / "arguments.json"
         # Older runs held out no rows.
         before = {"validation_samples": 0} | read_json(record) if record.exists() else {}
-        return {name: before[name] for name in FOUND if name in before}
+        for part in (arguments.vqvae, arguments.training):
+            for name in FOUND:
+                if getattr(part, name, ...) is None:
+                    setattr(part, name, before.get(name))
 
     def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
         """Returns whether the finished run has these `flags`, so that there is nothing to resume.

@@ -21,14 +21,7 @@ from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
 from ..hub.download import fetch_model, load_model
 from ..metrics.sums import CompensatedSums, widen
-from ..models import (
-    PixelCNNConfig,
-    PixelCNNModel,
-    VQVAEConfig,
-    VQVAEForImageGeneration,
-    VQVAEForImageGenerationConfig,
-    VQVAEModel,
-)
+from ..models import PixelCNNConfig, VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEModel
 from ..models.configuration_utils import MAX_CLASSES
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import KEPT, Run
@@ -46,9 +39,10 @@ def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQV
         ValueError: if a setting is out of range, the trained VQ-VAE is missing, or a flag contradicts it.
     """
     given = {key: value for key, value in vars(settings).items() if value is not None}
-    if len(settings.image_size) == 1:
+    if len(settings.image_size or ()) == 1:
         given["image_size"] = settings.image_size[0]
-    config = VQVAEConfig(**given)
+    # Until the data are known, any size that the network divides.
+    config = VQVAEConfig(**({"image_size": 7 * 2 ** len(settings.hidden_sizes)} | given))
     if pretrained is None:
         return config
     whole = load_model(pretrained).config
@@ -198,7 +192,7 @@ def train_prior(
     return _train_and_save(trainer, full, done, run)
 
 
-def _likelihoods(prior: PixelCNNModel, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _likelihoods(prior: torch.nn.Module, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Loss and accuracy of each row of a batch of codes; `inputs` as in [`Stage`]."""
     logits = prior(**{name: batch[key] for name, key in inputs.items()}).logits.float()
     nats = torch.nn.functional.cross_entropy(logits, batch["codes"], reduction="none")
