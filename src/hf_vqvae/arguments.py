@@ -199,7 +199,8 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
     """
     flags = []
     for config_field in own_fields(config_class):
-        default = defaults.get(config_field.name, config_field.default)
+        is_of_data = config_field.name in ("image_size", "num_channels", "data_variance")
+        default = defaults.get(config_field.name, None if is_of_data else config_field.default)
         if default is ...:
             continue
         kind = config_field.type
@@ -216,9 +217,7 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
     return make_dataclass(name, flags)
 
 
-# The data's, unless a flag says otherwise.
-LEFT_TO_DATA = {"image_size": None, "num_channels": None, "data_variance": None}
-VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", **LEFT_TO_DATA)
+VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments")
 # Codes and grid are the VQ-VAE's, classes and their frequencies the dataset's; gated is what measures best.
 _OF_DATA = dict.fromkeys(("num_embeddings", "grid_size", "num_classes", "class_frequencies"), ...)
 PriorArguments = config_arguments(PixelCNNConfig, "PriorArguments", **_OF_DATA, architecture="gated")
