@@ -211,7 +211,7 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
             kind = float
         if default is None:
             kind = kind | None
-        meaning = config_field.metadata["help"] + (" Default: the data's." if default is None else "")
+        meaning = config_field.metadata["help"] + (" Default: the data's." if is_of_data else "")
         one = flag(default, meaning, "model")
         flags.append((config_field.name, kind, one))
     return make_dataclass(name, flags)
