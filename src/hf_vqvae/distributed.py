@@ -123,12 +123,7 @@ def init_distributed(**options: Any) -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[waiting], **options)
     # With `--dynamo_backend` Accelerate allows TF32, which can change which codebook vector is nearest.
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    _check_launch(accelerator)
-    return accelerator
-
-
-def _check_launch(accelerator: Accelerator) -> None:
-    """Raises ValueError if the processes do not form one group: all would write the same folder."""
+    # Processes that do not form one group would all write the same folder.
     kind, launched = accelerator.distributed_type, os.environ.get("WORLD_SIZE", "1")
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(
@@ -141,6 +136,7 @@ def _check_launch(accelerator: Accelerator) -> None:
             f"WORLD_SIZE={launched} processes were launched, but Accelerate found no device for them to work "
             f"together on, and each would do all of the work alone: ACCELERATE_USE_CPU=true takes CPUs."
         )
+    return accelerator
 
 
 def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:

@@ -52,8 +52,7 @@ class Source:
         kind: `"hub"`, `"folder"`, `"arrays"` ([`load_arrays`]) or `"digits"`.
         revision: commit that is read, of a Hub dataset; `None` for others and where it is unknown.
         rows: the builder that reads the splits, or the splits themselves.
-        files: prefixes of the paths and addresses of the dataset's own files. A row that names
-            another file, of this machine or of the network, is refused.
+        files: prefixes of the paths and addresses of the dataset's own files; a row that names another is refused.
         cache: folder of prepared datasets and extracted archives, with a final slash.
 
     Raises:
@@ -173,8 +172,8 @@ def open_source(arguments: DataArguments) -> Source:
     path = Path(os.path.expanduser("no name" if name == "" else name))
     if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
         raise DataError(
-            f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, "
-            f"{name!r} is not one: leave it out."
+            f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, {name!r} is not one: leave "
+            "it out."
         )
     rows = None
     try:
@@ -254,10 +253,8 @@ def _find_commit(arguments: DataArguments) -> str | None:
     except GatedRepoError:
         reason = f"it is gated. Ask for access at {hub}/datasets/{name}, then `hf auth login`"
     except RepositoryNotFoundError:
-        reason = (
-            f"there is no such folder, and no such dataset on {hub}, or it is private (then "
-            "`hf auth login`). Check the spelling"
-        )
+        reason = f"there is no such folder, and no such dataset on {hub}, or it is private (then `hf auth login`). "
+        reason += "Check the spelling"
     except RevisionNotFoundError:
         reason = f"it has no `--dataset_revision {revision}`. {hub}/datasets/{name}/commits lists its commits"
     except HfHubHTTPError as error:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..metrics.sums import perplexity
@@ -39,15 +38,6 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
         axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor=PALE)
 
 
-def _curve(axes: Axes, epochs: list[dict], key: str, label: str, color: str, line: str) -> None:
-    points = [(epoch["epoch"], epoch[key]) for epoch in epochs if epoch.get(key) is not None]
-    if points:
-        # With a marker per point: one epoch alone draws no line.
-        marker = "o" if len(points) <= 60 else None
-        options = {"color": color, "linestyle": line, "marker": marker, "markersize": 4.5}
-        axes.plot(*zip(*points, strict=True), label=label, **options)
-
-
 def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> None:
     """Draw the history of both stages: reconstruction error, codebook use, the prior's loss.
 
@@ -71,7 +61,11 @@ def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> No
             np.atleast_1d(figure.subplots(len(panels))), panels.items(), strict=True
         ):
             for key, (label, color, line) in curves.items():
-                _curve(axes, history[stage], key, label, color, line)
+                points = [(epoch["epoch"], epoch[key]) for epoch in history[stage] if epoch.get(key) is not None]
+                if points:
+                    # With a marker per point: one epoch alone draws no line.
+                    options = {"marker": "o" if len(points) <= 60 else None, "markersize": 4.5}
+                    axes.plot(*zip(*points, strict=True), label=label, color=color, linestyle=line, **options)
             axes.set(title=title, xlabel="epoch")
             if title.endswith("MSE"):
                 axes.set_yscale("log")

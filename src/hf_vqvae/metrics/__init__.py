@@ -13,17 +13,9 @@ They keep sums instead of rows: see `metrics.base`.
 import importlib
 from typing import Any
 
-_MODULES = {
-    "SSIM_SIGMA": "reconstruction",
-    "SSIM_WINDOW": "reconstruction",
-    "ClassifiedImages": "samples",
-    "CodeLikelihood": "codes",
-    "CodebookUsage": "codes",
-    "FrechetDistance": "samples",
-    "ReconstructionQuality": "reconstruction",
-    "frechet_distance": "samples",
-    "ssim_window": "reconstruction",
-}
+_MODULES = dict.fromkeys(("CodeLikelihood", "CodebookUsage"), "codes")
+_MODULES |= dict.fromkeys(("ReconstructionQuality", "SSIM_SIGMA", "SSIM_WINDOW", "ssim_window"), "reconstruction")
+_MODULES |= dict.fromkeys(("ClassifiedImages", "FrechetDistance", "frechet_distance"), "samples")
 __all__ = list(_MODULES)
 
 

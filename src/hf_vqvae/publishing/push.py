@@ -171,23 +171,17 @@ def check_finished(folder: Path) -> None:
         )
     if not folder.is_dir():
         raise PushError(f"Cannot push {folder}: there is no such folder.")
-    missing = _missing(folder)
-    if missing:
-        raise PushError(
-            f"Cannot push {folder}: it is not the folder of a finished run, as it lacks "
-            f"{', '.join(missing)}. A model without a run is pushed from Python: "
-            'model.push_to_hub("owner/name").'
-        )
-
-
-def _missing(folder: Path) -> list[str]:
-    """List the files that a finished run has and `folder` has not, with the figures that the card shows."""
     needed = ["config.json", "preprocessor_config.json", "README.md", *RECORDS]
-    if (folder / "README.md").is_file():
+    if (folder / "README.md").is_file():  # which shows figures
         text = (folder / "README.md").read_text("utf-8", errors="replace")
         needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+", text))
     missing = [name for name in needed if not (folder / name).is_file()]
-    return missing if any(folder.glob(WEIGHTS[0])) else [*missing, "model.safetensors"]
+    missing += [] if any(folder.glob(WEIGHTS[0])) else ["model.safetensors"]
+    if missing:
+        raise PushError(
+            f"Cannot push {folder}: it is not the folder of a finished run, as it lacks {', '.join(missing)}. A model "
+            'without a run is pushed from Python: model.push_to_hub("owner/name").'
+        )
 
 
 def _stage(folder: Path, staging: Path, repo_id: str, license: str | None) -> None:
