@@ -108,6 +108,9 @@ class TrainingArguments:
     prior_weight_decay: float = flag(
         0.01, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
     )
+    prior_shift: int = flag(
+        0, "Pixels by which images are shifted for the prior, which helps where they are few.", "prior", at_least=0
+    )
     prior_average_decay: float = flag(
         0.999,
         "Decay per step of the prior's averaged weights, which are saved; 0 saves the last ones.",

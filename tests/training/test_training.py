@@ -20,7 +20,7 @@ from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.metrics.sums import Averages
 from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
-from hf_vqvae.training.stages import start_config
+from hf_vqvae.training.stages import shift_images, start_config
 from hf_vqvae.training.trainer import Stage, StageTrainer
 
 
@@ -319,3 +319,22 @@ def test_a_prior_reads_images_as_its_trained_vqvae_did(tmp_path):
     processor = image_processor_for(start_config(VQVAEArguments(), str(tmp_path)))
     assert (processor.resize_mode, processor.background) == ("crop", "white")
     assert (processor.num_channels, dict(processor.size)) == (1, {"height": 8, "width": 8})
+
+
+# Shifted images
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 0.4, 1.0])
+def test_a_share_of_images_is_shifted_evenly_each_way(share):
+    torch.manual_seed(0)
+    # A slope along each axis: no two moves look alike, also where edges are repeated.
+    ramp = torch.linspace(-0.5, 0.5, 8)
+    image = torch.stack([ramp[:, None] + 2 * ramp, ramp[:, None] - 2 * ramp]) / 3
+    shifted = shift_images(image.expand(3000, -1, -1, -1), 1, share)
+    padded = torch.nn.functional.pad(image, [1] * 4, mode="replicate")
+    moves = torch.stack([padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
+    found = (shifted[:, None] == moves).flatten(2).all(2)  # (images, moves)
+    assert (found.sum(1) == 1).all()
+    expected = torch.full((9,), max(0, share) / 9)
+    expected[4] += 1 - max(0, share)  # the centre: not shifted
+    torch.testing.assert_close(found.float().mean(0), expected, atol=0.03, rtol=0)

@@ -32,7 +32,7 @@ from .input_checks import (
     known_codes,
     require,
 )
-from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, dropout, keep_mask
+from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, draw_uniform, dropout
 from .sampling_pixelcnn import DrawSettings, sample_codes
 
 
@@ -195,7 +195,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         class_labels = class_labels.to(codes.device, torch.long)
         unknown = class_labels < 0
         if self.training and self.config.label_dropout:
-            unknown = unknown | ~keep_mask((batch,), self.config.label_dropout, codes.device)
+            unknown = unknown | (draw_uniform((batch,), codes.device) < self.config.label_dropout)
         return class_labels.masked_fill(unknown, number)
 
     @torch.no_grad()

@@ -161,20 +161,20 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """Apply dropout (Srivastava et al. 2014) to `x` (B, ...), with the same mask on several processes as on one."""
     if p == 0:
         return x
-    keep = keep_mask(x.shape, p, x.device)
+    keep = draw_uniform(x.shape, x.device) >= p
     return x * (keep.to(x.dtype) / (1 - p))
 
 
-def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-    """Draw a mask (B, ...), bool, that is False with probability `p`.
+def draw_uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Draw numbers (B, ...) in [0, 1), float32, for a batch.
 
-    The mask is drawn for the batches of all processes, and each process takes its own rows. Processes with equal seeds,
-    as in `scripts/train.py`, thus drop what a single process would drop, instead of the same places in every batch.
+    The numbers are drawn for the batches of all processes, and each process takes its own rows. Processes with equal
+    seeds, as in `scripts/train.py`, thus draw what a single process would draw, instead of the same in every batch.
     """
     batch, *others = shape
     rank, processes = 0, 1
     if dist.is_available() and dist.is_initialized():
         rank, processes = dist.get_rank(), dist.get_world_size()
     # `bernoulli_` gave NaN where it was compiled (torch 2.13, inductor for CPUs).
-    keep = torch.rand(processes * batch, *others, dtype=torch.float32, device=device) >= p
-    return keep[rank * batch : (rank + 1) * batch]
+    drawn = torch.rand(processes * batch, *others, dtype=torch.float32, device=device)
+    return drawn[rank * batch : (rank + 1) * batch]

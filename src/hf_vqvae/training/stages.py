@@ -23,11 +23,14 @@ from ..hub.download import fetch_model, load_model
 from ..metrics.sums import CompensatedSums, widen
 from ..models import PixelCNNConfig, VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig, VQVAEModel
 from ..models.configuration_utils import MAX_CLASSES
+from ..models.pixelcnn_layers import draw_uniform
 from .checkpoints import discard_checkpoints, list_checkpoints
 from .run_directory import KEPT, Run
 from .trainer import Stage, StageTrainer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+# Of the batches at the start this share is shifted; it falls to 0 at this share of the steps.
+SHIFTED, SHIFTED_UNTIL = 0.8, 0.7
 BEST_BY = "validation_loss"  # of the prior's epochs
 PRIOR_LEARNING_RATES = {"gated": 6e-3, "plain": 1e-3}
 
@@ -164,6 +167,10 @@ def train_prior(
     training, validation = images.split_train(train_codes)
     full = _make_full_model(vqvae.config, images, train_codes, eval_codes, run)
     prior = full.prior
+    augment = None
+    if arguments.prior_shift:
+        training = images.parts[0]
+        augment = partial(_encode_shifted, full.vqvae, arguments.prior_shift)
     inputs = {"codes": "codes"} | ({"class_labels": "labels"} if prior.config.num_classes is not None else {})
 
     def measure(output, batch) -> dict[str, Tensor]:
@@ -186,10 +193,32 @@ def train_prior(
         average_decay=arguments.prior_average_decay or None,
         max_grad_norm=arguments.max_grad_norm or 1.0,
         data=images.info["fingerprint"],
+        augment=augment,
         best_by=BEST_BY if arguments.prior_keep_best and images.held_out else None,
     )
-    trainer = StageTrainer(prior, stage, training, count_steps(len(training), arguments), run)
+    steps = count_steps(len(train_codes) - images.held_out, arguments)
+    trainer = StageTrainer(prior, stage, training, steps, run)
     return _train_and_save(trainer, full, done, run)
+
+
+@torch.no_grad()
+def _encode_shifted(vqvae: VQVAEModel, radius: int, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+    """Adds the codes of the images of a batch, after a share of them is shifted."""
+    images = shift_images(batch["pixel_values"], radius, SHIFTED * (1 - progress / SHIFTED_UNTIL))
+    return batch | {"codes": vqvae.encode(images).codes}
+
+
+def shift_images(images: Tensor, radius: int, share: float) -> Tensor:
+    """Shifts a share of images (B, C, H, W) by up to `radius` pixels along both axes; edges are repeated."""
+    draws = draw_uniform((len(images), 3), images.device)
+    moves = ((draws[:, :2] * (2 * radius + 1)).long() - radius) * (draws[:, 2:] < share) + radius
+    rows, columns = (
+        torch.arange(size, device=images.device) + move
+        for size, move in zip(images.shape[2:], moves[..., None].unbind(1), strict=True)
+    )
+    padded = torch.nn.functional.pad(images, [radius] * 4, mode="replicate").movedim(1, 3)
+    every = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[every, rows[:, :, None], columns[:, None]].movedim(3, 1)
 
 
 def _likelihoods(prior: torch.nn.Module, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class Stage:
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
         betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
         average_decay: of the moving average of the weights, which is evaluated and saved; None for none.
+        augment: maps a training batch and the share of the steps that are done to the batch that is trained on.
         best_by: the evaluated number by whose lowest value the epoch is chosen whose weights are kept; None: the last.
     """
 
@@ -53,6 +54,7 @@ class Stage:
     average_decay: float | None = None
     max_grad_norm: float | None = None
     data: str = ""  # fingerprint of the dataset
+    augment: Callable[[dict[str, Tensor], float], dict[str, Tensor]] | None = None
     best_by: str | None = None
 
 
@@ -218,6 +220,8 @@ class StageTrainer:
 
     def _train_on(self, batch: dict[str, Tensor]) -> None:
         """One forward and backward pass; the optimizer steps at the end of an accumulation."""
+        if self.stage.augment is not None:
+            batch = self.stage.augment(batch, self.step / self.total_steps)
         with self.accelerator.accumulate(self.model):
             inputs = {name: batch[key] for name, key in self.stage.inputs.items() if key in batch}
             output = self.model(**inputs, return_loss=True)
