@@ -13,7 +13,7 @@ DATA = ["--dataset_name", "digits", "--max_train_samples", "70", "--max_eval_sam
 STEPS = ["--train_batch_size", "16", "--num_train_epochs", "2", "--prior_num_train_epochs", "2"]
 TINY = [*DATA, *MODEL, *STEPS, "--dead_code_threshold", "0.5", "--checkpointing_steps", "3"]
 # Processes, and parts of a batch, drop other values than one of them alone.
-TINY += ["--dropout", "0", "--label_dropout", "0", "--num_eval_samples", "0"]
+TINY += ["--dropout", "0", "--label_dropout", "0", "--num_eval_samples", "0", "--prior_shift", "1"]
 LATEST = ["--resume_from_checkpoint", "latest"]
 RECORDS = ("config.json", "history.json", "metrics.json", "preprocessor_config.json")
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
