@@ -88,7 +88,7 @@ class TrainingArguments:
     train_vqvae: bool = flag(False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model")
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
-    prior_num_train_epochs: int = flag(12, "Epochs of the prior.", "prior", at_least=1)
+    prior_num_train_epochs: int = flag(8, "Epochs of the prior.", "prior", at_least=1)
     train_batch_size: int = flag(
         128, "Images per optimizer step, over all processes and accumulation steps.", "stages", at_least=1
     )
@@ -106,7 +106,7 @@ class TrainingArguments:
         None, "Learning rate for the prior (default: 6e-3 gated, 1e-3 plain).", "prior", above=0
     )
     prior_weight_decay: float = flag(
-        0.01, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
+        0.3, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
     )
     prior_shift: int = flag(
         0, "Pixels by which images are shifted for the prior, which helps where they are few.", "prior", at_least=0
