@@ -20,6 +20,7 @@ PINNED = Path(__file__).parent / "fixtures" / "pinned_curve.json"
 FLAGS = ["--dataset_name", "digits", "--max_train_samples", "160", "--max_eval_samples", "64"]
 FLAGS += ["--train_batch_size", "32", "--num_train_epochs", "4", "--prior_num_train_epochs", "4"]
 FLAGS += ["--hidden_sizes", "8", "16", "--hidden_size", "16", "--validation_samples", "0"]
+FLAGS += ["--prior_weight_decay", "0.01"]  # the default of that time
 GATED = ["--num_embeddings", "16", "--embedding_dim", "4", "--learning_rate", "0.01"]
 GATED += ["--num_gated_layers", "2", "--dead_code_threshold", "0.5", "--num_eval_samples", "32"]
 PLAIN = ["--num_embeddings", "32", "--embedding_dim", "8", "--learning_rate", "0.006"]
