@@ -105,9 +105,7 @@ class TrainingArguments:
     prior_learning_rate: float | None = flag(
         None, "Learning rate for the prior (default: 6e-3 gated, 1e-3 plain).", "prior", above=0
     )
-    prior_weight_decay: float = flag(
-        0.3, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0
-    )
+    prior_weight_decay: float = flag(0.3, "Weight decay of AdamW for the prior; 0 makes it Adam.", "prior", at_least=0)
     prior_shift: int = flag(
         0, "Pixels by which images are shifted for the prior, which helps where they are few.", "prior", at_least=0
     )

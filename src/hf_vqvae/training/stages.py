@@ -167,22 +167,16 @@ def train_prior(
     training, validation = images.split_train(train_codes)
     full = _make_full_model(vqvae.config, images, train_codes, eval_codes, run)
     prior = full.prior
-    augment = None
     if arguments.prior_shift:
         training = images.parts[0]
-        augment = partial(_encode_shifted, full.vqvae, arguments.prior_shift)
     inputs = {"codes": "codes"} | ({"class_labels": "labels"} if prior.config.num_classes is not None else {})
-
-    def measure(output, batch) -> dict[str, Tensor]:
-        return {"accuracy": (output.logits.argmax(1) == batch["codes"]).float().mean()}
-
     earlier = read_json(folder / "history.json").get("vqvae")
     stage = Stage(
         name="prior",
         num_epochs=arguments.prior_num_train_epochs,
         learning_rate=arguments.prior_learning_rate or PRIOR_LEARNING_RATES[prior.config.architecture],
         inputs=inputs,
-        measure=measure,
+        measure=_accuracy,
         evaluate=lambda: mean_over_split(
             prior, validation, accelerator, arguments.eval_batch_size, partial(_likelihoods, prior, inputs)
         ),
@@ -193,12 +187,16 @@ def train_prior(
         average_decay=arguments.prior_average_decay or None,
         max_grad_norm=arguments.max_grad_norm or 1.0,
         data=images.info["fingerprint"],
-        augment=augment,
+        augment=partial(_encode_shifted, full.vqvae, arguments.prior_shift) if arguments.prior_shift else None,
         best_by=BEST_BY if arguments.prior_keep_best and images.held_out else None,
     )
     steps = count_steps(len(train_codes) - images.held_out, arguments)
     trainer = StageTrainer(prior, stage, training, steps, run)
     return _train_and_save(trainer, full, done, run)
+
+
+def _accuracy(output: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"accuracy": (output.logits.argmax(1) == batch["codes"]).float().mean()}
 
 
 @torch.no_grad()

@@ -67,10 +67,8 @@ class StageTrainer:
     """
 
     def __init__(self, model: PreTrainedModel, stage: Stage, dataset: Any, steps_per_epoch: int, run: Run):
-        self.stage, self.folder = stage, run.directory.checkpoints
-        self.steps_per_epoch = steps_per_epoch
-        accelerator, arguments = run.accelerator, run.arguments.training
-        self.accelerator, self.arguments = accelerator, arguments
+        self.stage, self.folder, self.steps_per_epoch = stage, run.directory.checkpoints, steps_per_epoch
+        accelerator, arguments = self.accelerator, self.arguments = run.accelerator, run.arguments.training
         self.total_steps = steps_per_epoch * stage.num_epochs
         # What a checkpoint must have in common with this stage.
         settings = self._settings()
