@@ -78,7 +78,7 @@ def test_epochs_and_seeds_differ_and_draw_nothing_from_the_global_generator():
 def test_steps_are_whole_batches_and_too_few_rows_are_an_error():
     arguments = TrainingArguments(train_batch_size=16)
     assert [count_steps(rows, arguments) for rows in (16, 31, 32)] == [1, 1, 2]
-    message = "there are 15 training rows, fewer than --train_batch_size 16: make it smaller"
+    message = "there are 15 training rows beside --validation_samples 0, fewer than --train_batch_size 16: make one"
     with pytest.raises(ValueError, match=message):
         count_steps(15, arguments)
     with pytest.raises(ValueError, match="how many rows its stream has: say it with --max_train"):

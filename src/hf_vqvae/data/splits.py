@@ -179,8 +179,8 @@ def _take_own_format(train: _Split, config: VQVAEConfig, settings: Any) -> RowDe
     decoder.decode(row, 0)  # an error names the row
     image, processor = decoder.open_image(row[decoder.image_column]), decoder.processor
     if settings.num_channels is None:
-        processor.num_channels = config.num_channels = 1 if getmode(image.mode).basemode == "L" else 3
-        settings.num_channels = config.num_channels
+        config.num_channels = 1 if getmode(image.mode).basemode == "L" else 3
+        settings.num_channels = processor.num_channels = config.num_channels
     if settings.image_size is not None:
         return decoder
     factor = config.downsampling_factor

@@ -21,7 +21,7 @@ from ..files import atomic_remove, atomic_replace, read_json, write_json, writin
 from ..models.hub_mixin import follow_umask
 
 # Keys of a config on which no weight depends.
-IGNORED = ("transformers_version", "_name_or_path", "class_frequencies")
+IGNORED = {"transformers_version", "_name_or_path", "class_frequencies"}
 
 
 def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
@@ -197,21 +197,16 @@ def _examine(
     if damaged:
         return f"{', '.join(damaged)} damaged or missing", False
     current = json.loads(json.dumps(identity))
-    other = [
-        key
-        for key in sorted(saved.keys() | current.keys())
-        if saved.get(key) != current.get(key) and key not in IGNORED
-    ]
+    keys = sorted((saved.keys() | current.keys()) - IGNORED)
+    other = [key for key in keys if saved.get(key) != current.get(key)]
     fixed = [key for key in other if key not in changeable]
     if not other or (with_changes and not fixed):
         return None, True
     listed = ", ".join(f"{key} {saved.get(key)} there, {current.get(key)} here" for key in other)
     if fixed:
         return f"it is of another model or run ({listed})", True
-    return (
-        f"it was made with other settings ({listed}), so the result would differ; --resume_with_changes resumes it",
-        True,
-    )
+    way_out = "so the result would differ; --resume_with_changes resumes it"
+    return f"it was made with other settings ({listed}), {way_out}", True
 
 
 def _number(checkpoint: Path) -> float:

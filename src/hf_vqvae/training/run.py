@@ -33,10 +33,8 @@ def check_run(run: Run) -> tuple[bool | None, list[str]]:
     directory.check(resume=resume, overwrite=overwrite)
     if not resume:
         return False, []
-    changes = directory.check_same_run(
-        training.resume_from_checkpoint, values, with_changes=training.resume_with_changes
-    )
-    return True, changes
+    wanted = training.resume_from_checkpoint
+    return True, directory.check_same_run(wanted, values, with_changes=training.resume_with_changes)
 
 
 def train(run: Run, images: ImageSplits | None = None) -> None:
@@ -63,10 +61,8 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     if training.train_prior:
         names = images.info["label_names"] if training.class_conditional else None
         start_full_config(config, vars(arguments.prior), names)
-    changes = []
-    if resume:
-        with_changes = training.resume_with_changes
-        changes = directory.check_same_data(images.info, with_changes=with_changes)
+    with_changes = training.resume_with_changes
+    changes = directory.check_same_data(images.info, with_changes=with_changes) if resume else []
     if arguments.vqvae.data_variance is None and not training.keeps_vqvae:
         config.data_variance = images.data_variance
     if accelerator.is_main_process:
