@@ -166,8 +166,7 @@ def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = N
             digest.update(part.contiguous().numpy())
     counts = {"train_count": train.count, "eval_count": len(eval_images)}
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
-    info = _describe(source, arguments, train.decoder) | splits | counts
-    info |= {"fingerprint": digest.hexdigest()}
+    info = _describe(source, arguments, train.decoder) | splits | counts | {"fingerprint": digest.hexdigest()}
     return ImageSplits(train_images, eval_images, info, variance, train.decoder.processor)
 
 
@@ -221,8 +220,7 @@ def _open_split(
     source: Source, arguments: DataArguments, config: VQVAEConfig, role: str, label_names: list[str] | None = None
 ) -> _Split:
     """Open a split, limited to `max_*_samples` rows and to the columns in use; arguments as of [`load_split`]."""
-    split = getattr(arguments, f"{role}_split")
-    limit = getattr(arguments, f"max_{role}_samples")
+    split, limit = (getattr(arguments, name) for name in (f"{role}_split", f"max_{role}_samples"))
     if source.features is not None:  # before the download, so that a typo costs none
         find_columns(source.features, arguments)
     rows = source.stream(split) if arguments.streaming else source.read(split)

@@ -114,8 +114,7 @@ class RunDirectory:
         if not record.exists():  # the run was stopped before its first step
             return []
         other = _other_flags(record, flags)
-        fixed = ["model"]
-        fixed += ["vqvae"] if (self.partial / "vqvae").exists() else []
+        fixed = ["model", "vqvae"] if (self.partial / "vqvae").exists() else ["model"]
         fixed += ["prior", "stages"] if (self.partial / "full").exists() else []
         wrong = [text for name, text in other.items() if name in RunArguments.names(*fixed)]
         if wrong or (other and not with_changes):
@@ -212,8 +211,7 @@ class RunDirectory:
         saved = list_checkpoints(self.checkpoints, stage)
         if wanted == "latest":
             return saved
-        places = [path.resolve() for path in saved]
-        place = Path(wanted).resolve()
+        places, place = [path.resolve() for path in saved], Path(wanted).resolve()
         return saved[: places.index(place) + 1] if place in places else []
 
 
