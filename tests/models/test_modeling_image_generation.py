@@ -248,6 +248,7 @@ def test_a_seed_draws_the_same_whatever_the_global_defaults_are(model, defaults)
             model.sample(5, generator=seeded(), guidance_scale=2.0 if named else 1.0, **named),
             model.sample(5, pixel_values=pixels[0], pixel_mask=known, seeds=range(5)),
             model.vqvae.encode(pixels).codes,
+            model.log_likelihood(pixels).nats,
         ]
         torch.manual_seed(0)
         trained = copy.deepcopy(model).train()

@@ -215,7 +215,8 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             logits = self(codes, class_labels=labels).logits.float()
         else:
             # The mean of the classes' distributions, each weighted by p(y | the codes before), class by class.
-            logits, sums = torch.zeros(()), torch.full((), -math.inf, dtype=torch.float64, device="cpu")
+            logits = torch.zeros((), device=codes.device)
+            sums = torch.full((), -math.inf, dtype=torch.float64, device="cpu")
             for _, own, joint in self._likelihoods_by_class(codes):
                 before, sums = sums, sums.logaddexp(joint)
                 shares = [(part - sums)[:, None, :-1].view_as(codes[:, None]).to(own) for part in (before, joint)]
@@ -249,7 +250,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             training, _ = self.training, self.eval()
             for rows in (~is_null).nonzero()[:, 0].split(batch_size):
                 for label, _, joint in self._likelihoods_by_class(codes[rows]) if len(rows) else ():
-                    weights[rows, label] = joint[torch.arange(len(rows)), first[rows]]
+                    weights[rows, label] = joint.gather(1, first[rows, None])[:, 0]
             self.train(training)
         return DrawSettings().draw(weights, noise.cpu()[:, None]).masked_fill(is_null, -1)
 
