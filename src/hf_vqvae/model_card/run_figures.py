@@ -120,8 +120,7 @@ def _draw_likelihoods(model: VQVAEForImageGeneration, images: DecodedImages, pat
     pixel_values = images.__getitems__(rows)["pixel_values"].to(model.device)
     order = model.log_likelihood(pixel_values).bits.argsort()
     number = min(NUM_LIKELIHOODS, len(order))
-    middle = (len(order) - number) // 2
-    upside_down = pixel_values[order[middle : middle + number]].flip(2, 3)
+    upside_down = pixel_values[order[(len(order) - number) // 2 :][:number]].flip(2, 3)
     noise = torch.rand(pixel_values[:1].shape, generator=torch.Generator().manual_seed(0)).to(pixel_values) - 0.5
     shown = torch.cat([pixel_values[order[:number]], pixel_values[order[-number:]], upside_down, noise])
     kinds = ("Least surprising", "Most surprising", "Upside down")

@@ -209,8 +209,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             TypeError, ValueError: if codes or labels do not fit the config.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size).long()
-        number = count_grids("codes", len(codes), class_labels=class_labels)
-        labels = as_labels(class_labels, self.config, number)
+        labels = as_labels(class_labels, self.config, count_grids("codes", len(codes), class_labels=class_labels))
         if labels is not None or self.config.num_classes is None:
             logits = self(codes, class_labels=labels).logits.float()
         else:
@@ -302,8 +301,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         """
         settings = DrawSettings(temperature, top_k, top_p, guidance_scale)
         guided, config = guidance_scale != 1, self.config
-        rule = "1 for a prior without classes"
-        require(not guided or config.num_classes is not None, "guidance_scale", guidance_scale, rule)
+        require(not guided or config.num_classes, "guidance_scale", guidance_scale, "1 for a prior without classes")
         number = count_grids("num_grids", num_grids, class_labels=class_labels, seeds=seeds, codes=codes, mask=mask)
         batch_size = count_grids("batch_size", batch_size)
         # Weights offloaded by Accelerate are on "meta".
