@@ -36,10 +36,9 @@ class SmallClassifierConfig(StrictConfig):
 class SmallClassifier(PreTrainedModel):
     """Convolutional network of 382,000 parameters that learns handwritten digits in about a minute.
 
-    While the shorter side has 8 pixels or more, a 4x4 convolution of stride 2 and a 3x3 one follow,
-    of 32, 64, then 128 channels, each with batch normalization and ReLU. A linear layer computes the
-    features, a second one the logits. There is no pooling and no ReLU around the features, which
-    would make those of one class alike.
+    While the shorter side has 8 pixels or more, a 4x4 convolution of stride 2 and a 3x3 one follow, of 32, 64, then
+    128 channels, each with batch normalization and ReLU. A linear layer computes the features, a second one the
+    logits. There is no pooling and no ReLU around the features, which would make those of one class alike.
     """
 
     config: SmallClassifierConfig
@@ -108,8 +107,7 @@ AutoModelForImageClassification.register(SmallClassifierConfig, SmallClassifier)
 class ImageClassifier:
     """An image classifier with its image processor, for 8-bit images.
 
-    The features are the penultimate activations: the input of the last `nn.Linear`, whose outputs
-    must be the logits.
+    The features are the penultimate activations: the input of the last `nn.Linear`, whose outputs must be the logits.
 
     Args:
         model: an image classification model of transformers; put into eval mode.

@@ -53,10 +53,9 @@ class ReconstructionQuality(SummingMetric):
     - `reconstruction_mse`: squared error, mean over all pixels and channels of all images;
     - `psnr`: peak signal-to-noise ratio in dB, data range 1, of that one mean over ALL pixels (as
       in torchmetrics, not the mean of a PSNR per image); infinite if there is no error at all;
-    - `ssim`: mean over images of the structural similarity, at most 1 (Wang et al. 2004), by
-      torchmetrics: Gaussian window of 11x11, standard deviation 1.5, reflected borders. For images
-      below 11 pixels the window shrinks to the largest odd side that fits (`ssim_window`) and its
-      standard deviation in proportion.
+    - `ssim`: mean over images of the structural similarity, at most 1 (Wang et al. 2004), by torchmetrics: Gaussian
+      window of 11x11, standard deviation 1.5, reflected borders. For images below 11 pixels the window shrinks to the
+      largest odd side that fits (`ssim_window`) and its standard deviation in proportion.
 
     The error is summed in float64. SSIM is computed in float32, or in float64, 14 times slower, for
     float64 predictions; that moves its mean by 1e-7 on handwritten digits and by up to 1e-4 on

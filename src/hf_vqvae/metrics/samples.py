@@ -17,8 +17,7 @@ TABLE = List(Value("float32"))
 def frechet_distance(mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor) -> float:
     """Squared Fréchet distance of two Gaussians: Heusel et al. 2017 (arXiv 1706.08500), equation 6.
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. Means are (D,), covariances (D, D) and
-    of any rank.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. Means are (D,), covariances (D, D) and of any rank.
     """
     # tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2). torchmetrics has the
     # sum of the roots of the eigenvalues of S1 S2, a matrix that is not symmetric: where there are
@@ -97,8 +96,7 @@ class ClassifiedImages(SummingMetric):
     - `class_counts`: how often each class is the likeliest one, a list of `num_classes` integers;
     - `class_perplexity`: exp(entropy in nats) of that histogram, from 1 (all images of one class) to
       `num_classes` (all classes equally often);
-    - `sure_share`: the confident fraction, of images whose likeliest class has a probability of at
-      least 0.95;
+    - `sure_share`: the confident fraction, of images whose likeliest class has a probability of at least 0.95;
     - `class_accuracy`: share, of the images with a reference, whose likeliest class is that one; NaN
       if none has a reference.
     """

@@ -121,9 +121,8 @@ def results_table(metrics: dict[str, dict]) -> dict[str, Any]:
     """Return what the section of results says, escaped.
 
     Returns:
-        `rows`, of which the first of each group also has its name, `group`; `notes`, which the
-        rows refer to by number and which say every part of a protocol once; and `usual`, the images
-        that most metrics are measured on.
+        `rows`, of which the first of each group also has its name, `group`; `notes`, which the rows refer to by number
+        and which say every part of a protocol once; and `usual`, the images that most metrics are measured on.
     """
     facts = {key: METRICS.get(key, OTHER) for key in metrics}
     order = sorted(metrics, key=lambda key: GROUPS.index(facts[key].group))
@@ -167,11 +166,10 @@ def _images(count: int, split: str, is_other_split: bool) -> str:
 def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Return tables of settings with their meaning: each model's config, and the training flags."""
     prior = getattr(config, "prior_config", None)
-    parts = [("VQ-VAE", config if prior is None else config.vqvae_config)]
-    parts += [] if prior is None else [("Prior", prior)]
-    tables = [
-        (title, [(field, getattr(part, field.name)) for field in own_fields(type(part))]) for title, part in parts
-    ]
+    parts = {"VQ-VAE": config} if prior is None else {"VQ-VAE": config.vqvae_config, "Prior": prior}
+    tables = {
+        title: [(one, getattr(part, one.name)) for one in own_fields(type(part))] for title, part in parts.items()
+    }
     left_out = RunArguments.names("run")
     if prior is None:
         left_out |= {"train_prior", "class_conditional", "num_eval_samples", "prior_keep_best"}
@@ -186,7 +184,7 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         unused |= {"label_dropout"}
     unused |= {"class_frequencies"}  # one for each class, in config.json
     flags = [field for field in fields(TrainingArguments) if field.name not in left_out]
-    tables.append(("Training", [(field, arguments.get(field.name)) for field in flags]))
+    tables["Training"] = [(field, arguments.get(field.name)) for field in flags]
     return [
         {
             "title": title,
@@ -196,5 +194,5 @@ def setting_tables(config, arguments: dict[str, Any]) -> list[dict[str, Any]]:
                 if value is not None and value != "" and field.name not in unused
             ],
         }
-        for title, settings in tables
+        for title, settings in tables.items()
     ]
