@@ -73,6 +73,11 @@ class PixelCNNConfig(StrictConfig):
             self.label2id = {name: int(number) for number, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
+    @property
+    def vocab_size(self) -> int:
+        """`num_embeddings`, under the name that transformers gives it."""
+        return self.num_embeddings
+
     def validate_sizes(self):
         """Check the parity of kernels and channels, and that the grid has two sides."""
         if self.architecture == "plain" and self.hidden_size % 2:
