@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import ViTConfig
 
 from hf_vqvae.data.splits import DecodedImages
+from hf_vqvae.evaluation import model_metrics
 from hf_vqvae.evaluation.model_metrics import evaluate_model
 from hf_vqvae.evaluation.small_classifier import DESCRIPTION
 from hf_vqvae.hub.download import load_model
@@ -183,6 +184,15 @@ def test_images_without_a_label_are_measured_without(accelerator, labels):
     assert set(metrics) == VQVAE_KEYS | PRIOR_KEYS
     assert "label" not in metrics["nll"]["protocol"]
     assert values(metrics) == values(measured_of(model, bare, accelerator))
+
+
+def test_many_classes_are_summed_over_on_the_first_batches_alone(accelerator, monkeypatch):
+    monkeypatch.setattr(model_metrics, "MARGINAL_PASSES", 15)  # 5 images of 3 classes each: 2 batches of 4
+    model, images = make_conditional(), labelled(11, [0, 1])
+    metrics = measured_of(model, images, accelerator, batch_size=4)
+    assert [metrics[key]["count"] for key in ("nll", "nll_marginal", "bits_per_image_marginal")] == [11, 8, 8]
+    first = measured_of(model, labelled(8, [0, 1]), accelerator, batch_size=4)
+    assert metrics["nll_marginal"] == first["nll_marginal"]
 
 
 def test_labels_that_are_no_class_of_the_prior_are_named(accelerator):

@@ -19,6 +19,8 @@ from ..models import PixelCNNConfig, VQVAEConfig, VQVAEImageProcessorPil, VQVAEM
 from ..models.configuration_vqvae import as_pair
 
 NOISE_IMAGES = 64
+# Passes of a conditional prior for the likelihood without labels, which takes one for each class of an image.
+MARGINAL_PASSES = 100_000
 
 
 @torch.inference_mode()
@@ -27,10 +29,10 @@ def evaluate_model(
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
-    Called by every process of `accelerator`: each takes every n-th batch, and the sums are exchanged,
-    so the numbers have the same bits on one process. A class-conditional prior is measured with the
-    labels of the images, if there are any, and also without, as the sum over all classes; and with noise
-    in place of images, whose likelihood says how far images of another kind are.
+    Called by every process of `accelerator`: each takes every n-th batch, and the sums are exchanged, so the numbers
+    have the same bits on one process. A class-conditional prior is measured with the labels of the images, if they have
+    any, and without, as the sum over all classes, on the first batches that take about 100,000 forward passes; and on
+    noise, whose likelihood says how far images of another kind are.
 
     Args:
         model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
@@ -38,8 +40,7 @@ def evaluate_model(
         split: name of the split of `images`, for the records.
 
     Returns:
-        On all processes, the records of metrics.json by their keys in the catalogue; and how often
-        each of the `num_embeddings` codes occurs in the codes of all images.
+        On all processes, the records of metrics.json by their keys in the catalogue; and how often each code occurs.
 
     Raises:
         ValueError: if the labels are not the prior's classes, or the model makes NaN.
@@ -52,41 +53,46 @@ def evaluate_model(
     likelihood, marginal = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
     bits: list[float] = []  # of the images of this process, without labels
     given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
+    classes = (prior and prior.config.num_classes) or 1
+    limit = len(images) if classes == 1 else max(1, MARGINAL_PASSES // classes)
     with eval_mode(model):
-        for batch in local_batches(images, accelerator, batch_size, f"Evaluate ({split})"):
+        for number, batch in enumerate(local_batches(images, accelerator, batch_size, f"Evaluate ({split})")):
+            start = (number * accelerator.num_processes + accelerator.process_index) * batch_size
             codes = vqvae.encode(batch["pixel_values"]).codes
             # Decode from codes only, as a user of stored codes would.
             reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
             references = processor.postprocess(batch["pixel_values"], output_type="pt")
             quality.add_batch(predictions=reconstructions, references=references)
             usage.add_batch(predictions=codes)
-            if prior is not None:
+            if given_labels:
+                likelihood.add_batch(**_predict_codes(prior, codes, batch["labels"]))
+            if prior is not None and start < limit:
                 unlabelled = _predict_codes(prior, codes, None)
                 marginal.add_batch(**unlabelled)
-                likelihood.add_batch(**(_predict_codes(prior, codes, batch["labels"]) if given_labels else unlabelled))
                 bits += (unlabelled["negative_log_likelihoods"].sum((1, 2)) / math.log(2)).tolist()
         noise = None if prior is None else model.log_likelihood(_noise(vqvae)).bits.mean().item()
     values = {}
-    for metric in (quality, usage, likelihood) if prior is not None else (quality, usage):
+    for metric in (quality, usage, *([likelihood] if given_labels else [])):
         metric.sum_over_processes_(accelerator)
         values |= metric.compute()
-    if given_labels:
-        marginal.sum_over_processes_(accelerator)
-        result = marginal.compute()
-        values |= {f"{key}_marginal": result[key] for key in ("nll", "bits_per_image")}
     facts = _facts(vqvae.config, given_labels) | {"split": split, "count": len(images), "labels": ""}
-    without = facts | {"given": "given the true codes before it, whatever the label", "labels": " (without labels)"}
-    metrics = {
-        key: METRICS[key].record(value, **(without if key.endswith("_marginal") else facts))
-        for key, value in values.items()
-        if key in METRICS
-    }
+    marginal.sum_over_processes_(accelerator)
+    unlabelled = marginal.compute() if prior is not None else {}
+    without = facts | {"count": min(len(images), -(-limit // batch_size) * batch_size)}
+    if given_labels:
+        unlabelled = {f"{key}_marginal": unlabelled[key] for key in ("nll", "bits_per_image")}
+        without |= {"given": "given the true codes before it, whatever the label", "labels": " (without labels)"}
+    metrics = _records(values, facts) | _records(unlabelled, without)
     if prior is not None:
         bits = gather_object(bits)
         metrics["bits_per_image_noise"] = METRICS["bits_per_image_noise"].record(
             noise, split=split, count=NOISE_IMAGES, low=min(bits), high=max(bits)
         )
     return metrics, values["codebook_counts"]
+
+
+def _records(values: dict[str, Any], facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {key: METRICS[key].record(value, **facts) for key, value in values.items() if key in METRICS}
 
 
 def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -> bool:
