@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hf_vqvae import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEImageProcessorPil, VQVAEModel
 from hf_vqvae.arguments import RunArguments, TrainingArguments, VQVAEArguments
 from hf_vqvae.data.codes import CodesDataset
-from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.data.decoding import DecodedImages, shift_images
 from hf_vqvae.data.loaders import EpochShuffle, count_steps, make_loader
 from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.metrics.sums import Averages
 from hf_vqvae.training.run_directory import Run, RunDirectory
 from hf_vqvae.training.signals import same_command
-from hf_vqvae.training.stages import shift_images, start_config
+from hf_vqvae.training.stages import draw_shifts, start_config
 from hf_vqvae.training.trainer import Stage, StageTrainer
 
 
@@ -330,7 +330,8 @@ def test_a_share_of_images_is_shifted_evenly_each_way(share):
     # A slope along each axis: no two moves look alike, also where edges are repeated.
     ramp = torch.linspace(-0.5, 0.5, 8)
     image = torch.stack([ramp[:, None] + 2 * ramp, ramp[:, None] - 2 * ramp]) / 3
-    shifted = shift_images(image.expand(3000, -1, -1, -1), 1, share)
+    shifts = draw_shifts(3000, 1, share, image.device)
+    shifted = shift_images(image.expand(3000, -1, -1, -1), shifts, 1)
     padded = torch.nn.functional.pad(image, [1] * 4, mode="replicate")
     moves = torch.stack([padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
     found = (shifted[:, None] == moves).flatten(2).all(2)  # (images, moves)

@@ -133,3 +133,13 @@ def decode_rows(
     report_conversions(modes, decoder)
     kept_labels = None if decoder.label_column is None else torch.from_numpy(labels[:done])
     return DecodedImages(torch.from_numpy(images[:done]), kept_labels)
+
+
+def shift_images(images: Tensor, shifts: Tensor, radius: int) -> Tensor:
+    """Shift images (B, C, H, W) up and left by `shifts` (B, 2), integers in [-radius, radius]; edges are repeated."""
+    height, width = images.shape[2:]
+    # As floats, because not all backends pad bytes.
+    padded = torch.nn.functional.pad(images.float(), (radius,) * 4, mode="replicate").to(images.dtype)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2r+1, 2r+1, H, W)
+    rows, columns = (shifts + radius).unbind(1)
+    return windows[torch.arange(len(images), device=images.device), :, rows, columns]

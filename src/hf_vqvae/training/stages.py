@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..arguments import VQVAEArguments
 from ..data.codes import CodesDataset, encode_split
+from ..data.decoding import shift_images
 from ..data.loaders import count_steps, local_batches
 from ..data.splits import ImageSplits
 from ..files import atomic_replace, read_json, write_json, writing_errors
@@ -202,21 +203,15 @@ def _accuracy(output: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _encode_shifted(vqvae: VQVAEModel, radius: int, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
     """Adds the codes of the images of a batch, after a share of them is shifted."""
-    images = shift_images(batch["pixel_values"], radius, SHIFTED * (1 - progress / SHIFTED_UNTIL))
-    return batch | {"codes": vqvae.encode(images).codes}
+    images = batch["pixel_values"]
+    shifts = draw_shifts(len(images), radius, SHIFTED * (1 - progress / SHIFTED_UNTIL), images.device)
+    return batch | {"codes": vqvae.encode(shift_images(images, shifts, radius)).codes}
 
 
-def shift_images(images: Tensor, radius: int, share: float) -> Tensor:
-    """Shifts a share of images (B, C, H, W) by up to `radius` pixels along both axes; edges are repeated."""
-    draws = draw_uniform((len(images), 3), images.device)
-    moves = ((draws[:, :2] * (2 * radius + 1)).long() - radius) * (draws[:, 2:] < share) + radius
-    rows, columns = (
-        torch.arange(size, device=images.device) + move
-        for size, move in zip(images.shape[2:], moves[..., None].unbind(1), strict=True)
-    )
-    padded = torch.nn.functional.pad(images, [radius] * 4, mode="replicate").movedim(1, 3)
-    every = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded[every, rows[:, :, None], columns[:, None]].movedim(3, 1)
+def draw_shifts(count: int, radius: int, share: float, device: torch.device) -> Tensor:
+    """Draws shifts (`count`, 2) of up to `radius` pixels along both axes for a share of the images, else 0."""
+    draws = draw_uniform((count, 3), device)
+    return ((draws[:, :2] * (2 * radius + 1)).long() - radius) * (draws[:, 2:] < share)
 
 
 def _likelihoods(prior: torch.nn.Module, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
