@@ -41,6 +41,7 @@ def main() -> None:
 
     # Imported after the flags are parsed: this takes seconds.
     hf_vqvae.register()
+    from hf_vqvae.export.onnx import check_packages, write_onnx
     from hf_vqvae.hub.preflight import check_can_push
     from hf_vqvae.publishing.push import (
         check_finished,
@@ -54,11 +55,15 @@ def main() -> None:
     options = options_of(hub) | {"overwrite_card": rest.overwrite_card}
     command = push_command(rest.folder, hub.hub_model_id, **options)
     check_finished(Path(rest.folder))
+    if hub.onnx:
+        check_packages()
     with push_stopped_by_signals(command):
         try:
             repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
         except PushError as error:
             sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
+        if hub.onnx:
+            write_onnx(rest.folder)
         url = push_folder(rest.folder, repo_id, **options)
     print(f"Pushed to {url}")
 

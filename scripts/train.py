@@ -24,6 +24,7 @@ def main() -> None:
 
     hf_vqvae.register()
     from hf_vqvae.distributed import make_accelerator, run_on_main_process
+    from hf_vqvae.export.onnx import check_packages, write_onnx
     from hf_vqvae.training.locking import locked_together
     from hf_vqvae.training.run import train
     from hf_vqvae.training.run_directory import Run, RunDirectory
@@ -32,6 +33,8 @@ def main() -> None:
     training, hub = arguments.training, arguments.hub
     directory = RunDirectory(Path(training.output_dir))
     directory.check_name()
+    if hub.onnx:
+        check_packages()
     accelerator = make_accelerator(training, directory.partial)
     run = Run(arguments, accelerator, directory)
     resume_command = same_command("--resume_from_checkpoint", "latest")
@@ -49,6 +52,8 @@ def main() -> None:
             train(run)
         accelerator.end_training()
         if accelerator.is_main_process:
+            if hub.onnx:
+                write_onnx(directory.partial)
             directory.finish()
             print_what_to_look_at(directory.output_dir)
     if accelerator.is_main_process and hub.push_to_hub:

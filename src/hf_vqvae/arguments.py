@@ -177,6 +177,7 @@ class HubTargetArguments:
     hub_create_pr: bool = flag(False, "Open a pull request instead.", "run")
     hub_commit_message: str | None = flag(None, "Commit message.", "run")
     hub_license: str = flag("apache-2.0", "License on the card.", "run")
+    onnx: bool = flag(False, "Also write the model as ONNX into the folder onnx, for its page in a browser.", "run")
 
 
 @dataclass

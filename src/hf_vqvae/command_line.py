@@ -98,7 +98,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         package = (error.name or "").partition(".")[0]
         if package == "hf_vqvae":
             raise
-        extras = "[train,plot,demo]"
+        extras = "[train,plot,demo,onnx]"
         sys.exit(f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'.")
     except UnicodeEncodeError as error:  # a file's name, where the locale is not UTF-8
         sys.exit(f"Error: {error.encoding} cannot write {error.object!r}: set PYTHONUTF8=1.")

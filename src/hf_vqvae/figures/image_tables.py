@@ -221,6 +221,11 @@ def color_codes(codes: np.ndarray, num_embeddings: int, cell: int = 1) -> np.nda
     return colors.repeat(cell, axis=1).repeat(cell, axis=2)
 
 
+def save_strip(images: np.ndarray, path: str | Path) -> None:
+    """Write images (N, H, W, C) side by side, without a scale or frame, as the page in the browser reads them."""
+    Image.fromarray(np.concatenate([displayable(image) for image in images], axis=1)).save(path)
+
+
 def printable(name: str, otherwise: str) -> str:
     """Return a name on one line, or `otherwise` if it is empty or the font lacks a character."""
     name, font = " ".join(name.split()), get_font(findfont(FontProperties(family="DejaVu Sans")))

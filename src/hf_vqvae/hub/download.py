@@ -28,7 +28,9 @@ from .requests import TIMEOUT, request_timeout, retry
 Model = VQVAEModel | VQVAEForImageGeneration
 
 
-def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: float = TIMEOUT) -> str:
+def fetch_model(
+    name_or_path: str, revision: str | None = None, *, more: tuple[str, ...] = (), timeout: float = TIMEOUT
+) -> str:
     """Return the folder of a model: a local one, or the snapshot of a repo in the cache.
 
     Unlike `from_pretrained`, this retries after a lost connection, and its message names the true cause. If the Hub
@@ -37,6 +39,7 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
     Args:
         name_or_path: a folder, or `owner/name`.
         revision: branch, tag or commit of a repo.
+        more: patterns of files to download besides weights and configs.
         timeout: seconds to wait for an answer of the Hub.
 
     Raises:
@@ -56,7 +59,7 @@ def fetch_model(name_or_path: str, revision: str | None = None, *, timeout: floa
     if not is_name:
         raise ValueError(f"{failed} it is no name of a repo. {way_out}")
     try:
-        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS]
+        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *more]
         with request_timeout(timeout):
             return retry(snapshot_download, name, revision=revision, allow_patterns=patterns)
     except FAILURES as error:

@@ -19,9 +19,9 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"`hub_model_id` {repo_id!r} is not a valid repo name: {error}") from None
+        raise ValueError(f"{repo_id!r} is not a valid repo name: {error}") from None
     if not repo_id:
-        raise ValueError("`hub_model_id` must be name or owner/name, got an empty string.")
+        raise ValueError("the name of a repo must be name or owner/name, got an empty string.")
 
 
 def check_can_push(
@@ -32,12 +32,14 @@ def check_can_push(
     revision: str | None = None,
     create_pr: bool = False,
     license: str | None = None,
+    repo_type: str = "model",
 ) -> str:
     """Check, without changing anything on the Hub, whether a push to `repo_id` would be accepted.
 
     Args:
         token: by default that of `HF_TOKEN` or `hf auth login`.
         private, revision, create_pr, license: as of `push_folder`.
+        repo_type: "model" or "space".
 
     Returns:
         The full name `owner/name`.
@@ -61,7 +63,7 @@ def check_can_push(
         with request_timeout(TIMEOUT):
             user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
-            _check_repo(api, user, full_name, private, create_pr)
+            _check_repo(api, user, {"repo_id": full_name, "repo_type": repo_type}, private, create_pr)
             refusal = license and _refusal(license)
     except PushError:
         raise
@@ -90,14 +92,15 @@ def _token_of(user: dict) -> dict:
     return (user.get("auth") or {}).get("accessToken") or {}
 
 
-def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: bool) -> None:
+def _check_repo(api: HfApi, user: dict, target: dict[str, str], private: bool, create_pr: bool) -> None:
+    repo_id = target["repo_id"]
     if _token_of(user).get("role") == "read":
         raise PushError(
             f"The token of {user['name']} can only read: create one that can write to {repo_id} at "
             f"{constants.ENDPOINT}/settings/tokens."
         )
     try:
-        repo = retry(api.repo_info, repo_id)
+        repo = retry(api.repo_info, **target)
     except RepositoryNotFoundError:
         if create_pr:
             raise PushError(f"There is no repo {repo_id} to open a pull request in.") from None
@@ -110,7 +113,7 @@ def _check_repo(api: HfApi, user: dict, repo_id: str, private: bool, create_pr: 
     if create_pr:
         return  # open to everybody who may read the repo
     try:
-        retry(api.auth_check, repo_id, write=True)
+        retry(api.auth_check, **target, write=True)
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403):
             raise

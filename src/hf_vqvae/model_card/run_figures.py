@@ -20,6 +20,7 @@ from ..figures.image_tables import (
     plot_samples,
     plot_samples_by_class,
     printable,
+    save_strip,
 )
 from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEModel
 from .records import read_record
@@ -68,6 +69,7 @@ def write_figures(
             draw_neighbours(samples[:NUM_IMAGES], train_images, model.device, folder / "neighbours.png")
     codes = codes.cpu().numpy()
     plot_architecture(vqvae.config, folder / "architecture.png", None if prior is None else prior.config)
+    save_strip(inputs, folder / "test_images.png")
     plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
     plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
     history = read_record(run_folder, "history.json")

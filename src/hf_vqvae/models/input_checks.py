@@ -64,6 +64,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_exported() -> bool:
+    """Return whether the model is exported or traced, and not compiled."""
+    return is_traced() and not torch.compiler.is_dynamo_compiling()
+
+
 def check_range(name: str, values: Tensor, low: int, high: int, meaning: str) -> None:
     """Raise `ValueError` unless all values are in [low, high); those of a traced tensor are not checked."""
     if is_traced() or values.is_meta or not values.numel():

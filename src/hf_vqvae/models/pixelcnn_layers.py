@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pixelcnn import PixelCNNConfig
+from .input_checks import is_exported
 
 
 class CodeLookup(nn.Embedding):
@@ -50,7 +51,11 @@ class CodeLookup(nn.Embedding):
         neighbours = torch.stack([padded[:, y : y + height, x : x + width] for y, x in self.taps], dim=-1)
         offsets = torch.arange(len(self.taps), device=codes.device) * self.num_codes
         rows = torch.where(neighbours < 0, outside, neighbours + offsets)
-        summed = nn.functional.embedding_bag(rows.reshape(-1, len(self.taps)), table, mode="sum")
+        rows = rows.reshape(-1, len(self.taps))
+        if is_exported():  # in ONNX, `embedding_bag` is a loop over the rows
+            summed = nn.functional.embedding(rows, table).sum(1)
+        else:
+            summed = nn.functional.embedding_bag(rows, table, mode="sum")
         hidden = (summed + self.bias).view(batch, height, width, len(self.bias)).permute(0, 3, 1, 2)
         # Return the autocast dtype, as a convolution does.
         device = hidden.device.type

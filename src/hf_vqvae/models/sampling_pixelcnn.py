@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .input_checks import as_list, is_integer, is_traced, require
+from .input_checks import as_list, is_exported, is_integer, require
 from .pixelcnn_cache import GatedCache, PlainCache
 
 # Guided logits must stay finite in float32.
@@ -81,7 +81,7 @@ def sample_codes(prior, settings: DrawSettings, noise: Tensor, labels, known, ba
         labels: (N,) rows of the class embeddings; the last, -1, is the null label. None for a prior without classes.
         known: codes (N, h, w) and a mask (N, h, w) of those that are known, or None.
     """
-    if is_traced() and not torch.compiler.is_dynamo_compiling():
+    if is_exported():
         raise RuntimeError("`sample` cannot be exported or traced: export `forward` and `decode`.")
     starts = range(0, len(noise), batch_size)
     drawn, row, shape = [], None, None

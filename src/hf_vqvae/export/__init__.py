@@ -1,0 +1,1 @@
+"""Push a finished run or a model to the Hub."""
