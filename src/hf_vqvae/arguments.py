@@ -101,7 +101,10 @@ class TrainingArguments:
         at_least=1,
     )
     gradient_checkpointing: bool = flag(False, "Recompute activations in backward to save memory.")
-    learning_rate: float = flag(1.6e-2, "Learning rate of Adam for the VQ-VAE.", "vqvae", above=0)
+    optimizer: str = flag(
+        "adamw", "Of the VQ-VAE: `muon` for its kernels, or AdamW for all.", "vqvae", choices=["muon", "adamw"]
+    )
+    learning_rate: float = flag(1.6e-2, "Learning rate of the VQ-VAE.", "vqvae", above=0)
     prior_learning_rate: float | None = flag(
         None, "Learning rate for the prior (default: 6e-3 gated, 1e-3 plain).", "prior", above=0
     )

@@ -533,7 +533,7 @@ def test_records_belong_to_weights_however_these_are_saved(tmp_path, shards):
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "-a", "a--b", "me/na me", "me/x.git", "x" * 97])
 def test_a_name_the_hub_does_not_allow_is_refused(name):
-    with pytest.raises(ValueError, match="repo name|name of a repo"):
+    with pytest.raises(ValueError, match="repo"):
         check_repo_id(name)
 
 

@@ -135,6 +135,7 @@ def train_vqvae(
         name="vqvae",
         num_epochs=arguments.num_train_epochs,
         learning_rate=arguments.learning_rate,
+        optimizer=arguments.optimizer,
         inputs={"pixel_values": "pixel_values"},
         measure=measure,
         evaluate=evaluate,

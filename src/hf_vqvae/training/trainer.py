@@ -19,6 +19,7 @@ from ..command_line import log_line, progress_bar
 from ..data.loaders import ended_early, make_loader
 from ..metrics.sums import Averages
 from .checkpoints import choose_checkpoint, discard_checkpoints, list_checkpoints, load_checkpoint, save_checkpoint
+from .muon import Muon
 from .run_directory import Run
 from .signals import Interrupted, catch_signals
 
@@ -34,7 +35,8 @@ class Stage:
         num_codes: K, to compute perplexity and codes in use, else None.
         log_images: called with the step after each epoch where there are trackers, on the main process.
         steps_before: steps of the run's earlier stages: trackers have one axis of steps for all.
-        betas, weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without decay it is Adam.
+        optimizer: "muon" (see [`Muon`]) or "adamw" (Loshchilov and Hutter 2019, arXiv 1711.05101).
+        betas, weight_decay: of AdamW; without decay it is Adam.
         average_decay: of the moving average of the weights, which is evaluated and saved; None for none.
         augment: maps a training batch and the share of the steps that are done to the batch that is trained on.
         best_by: the evaluated number by whose lowest value the epoch is chosen whose weights are kept; None: the last.
@@ -49,6 +51,7 @@ class Stage:
     num_codes: int | None = None
     log_images: Callable[[int], None] | None = None
     steps_before: int = 0
+    optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     average_decay: float | None = None
@@ -73,13 +76,13 @@ class StageTrainer:
         # What a checkpoint must have in common with this stage.
         settings = self._settings()
         self.identity = model.config.to_dict() | settings | {"run": run.directory.run_id}
+        self.identity |= {"optimizer": stage.optimizer} if stage.optimizer != "adamw" else {}  # as older ones
         self.changeable = {*settings, "data_variance"}
         num_workers = run.arguments.data.dataloader_num_workers
         loader, self.order = make_loader(dataset, steps_per_epoch, arguments, num_workers)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            learned, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay
-        )
+        kind = Muon if stage.optimizer == "muon" else torch.optim.AdamW
+        optimizer = kind(learned, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay)
         warmup = min(arguments.warmup_steps, self.total_steps // 10)
         scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, self.total_steps)
         # Channels last: the layout convolutions are fastest in, on CPU and GPU alike.
@@ -90,7 +93,6 @@ class StageTrainer:
         self.loader.base_dataloader.generator = torch.Generator()
         self.weight_average = None
         if stage.average_decay is not None:
-            # A copy of the prepared model, on its device, without the wrappers of DDP and torch.compile.
             update = partial(_average, stage.average_decay)
             self.weight_average = AveragedModel(self._unwrapped_model(), multi_avg_fn=update)
         self.best = copy.deepcopy(self._unwrapped_model()) if stage.best_by else None
@@ -116,8 +118,7 @@ class StageTrainer:
             "dynamo_backend": accelerator.state.dynamo_plugin.backend.value,
             "steps_per_epoch": self.steps_per_epoch,
         }
-        names = sorted(RunArguments.names("stages") | {"seed"})
-        settings |= {name: getattr(arguments, name) for name in names}
+        settings |= {name: getattr(arguments, name) for name in sorted(RunArguments.names("stages") | {"seed"})}
         names = ("num_epochs", "learning_rate", "betas", "weight_decay", "average_decay", "max_grad_norm", "data")
         return settings | {name: getattr(stage, name) for name in names}
 
@@ -178,7 +179,7 @@ class StageTrainer:
             group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
         if self.step > self.total_steps:
             raise ValueError(
-                f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
+                f"the checkpoint {checkpoint} is at step {self.step} of stage {self.stage.name}, which is to have "
                 f"{self.total_steps}: ask for more epochs, or resume from an earlier checkpoint."
             )
         self.checkpoints[checkpoint] = self.step
@@ -279,8 +280,8 @@ class StageTrainer:
             self.best.load_state_dict(self._unwrapped_model().state_dict())
         self._swap_weights_()
         bar.set_postfix(_short(figures | evaluated))
-        title = f"{self.stage.name}: epoch {self.epoch}/{self.stage.num_epochs}, step {self.step}"
-        log_line(title, figures | evaluated, f"{images_per_second:,.0f} images/s")
+        place = f"epoch {self.epoch}/{self.stage.num_epochs}, step {self.step}"
+        log_line(f"{self.stage.name}: {place}", figures | evaluated, f"{images_per_second:,.0f} images/s")
         self._log(evaluated)
         if self.arguments.checkpointing_steps == 0:
             self._save()
