@@ -102,7 +102,7 @@ class TrainingArguments:
     )
     gradient_checkpointing: bool = flag(False, "Recompute activations in backward to save memory.")
     optimizer: str = flag(
-        "adamw", "Of the VQ-VAE: `muon` for its kernels, or AdamW for all.", "vqvae", choices=["muon", "adamw"]
+        "muon", "Of the VQ-VAE: `muon` for its kernels, or AdamW for all.", "vqvae", choices=["muon", "adamw"]
     )
     learning_rate: float = flag(1.6e-2, "Learning rate of the VQ-VAE.", "vqvae", above=0)
     prior_learning_rate: float | None = flag(
