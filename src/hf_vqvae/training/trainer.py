@@ -179,7 +179,7 @@ class StageTrainer:
             group["betas"], group["weight_decay"] = self.stage.betas, self.stage.weight_decay
         if self.step > self.total_steps:
             raise ValueError(
-                f"the checkpoint {checkpoint} is at step {self.step} of stage {self.stage.name}, which is to have "
+                f"the checkpoint {checkpoint} is {self.step} steps into stage {self.stage.name}, which is to have "
                 f"{self.total_steps}: ask for more epochs, or resume from an earlier checkpoint."
             )
         self.checkpoints[checkpoint] = self.step
@@ -189,9 +189,8 @@ class StageTrainer:
         return self.stage.learning_rate * self.scheduler.scheduler.lr_lambdas[0](step - 1)
 
     def _train_epoch(self, bar: Any, caught: list[int]) -> None:
-        arguments, accelerator = self.arguments, self.accelerator
+        arguments, accelerator, done = self.arguments, self.accelerator, self.step - self.epoch * self.steps_per_epoch
         self.model.train()
-        done = self.step - self.epoch * self.steps_per_epoch
         if done == self.steps_per_epoch:  # Accelerate fails on a stream's loader that gives nothing
             return
         self.order.start_at(self.epoch, done)
