@@ -1,0 +1,110 @@
+// Drawing codes from logits, in the arithmetic of sampling_pixelcnn.py: float32, cumulative sums rounded from double.
+
+const TINY = 2 ** -126; // the smallest normal float32
+const { fround } = Math;
+
+/** Numbers in [0, 1) that float32 holds exactly (mulberry32). */
+export function random(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let bits = Math.imul(state ^ (state >>> 15), state | 1);
+    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
+    return ((bits ^ (bits >>> 14)) >>> 8) / 2 ** 24;
+  };
+}
+
+export function softmax(logits) {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = Float32Array.from(logits, (logit) => Math.exp(fround(logit - largest)));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / sum);
+}
+
+function cumulativeSum(values) {
+  let sum = 0;
+  return values.map((value) => (sum += value)); // a Float32Array rounds what it stores, not the sum
+}
+
+/** Draw a code by inverting the cumulative distribution at `noise`; `probabilities` are those it is drawn from. */
+export function draw(logits, noise, { temperature = 1, topK = null, topP = null } = {}) {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (temperature === 0) {
+    const code = logits.indexOf(largest);
+    return { code, probabilities: logits.map((_, index) => Number(index === code)) };
+  }
+  if (temperature !== 1) {
+    const heat = fround(Math.max(temperature, TINY));
+    logits = logits.map((logit) => fround(logit - largest) / heat);
+  }
+  const descending = (values) => values.slice().sort().reverse(); // typed arrays sort by number
+  if (topK !== null && topK < logits.length) {
+    const least = descending(logits)[topK - 1];
+    logits = logits.map((logit) => (logit < least ? -Infinity : logit));
+  }
+  let probabilities = softmax(logits);
+  if (topP !== null && topP < 1) {
+    const ordered = descending(probabilities);
+    const enough = fround(Math.max(topP, TINY));
+    const before = cumulativeSum(ordered).map((sum, index) => sum - ordered[index]);
+    const count = before.findIndex((share) => share >= enough);
+    const least = count < 0 ? 0 : ordered[count - 1];
+    probabilities = probabilities.map((probability) => (probability < least ? 0 : probability));
+  }
+  const cumulative = cumulativeSum(probabilities);
+  const threshold = fround(cumulative.at(-1) * noise);
+  const code = cumulative.findIndex((sum) => sum > threshold);
+  return { code: code < 0 ? probabilities.findLastIndex((value) => value > 0) : code, probabilities };
+}
+
+/** The label at `noise`: of p(label), of p(label | known codes) if these come first, or else -1, the null label. */
+async function drawLabel(model, noise, known) {
+  const logarithms = Array.from(model.frequencies, Math.log);
+  const mask = Array.from(known?.mask ?? [], Boolean);
+  const first = mask.includes(false) ? mask.indexOf(false) : mask.length;
+  if (mask.lastIndexOf(true) >= first) return -1;
+  if (first) {
+    const codes = Int32Array.from(known.codes, (code, cell) => (mask[cell] ? code : 0));
+    const likelihoods = await model.logLikelihoodByClass(codes);
+    for (const [label, cells] of likelihoods.entries()) {
+      logarithms[label] += cells.subarray(0, first).reduce((a, b) => a + b, 0);
+    }
+  }
+  return draw(Float32Array.from(logarithms), noise).code;
+}
+
+/**
+ * Draw a grid of codes in raster order; yields {cell, code, probabilities, label} and returns the codes.
+ *
+ * noise: Float32Array (h*w) in [0, 1). label: an integer, -1 for the null label, or null to draw it at labelNoise.
+ * known: {codes, mask} to keep where the mask is true (their probabilities are null: they are not drawn), or null.
+ * guidance: how far the logits move from those of the null label to those of the label; 1 for no guidance.
+ */
+export async function* sampleCodes(model, options) {
+  const { noise, labelNoise = 0, known = null, guidance = 1, temperature, topK, topP } = options;
+  const label = model.classes ? options.label ?? (await drawLabel(model, labelNoise, known)) : null;
+  const labels = model.classes && guidance !== 1 ? [label, -1] : [label];
+  if (labels.includes(-1) && model.hasNullLabel === false) {
+    throw new Error("This prior was trained with every label shown: choose a class, and guidance 1.");
+  }
+  const cells = noise.length;
+  const codes = new Int32Array(cells * labels.length);
+  for (let cell = 0; cell < cells; cell++) {
+    let code = known?.codes[cell];
+    let probabilities = null;
+    if (!known?.mask[cell]) {
+      const all = await model.logits(codes, labels, labels.length);
+      const at = (row) => Float32Array.from({ length: model.K }, (_, k) => all[(row * model.K + k) * cells + cell]);
+      let logits = at(0);
+      if (labels.length > 1) {
+        const without = at(1);
+        const scale = fround(guidance);
+        logits = logits.map((value, k) => without[k] + fround(scale * fround(value - without[k])));
+      }
+      ({ code, probabilities } = draw(logits, noise[cell], { temperature, topK, topP }));
+    }
+    for (let row = 0; row < labels.length; row++) codes[row * cells + cell] = code;
+    yield { cell, code, probabilities, label };
+  }
+  return codes.slice(0, cells);
+}
