@@ -1,15 +1,11 @@
 // Settings, files of a model repo, and the runtime. Every failure is a LoadError whose message is a sentence.
 
-// sha384 of the files of the npm package onnxruntime-web 1.30.0: the smallest bundle without WebGPU, and its wasm.
+// sha384 of the files of the npm package onnxruntime-web 1.30.0: the smallest bundle, without WebGPU, and its wasm.
 const RUNTIME = {
   "ort.wasm.bundle.min.mjs": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
   "ort-wasm-simd-threaded.wasm": "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
 };
-const DEFAULTS = {
-  hub: "https://huggingface.co",
-  revision: "main",
-  runtime: "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/",
-};
+const RUNTIME_URL = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/";
 
 export class LoadError extends Error {
   constructor(message, status = 0) {
@@ -20,15 +16,16 @@ export class LoadError extends Error {
 
 /** settings.json, with `?model=owner/name&revision=` of the address in place of its model. */
 export async function loadSettings() {
-  const settings = { ...DEFAULTS, ...(await loadJson("settings.json")) };
+  const defaults = { hub: "https://huggingface.co", revision: "main", runtime: RUNTIME_URL };
+  const settings = { ...defaults, ...parseJson(await loadFile("settings.json"), "settings.json") };
   const query = new URLSearchParams(location.search);
   // A revision belongs to its model.
-  if (query.get("model")) Object.assign(settings, { model: query.get("model"), revision: DEFAULTS.revision });
+  if (query.get("model")) Object.assign(settings, { model: query.get("model"), revision: "main" });
   if (query.get("revision")) settings.revision = query.get("revision");
   const isName = /^[\w.-]+\/[\w.-]+$/.test(settings.model) && !/(^|\/)\.+(\/|$)/.test(settings.model);
-  if (!isName) throw new LoadError(`The model must be "owner/name", such as ?model=me/vqvae-mnist: got "${settings.model}".`);
-  const isRevision = /^[\w./-]+$/.test(settings.revision) && !settings.revision.includes("..");
-  if (!isRevision) throw new LoadError(`The revision must be a branch, a tag or a commit: got "${settings.revision}".`);
+  if (!isName) throw new LoadError(`The model must be "owner/name", as in ?model=me/mnist: got "${settings.model}".`);
+  const isRevision = /^[\w./-]+$/.test(settings.revision) && !/(^|\/)\.+(\/|$)/.test(settings.revision);
+  if (!isRevision) throw new LoadError(`The revision must be a branch, tag or commit: got "${settings.revision}".`);
   return settings;
 }
 
@@ -40,72 +37,50 @@ export function fileUrl({ hub, model, revision }, path, view = "resolve") {
 /** The bytes of a file; `onProgress(received, total)` is called as they arrive, with total 0 where it is not known. */
 export async function loadFile(url, onProgress = () => {}, integrity = "") {
   const { host, pathname } = new URL(url, document.baseURI);
-  let response;
-  try {
-    response = await fetch(url, { integrity });
-  } catch {
-    const doubt = integrity ? ", or the file is not the one this page was made for" : "";
+  const fail = (text, status) => new LoadError(`${pathname} could not be loaded from ${host}: ${text}.`, status);
+  const response = await fetch(url, { integrity }).catch(() => {
     const reason = navigator.onLine ? "the server is out of reach" : "this device is offline";
-    throw new LoadError(`${pathname} could not be loaded from ${host}: ${reason}${doubt}.`);
-  }
-  if (!response.ok) {
-    throw new LoadError(`${pathname} could not be loaded: ${host} answered ${response.status}.`, response.status);
-  }
+    throw fail(integrity ? `${reason}, or the file is not the one that this page was made for` : reason);
+  });
+  if (!response.ok) throw fail(`the server answered ${response.status}`, response.status);
   const total = Number(response.headers.get("Content-Length")) || 0;
-  const parts = [];
+  const [reader, parts] = [response.body.getReader(), []];
+  const truncated = () => fail("it is truncated, since the connection ended early. Reload the page to try again");
   let received = 0;
-  try {
-    for (const reader = response.body.getReader(); ; ) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      parts.push(value);
-      onProgress((received += value.length), total);
-    }
-  } catch {
-    received = -1;
+  for (;;) {
+    const { done, value } = await reader.read().catch(() => Promise.reject(truncated()));
+    if (done) break;
+    parts.push(value);
+    onProgress((received += value.length), total);
   }
   // A compressed file has more bytes than its Content-Length, never fewer.
-  if (received < total) {
-    throw new LoadError(`${pathname} is truncated: the connection to ${host} ended early. Reload the page to try again.`);
-  }
-  const bytes = new Uint8Array(received);
-  parts.reduce((offset, part) => (bytes.set(part, offset), offset + part.length), 0);
-  return bytes;
+  if (received < total) throw truncated();
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-export async function loadJson(url) {
-  const text = new TextDecoder().decode(await loadFile(url));
+function parseJson(bytes, name) {
   try {
-    return JSON.parse(text);
+    return JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
-    // Python also writes NaN and Infinity, which are not JSON.
-    throw new LoadError(`${new URL(url, document.baseURI).pathname} is not valid JSON: ${error.message}.`);
+    throw new LoadError(`${name} is not valid JSON, which has no NaN or Infinity: ${error.message}.`);
   }
 }
 
-/** A file of the model's repo as bytes; what its absence means stands in the message. */
+/** The bytes of a file of the model's repo; the message for an absent one says what to do. */
 export async function loadModelFile(settings, path, onProgress) {
-  try {
-    return await loadFile(fileUrl(settings, path), onProgress);
-  } catch (error) {
-    if (path.startsWith("onnx/") && [401, 403, 404].includes(error.status)) {
-      const remedy = `"scripts/export_onnx.py ${settings.model}" or "scripts/push_to_hub.py --onnx"`;
-      throw new LoadError(`${settings.model} has no ${path}, which this page runs: ${remedy} makes it.`, error.status);
-    }
-    throw error;
-  }
+  const { model, revision } = settings;
+  return loadFile(fileUrl(settings, path), onProgress).catch((error) => {
+    if (![401, 403, 404].includes(error.status)) throw error;
+    const isRepo = path === "config.json";
+    const absent = `The model ${model} (revision ${revision}) was not found, or it is private: this page loads public models.`;
+    const remedy = `"python scripts/export_onnx.py" or "python scripts/push_to_hub.py --onnx" makes its ONNX files.`;
+    const lacks = `${model} has no ${path}, which this page needs.${path.startsWith("onnx/") ? ` ${remedy}` : ""}`;
+    throw new LoadError(isRepo ? absent : lacks, error.status);
+  });
 }
 
-/** The parsed config.json; tells a repo that is missing or private from one that is out of reach. */
-export async function loadConfig(settings) {
-  try {
-    return await loadJson(fileUrl(settings, "config.json"));
-  } catch (error) {
-    if (![401, 403, 404].includes(error.status)) throw error;
-    const { model, revision } = settings;
-    const message = `The model ${model} (revision ${revision}) was not found, or it is private: this page loads public models.`;
-    throw new LoadError(message, error.status);
-  }
+export async function loadModelJson(settings, path) {
+  return parseJson(await loadModelFile(settings, path), `${path} of ${settings.model}`);
 }
 
 /** onnxruntime-web on one thread, from files that match the hashes above. */
@@ -115,9 +90,7 @@ export async function loadRuntime(base, onProgress) {
   }
   const load = ([name, hash]) => loadFile(base + name, (...bytes) => onProgress(name, ...bytes), hash);
   const [script, wasm] = await Promise.all(Object.entries(RUNTIME).map(load));
-  const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-  const ort = await import(url);
-  URL.revokeObjectURL(url);
+  const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: wasm.buffer });
   ort.env.logLevel = "fatal"; // errors are thrown, and shown on the page
   return ort;

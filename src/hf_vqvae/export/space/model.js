@@ -1,7 +1,8 @@
 // A model of hf_vqvae in onnxruntime-web: encoder, decoder and prior. Shapes: B batch, K codes, h x w grid.
 
-import { LoadError, loadConfig, loadJson, loadModelFile, loadRuntime, fileUrl } from "./hub.js";
+import { LoadError, loadModelFile, loadModelJson, loadRuntime } from "./hub.js";
 
+const RUNTIME_BYTES = 15e6; // about
 const DEFAULTS = { image_size: 28, num_channels: 1, hidden_sizes: [32, 64], num_embeddings: 128 };
 const isCount = (value) => Number.isInteger(value) && value > 0;
 
@@ -14,24 +15,21 @@ export class Model {
   static async load(settings, onProgress = () => {}) {
     const model = new Model();
     onProgress(0, `Loading ${settings.model} …`);
-    model.#describe(await loadConfig(settings));
+    model.#describe(await loadModelJson(settings, "config.json"));
     const parts = ["encoder", "decoder", ...(model.hasPrior ? ["prior"] : [])];
-    const bytes = { "ort-wasm-simd-threaded.wasm": [0, 14.2e6] };
-    for (const part of parts) bytes[part] = [0, 1e6]; // until the size is known
+    const bytes = new Map();
     const track = (name, received, total) => {
-      bytes[name] = [received, Math.max(received, total)];
-      const [done, all] = [0, 1].map((index) => Object.values(bytes).reduce((sum, pair) => sum + pair[index], 0));
-      onProgress(done / all, `Loading the model and its runtime: ${(done / 1e6).toFixed(1)} MB …`);
+      bytes.set(name, [received, Math.max(received, total)]);
+      const [done, all] = [0, 1].map((index) => [...bytes.values()].reduce((sum, pair) => sum + pair[index], 0));
+      onProgress(done / Math.max(all, RUNTIME_BYTES), "Loading the model and its runtime (15 MB, once) …");
     };
     const load = (part) => loadModelFile(settings, `onnx/${part}.onnx`, (...pair) => track(part, ...pair));
-    const [ort, processor, ...files] = await Promise.all([
-      loadRuntime(settings.runtime, track),
-      loadJson(fileUrl(settings, "preprocessor_config.json")),
-      ...parts.map(load),
-    ]);
-    Object.assign(model, { processor });
-    model.#ort = ort;
+    const processor = loadModelJson(settings, "preprocessor_config.json");
+    const all = [loadRuntime(settings.runtime, track), processor, ...parts.map(load)];
+    const [ort, values, ...files] = await Promise.all(all);
     onProgress(1, "Starting the model …");
+    model.#ort = ort;
+    model.processor = values;
     for (const [index, part] of parts.entries()) model.#sessions[part] = await model.#open(part, files[index]);
     return model;
   }

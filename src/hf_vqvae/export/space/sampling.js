@@ -73,6 +73,18 @@ async function drawLabel(model, noise, known) {
   return draw(Float32Array.from(logarithms), noise).code;
 }
 
+/** Logits of a cell (K) of one grid: of labels[0], moved away from those of labels[1] by guidance if there is one. */
+export async function cellLogits(model, codes, cell, labels, guidance) {
+  const cells = codes.length;
+  const repeated = Int32Array.from({ length: cells * labels.length }, (_, index) => codes[index % cells]);
+  const all = await model.logits(repeated, labels, labels.length);
+  const at = (row, k) => all[(row * model.K + k) * cells + cell];
+  const logits = Float32Array.from({ length: model.K }, (_, k) => at(0, k));
+  if (labels.length === 1) return logits;
+  const scale = fround(guidance);
+  return logits.map((value, k) => at(1, k) + fround(scale * fround(value - at(1, k))));
+}
+
 /**
  * Draw a grid of codes in raster order; yields {cell, code, probabilities, label} and returns the codes.
  *
@@ -87,24 +99,16 @@ export async function* sampleCodes(model, options) {
   if (labels.includes(-1) && model.hasNullLabel === false) {
     throw new Error("This prior was trained with every label shown: choose a class, and guidance 1.");
   }
-  const cells = noise.length;
-  const codes = new Int32Array(cells * labels.length);
-  for (let cell = 0; cell < cells; cell++) {
+  const codes = new Int32Array(noise.length);
+  for (let cell = 0; cell < codes.length; cell++) {
     let code = known?.codes[cell];
     let probabilities = null;
     if (!known?.mask[cell]) {
-      const all = await model.logits(codes, labels, labels.length);
-      const at = (row) => Float32Array.from({ length: model.K }, (_, k) => all[(row * model.K + k) * cells + cell]);
-      let logits = at(0);
-      if (labels.length > 1) {
-        const without = at(1);
-        const scale = fround(guidance);
-        logits = logits.map((value, k) => without[k] + fround(scale * fround(value - without[k])));
-      }
+      const logits = await cellLogits(model, codes, cell, labels, guidance);
       ({ code, probabilities } = draw(logits, noise[cell], { temperature, topK, topP }));
     }
-    for (let row = 0; row < labels.length; row++) codes[row * cells + cell] = code;
+    codes[cell] = code;
     yield { cell, code, probabilities, label };
   }
-  return codes.slice(0, cells);
+  return codes;
 }
