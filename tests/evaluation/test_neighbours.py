@@ -1,16 +1,10 @@
-"""Nearest training images: exact distances, the figure and the script."""
-
-import re
+"""Nearest training images: exact distances."""
 
 import pytest
 import torch
-from PIL import Image
 
 from hf_vqvae.evaluation import nearest_neighbors as neighbours_module
 from hf_vqvae.evaluation.nearest_neighbors import nearest_images
-from support.models import make_model
-
-NEIGHBOURS = "scripts/neighbours.py"
 
 
 def some_images(number, seed=0, size=(1, 5, 4)):
@@ -49,47 +43,3 @@ def test_nearly_equal_images_come_in_the_right_order():
     distances, rows = nearest_images(query, images, 4)
     assert rows[0].tolist() == [11, 10, 9, 8]
     assert torch.allclose(distances[0] * 255, torch.arange(1.0, 5).sqrt(), atol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_model({"num_classes": 10}, image_size=28).save_pretrained(folder)
-    return folder
-
-
-def test_the_script_draws_and_measures_samples(scripts, model, tmp_path):
-    path = tmp_path / "new" / "neighbours.png"
-    flags = ["--dataset_name", "digits", "--num_images", 4, "--num_measured", 20]
-    done = scripts.succeed(NEIGHBOURS, model, *flags, "--output_file", path)
-    assert "nearest of 1,497 images" in done.stdout
-    rows = dict(re.findall(r"^(samples|test.*?) +(20 +[\d.]+ +[\d.]+)$", done.stdout, re.MULTILINE))
-    assert list(rows) == ["samples", "test, reconstructed", "test (unseen)"]
-    mean, least = map(float, rows["test (unseen)"].split()[1:])
-    assert 0 < least <= mean < 15
-    with Image.open(path) as image:
-        assert image.width == 1280
-    assert [one.name for one in path.parent.iterdir()] == ["neighbours.png"]
-
-
-def test_the_training_images_themselves_are_found_to_be_copies(scripts, model, tmp_path):
-    flags = ["--dataset_name", "digits", "--num_images", 1, "--num_measured", 10]
-    flags += ["--eval_split", "train", "--class_labels", "3", "--max_train_samples", 300]
-    done = scripts.succeed(NEIGHBOURS, model, *flags, "--output_file", tmp_path / "a.png")
-    assert "nearest of 300 images" in done.stdout
-    assert re.search(r"^train \(unseen\) +10 +[\d.]+ +0.00$", done.stdout, re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--num_images", "101"], "--num_images must be at most 100, got 101"),
-        (["--num_measured", "-3"], "--num_measured must be at least 1, got -3"),
-        (["--output_file", "a.jpg"], "--output_file must be a file that ends in .png, got a.jpg"),
-        (["--output_file", "/proc/no/a.png"], "cannot write `--output_file` /proc/no/a.png: No such"),
-        (["--class_labels", "eleven"], "no label 'eleven'"),
-        (["--num_measure", "5"], "unknown argument --num_measure (did you mean --num_measured?)"),
-    ],
-)
-def test_a_wrong_flag_is_one_clear_line(refusal, model, flags, message):
-    assert message in refusal(NEIGHBOURS, model, "--dataset_name", "digits", *flags)

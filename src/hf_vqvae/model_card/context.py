@@ -121,7 +121,7 @@ def results_table(metrics: dict[str, dict]) -> dict[str, Any]:
     """Return what the section of results says, escaped.
 
     Returns:
-        `rows`, of which the first of each group also has its name, `group`; `notes`, which the rows refer to by number
+        `rows`, of which the first of each group also has its name, `group`; `notes`, to which the rows refer by number
         and which say every part of a protocol once; and `usual`, the images that most metrics are measured on.
     """
     facts = {key: METRICS.get(key, OTHER) for key in metrics}
@@ -147,6 +147,7 @@ def results_table(metrics: dict[str, dict]) -> dict[str, Any]:
         numbers = [str(number) for number, keys in enumerate(notes, start=1) if key in keys]
         rows.append(
             {
+                "key": key,
                 "group": group if group != before else None,
                 "name": f"{as_plain(metric['name'])} {facts[key].better}".strip(),
                 "value": number if math.isfinite(value) else "not finite",
