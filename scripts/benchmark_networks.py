@@ -73,24 +73,20 @@ def uncached_sample(network: PixelCNNModel, noise: Tensor, num_steps: int | None
 
 
 def make_samplers(
-    architecture: str, grid: tuple[int, int], num_embeddings: int, number: int, arguments: Any
+    architecture: str, grid: tuple[int, int], num_embeddings: int, number: int, loop_steps: int, device: str
 ) -> dict[str, Callable[[], Any]]:
-    """Make functions that sample `number` grids from random weights, and single forward passes.
-
-    Args:
-        arguments: the flags of `benchmark.py sample`.
-    """
+    """Make functions that sample `number` grids from random weights, and single forward passes."""
     torch.manual_seed(0)
     config = PixelCNNConfig(num_embeddings=num_embeddings, grid_size=grid, architecture=architecture)
-    model = PixelCNNModel(config).to(arguments.device).eval()
-    noise = torch.rand(number, *grid, device=arguments.device)
-    codes = torch.randint(num_embeddings, noise.shape, device=arguments.device)
+    model = PixelCNNModel(config).to(device).eval()
+    noise = torch.rand(number, *grid, device=device)
+    codes = torch.randint(num_embeddings, noise.shape, device=device)
     networks = {"own": model}
     if architecture == "plain":
-        networks["reference"] = make_reference(model).to(arguments.device)
+        networks["reference"] = make_reference(model).to(device)
     samplers = {"cached": lambda: model.sample(number, batch_size=number)}
     for name, network in networks.items():
-        samplers[f"{name} loop"] = partial(uncached_sample, network, noise, arguments.loop_steps)
+        samplers[f"{name} loop"] = partial(uncached_sample, network, noise, loop_steps)
         samplers[f"{name} forward"] = torch.inference_mode()(partial(network, codes))
     return samplers
 
