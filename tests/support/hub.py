@@ -13,6 +13,7 @@ endpoint and the token at import, so give `server.environment(home, token=...)` 
 import base64
 import hashlib
 import json
+import mimetypes
 import os
 import re
 import socket
@@ -32,7 +33,11 @@ from support.xet import XET_ROUTES, XetRoutes
 
 LARGE_FILE_SUFFIXES = (".safetensors", ".bin", ".parquet", ".arrow", ".npz", ".gz", ".zip")
 GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILE_SUFFIXES).encode()
-ANY_REPO = r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)"
+# What the Hub itself commits to a new Space of the kind "static".
+SPACE_FILES = {"README.md": b"---\nsdk: static\n---\n\nCheck out the configuration reference\n"}
+SPACE_FILES |= {"index.html": b"<p>Welcome to your static Space!</p>", "style.css": b"p {}"}
+ANY_REPO = r"/api/(?P<kind>model|dataset|space)s/(?P<repo>[^/]+/[^/]+)"
+ANY_PAGE = r"/(?P<kind>(dataset|space)s/)?(?P<repo>[^/]+/[^/]+)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A model or dataset repository; `refs` maps branches and `refs/pr/N` to commits."""
+    """The repository of a model, a dataset or a static Space; `refs` maps branches and `refs/pr/N` to commits."""
 
     kind: str
     name: str
@@ -218,6 +223,8 @@ class HubServer:
         with self.lock:
             repo = self.repos[kind, name] = Repo(kind, name, private)
             attributes = {".gitattributes": Blob(GIT_ATTRIBUTES)}
+            if kind == "space":
+                attributes |= {path: Blob(content) for path, content in SPACE_FILES.items()}
             first = repo.add_commit("main", attributes, "initial commit", "", "system", None)
             if files:
                 blobs = {path: self._blob(path, content) for path, content in files.items()}
@@ -234,6 +241,10 @@ class HubServer:
 
     def repo(self, name: str, kind: str = "model") -> Repo:
         return self.repos[kind, name]
+
+    def space_url(self, name: str) -> str:
+        """The page of a static Space, under a host of its own as on the real Hub: browsers take it for this machine."""
+        return f"http://{subdomain(name)}.localhost:{self._http.server_port}"
 
     def environment(self, home: str | Path, token: str | None = None, xet: bool = False) -> dict[str, str]:
         """The variables a client process needs, without any token or cache of this machine."""
@@ -270,6 +281,11 @@ class HubServer:
         return None
 
 
+def subdomain(space: str) -> str:
+    """The name of a Space, as a part of its host."""
+    return re.sub(r"[^a-z0-9]+", "-", space.lower())
+
+
 def is_large_file(path: str, sample: bytes) -> bool:
     """Whether the Hub keeps a file as a large file: by its ending, or because it is binary."""
     return path.endswith(LARGE_FILE_SUFFIXES) or b"\0" in sample
@@ -292,11 +308,20 @@ def read_card_data(content: bytes) -> dict[str, Any]:
 LICENSES = ("apache-2.0", "cc-by-4.0", "mit", "openrail", "other")  # some of the Hub's
 
 
-def find_card_errors(metadata: Any) -> list[str]:
-    """What the Hub refuses in a card's metadata (the rules that matter for a model card)."""
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+
+
+def find_card_errors(metadata: Any, kind: str | None = "model") -> list[str]:
+    """What the Hub refuses in a card's metadata (the rules that matter for models and static Spaces)."""
     if not isinstance(metadata, dict):
         return ["metadata must be a mapping"]
-    errors = [
+    errors = []
+    if kind == "space":
+        errors += [] if metadata.get("sdk") in ("gradio", "docker", "static") else ['"sdk" must be one of them']
+        errors += [f'"{key}" must be a colour' for key in ("colorFrom", "colorTo") if metadata.get(key) not in COLORS]
+        if len(metadata.get("short_description", "")) > 60:
+            errors.append('"short_description" length must be less than or equal to 60 characters long')
+    errors += [
         f'"{key}" must be a string'
         for key in ("license", "pipeline_tag", "library_name")
         if not isinstance(metadata.get(key, ""), str)
@@ -305,7 +330,7 @@ def find_card_errors(metadata: Any) -> list[str]:
         errors.append(f'"license" must be one of [{", ".join(LICENSES)}]')
     errors += [
         f'"{key}" must be a list of strings'
-        for key in ("tags", "datasets", "metrics")
+        for key in ("tags", "datasets", "metrics", "models")
         if not all(isinstance(item, str) for item in metadata.get(key) or [])
     ]
     for number, model in enumerate(metadata.get("model-index") or []):
@@ -377,6 +402,9 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
                 message = "Something is wrong with this server, on purpose."
                 raise Refusal(failure.status, message, **headers)
             account = self._authenticate()
+            host = self.headers.get("Host", "").partition(":")[0]
+            if host.endswith(".localhost"):
+                return self.space_file(host.removesuffix(".localhost"), unquote(path))
             for route_method, pattern, action in ROUTES:
                 found = re.fullmatch(pattern, path)
                 if found and route_method == method.replace("HEAD", "GET"):
@@ -484,7 +512,7 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
     # Users and repositories
 
     def _page(self, kind: str, repo: str) -> str:
-        return f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+        return f"{self.hub.url}/{'' if kind == 'model' else f'{kind}s/'}{repo}"
 
     def whoami(self, account: Account | None):
         if account is None:
@@ -508,6 +536,8 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid username or password.")
         kind, namespace = wanted.get("type") or "model", wanted["organization"] or account.user
         name = f"{namespace}/{wanted['name']}"
+        if kind == "space" and wanted.get("sdk") != "static":
+            raise Refusal(400, '"sdk" is required')
         if not account.can_write(namespace):
             message = f"You don't have the rights to create a {kind} under the namespace"
             raise Refusal(403, f'{message} "{namespace}"')
@@ -552,7 +582,7 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
             "cardData": card,
             "siblings": siblings,
         }
-        shown = {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
+        shown = {key: card[key] for key in ("pipeline_tag", "library_name", "sdk") if key in card}
         return 200, info | shown, {}
 
     def auth_check(self, account: Account | None, kind: str, repo: str, write: str):
@@ -635,7 +665,26 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
         return 200, entries, {}
 
     def resolve(self, account: Account | None, kind: str, repo: str, revision: str, path: str):
-        commit = self._find_commit(self._find_repo(account, "dataset" if kind else "model", repo), revision)
+        try:
+            answer = self._resolve(account, kind[:-2] or "model", repo, revision, path)
+        except Refusal as refusal:
+            answer = refusal.status, refusal.body, refusal.headers
+        # Pages of any origin may read the answers, refusals too.
+        return *answer[:2], answer[2] | {"Access-Control-Allow-Origin": "*"}
+
+    def space_file(self, host: str, path: str):
+        """A file of a static Space, from its own host."""
+        for (kind, name), repo in self.hub.repos.items():
+            if kind == "space" and subdomain(name) == host and not repo.private:
+                path = path.removeprefix("/") or "index.html"
+                blob = repo.find("main").files.get(path)
+                if blob is None:
+                    break
+                return 200, blob.content, {"Content-Type": mimetypes.guess_type(path)[0] or "text/plain"}
+        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+
+    def _resolve(self, account: Account | None, kind: str, repo: str, revision: str, path: str):
+        commit = self._find_commit(self._find_repo(account, kind, repo), revision)
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if path not in commit.files:
             raise Refusal(404, "Entry not found", "EntryNotFound", **headers)
@@ -656,7 +705,7 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
         if metadata is None:
             warning = "empty or missing yaml metadata in repo card"
             return 200, {"errors": [], "warnings": [{"message": warning}]}, {}
-        errors = [{"message": message} for message in find_card_errors(metadata)]
+        errors = [{"message": message} for message in find_card_errors(metadata, sent.get("repoType"))]
         return (400 if errors else 200), {"errors": errors, "warnings": []}, {}
 
     def preupload(self, account: Account | None, kind: str, repo: str, revision: str):
@@ -679,7 +728,7 @@ class _Handler(XetRoutes, BaseHTTPRequestHandler):
 
     def lfs_batch(self, account: Account | None, kind: str, repo: str):
         # Like the Hub: who may open a pull request may store large files.
-        self._find_repo(account, "dataset" if kind else "model", repo)
+        self._find_repo(account, kind[:-2] or "model", repo)
         if account is None or account.role == "read":
             raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
         objects = []
@@ -779,10 +828,14 @@ ROUTES = [
     ("GET", ANY_REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
     ("POST", ANY_REPO + r"/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     ("POST", ANY_REPO + r"/commit/(?P<revision>[^/]+)", _Handler.commit),
-    ("POST", r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    ("POST", ANY_PAGE + r"\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/large-files/(?P<sha256>\w+)", _Handler.lfs_put),
     ("PUT", r"/large-files/(?P<sha256>\w+)/part/(?P<number>\d+)", _Handler.lfs_put_part),
     ("POST", r"/large-files/(?P<sha256>\w+)/complete", _Handler.lfs_complete),
     ("POST", r"/large-files/(?P<sha256>\w+)/verify", _Handler.lfs_verify),
-    ("GET", r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    (
+        "GET",
+        r"/(?P<kind>(dataset|space)s/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+        _Handler.resolve,
+    ),
 ]

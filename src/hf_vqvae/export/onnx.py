@@ -64,7 +64,7 @@ def export_onnx(model: Model, folder: str | Path) -> list[Path]:
 
     Raises:
         ModuleNotFoundError: if onnx, onnxscript or onnxruntime is not installed.
-        RuntimeError: if ONNX Runtime computes something else than the model.
+        ValueError: if ONNX Runtime computes something else than the model.
     """
     target = Path(folder, FOLDER)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _export(part: _Part, inputs: dict[str, Tensor], output: str, path: Path, tol
             expected = part(*some.values()).numpy()
         error = np.abs(computed.astype(np.float64) - expected).max()
         if not error <= tolerance:
-            raise RuntimeError(
-                f"ONNX Runtime {onnxruntime.__version__} computes {output} that differ by {error:.3g} from the "
-                f"model's, where {tolerance:g} is allowed: {path.name} was not written."
+            raise ValueError(
+                f"{path.name} was not written: ONNX Runtime {onnxruntime.__version__} computes {output} that differ by "
+                f"{error:.3g} from the model's, where {tolerance:g} is allowed."
             )

@@ -119,8 +119,7 @@ def _delete_empty_repo(api: HfApi, repo: dict[str, str]) -> None:
     try:
         refs = retry(api.list_repo_refs, **repo, include_pull_requests=True)
         heads = {ref.target_commit for ref in [*refs.branches, *(refs.pull_requests or [])]}
-        files = {file.rfilename for file in retry(api.repo_info, **repo).siblings}
-        if len(heads) == 1 and files <= {".gitattributes"}:  # only the Hub's own commit
+        if len(heads) == 1 and _is_new(api, repo):
             retry(api.delete_repo, **repo, missing_ok=True)
             return
     except RepositoryNotFoundError:
@@ -128,6 +127,11 @@ def _delete_empty_repo(api: HfApi, repo: dict[str, str]) -> None:
     except Exception as error:
         logger.info(f"Could not delete {repo['repo_id']}: {error}")
     logger.warning(f"{repo['repo_id']} was created for this push and is left there without the model.")
+
+
+def _is_new(api: HfApi, repo: dict[str, str]) -> bool:
+    """Return whether a repo has only the Hub's own commit, which in a Space holds a card and an example of a page."""
+    return len(retry(api.list_repo_commits, **repo)) == 1
 
 
 def _operations(api: HfApi, repo: dict[str, str], head, folder: Path, edited_card: str, tags) -> list:
@@ -157,6 +161,8 @@ def _choose_card(api: HfApi, repo: dict[str, str], revision: str, ours: Path, ed
     repo_id = repo["repo_id"]
     theirs = Path(path).read_bytes().decode(errors="replace")
     if edited_card == "overwrite" or is_as_signed(theirs) or theirs == ours.read_text("utf-8"):
+        return ours
+    if repo["repo_type"] == "space" and _is_new(api, repo):
         return ours
     if edited_card == "refuse":
         raise EditedCardError(
