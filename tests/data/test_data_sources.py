@@ -121,14 +121,6 @@ def test_class_folders_in_an_archive_are_to_be_unpacked(tmp_path, open_named):
         open_named(tmp_path / "classes")
 
 
-def test_a_cache_that_cannot_be_written_is_named_and_not_the_dataset(folder, tmp_path):
-    (tmp_path / "file").write_text("")
-    cache = str(tmp_path / "file" / "cache")
-    message = rf"^The cache {cache}/ cannot be used \(Not a directory: .*`--cache_dir`, or set HF_HOME"
-    with pytest.raises(DataError, match=message):
-        open_source(DataArguments(dataset_name=str(folder), cache_dir=cache)).read("train")
-
-
 def test_files_that_are_damaged_are_refused(folder, open_named):
     (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match=r"'shades' was found but cannot be read: .*[Pp]arquet"):
@@ -171,9 +163,9 @@ def test_files_that_describe_themselves_wrongly_are_refused(folder, open_named, 
         ("{folder}/one.csv", {}, r"one\.csv`: there is no such folder\. Write .* CSV file of pixels"),
         ("{folder}/bad.npz", {}, r"bad\.npz`: bad\.npz is no npz file"),
         ("{folder}", {"dataset_config_name": "x"}, r"`--dataset_config_name x` .*\['default'\]"),
-        ("digits", {"dataset_config_name": "x"}, r"`--dataset_config_name x`: 'digits' has no conf"),
-        ("{folder}", {"dataset_revision": "v1"}, r"`--dataset_revision v1` is for .* on the Hub"),
-        ("digits", {"dataset_revision": "v1"}, r"`--dataset_revision v1` is for .* on the Hub"),
+        ("digits", {"dataset_config_name": "x"}, r"`--dataset_config_name x` has no meaning for 'digits'"),
+        ("{folder}", {"dataset_revision": "v1"}, r"`--dataset_revision v1` has no meaning for"),
+        ("digits", {"dataset_revision": "v1"}, r"`--dataset_revision v1` has no meaning for"),
     ],
 )
 def test_names_that_mean_nothing_are_refused(folder, open_named, name, settings, message):

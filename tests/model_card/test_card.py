@@ -501,16 +501,14 @@ def test_a_folder_without_a_model_has_no_card(tmp_path):
         build_card(tmp_path)
 
 
-def test_a_card_is_written_again_as_long_as_nobody_edits_it(run_folder):
-    path = write_card(run_folder)
-    assert path == run_folder / "README.md"
-    first = path.read_text("utf-8")
+def test_a_card_is_written_atomically_and_signed(run_folder):
+    write_card(run_folder)
+    first = (run_folder / "README.md").read_text("utf-8")
     check_text(first)
-    assert write_card(run_folder) == path and path.read_text("utf-8") == first
-    path.write_bytes(first.replace("\n", "\r\n").encode())  # git on Windows is no edit
-    assert write_card(run_folder, license="mit") == path
-    assert "license: mit" in path.read_text("utf-8")
-    assert not list(run_folder.glob("*.partial")) + list(run_folder.glob("README.generated.md"))
+    assert is_as_signed(first) and is_as_signed(first.replace("\n", "\r\n"))  # git on Windows is no edit
+    write_card(run_folder)
+    assert (run_folder / "README.md").read_text("utf-8") == first
+    assert not list(run_folder.glob("*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -523,15 +521,9 @@ def test_a_card_is_written_again_as_long_as_nobody_edits_it(run_folder):
         lambda text: "# mine\n",
     ],
 )
-def test_a_card_edited_by_hand_is_kept_and_the_caller_told(run_folder, edit, caplog):
-    readme = write_card(run_folder)
-    generated = readme.read_text("utf-8")
-    edited = edit(generated)
-    readme.write_text(edited, "utf-8")
-    path = write_card(run_folder)
-    assert path == run_folder / "README.generated.md"
-    assert readme.read_text("utf-8") == edited and path.read_text("utf-8") == generated
-    assert "mnist/README.md was edited by hand and is kept" in caplog.text
+def test_an_edit_by_hand_breaks_the_signature(run_folder, edit):
+    write_card(run_folder)
+    assert not is_as_signed(edit((run_folder / "README.md").read_text("utf-8")))
 
 
 def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):

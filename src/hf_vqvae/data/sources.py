@@ -53,7 +53,6 @@ class Source:
         revision: commit that is read, of a Hub dataset; `None` for others and where it is unknown.
         rows: the builder that reads the splits, or the splits themselves.
         files: prefixes of the paths and addresses of the dataset's own files; a row that names another is refused.
-        cache: folder of prepared datasets and extracted archives, with a final slash.
 
     Raises:
         DataError: if one of the dataset's files is an archive of class folders.
@@ -64,7 +63,6 @@ class Source:
     revision: str | None
     rows: datasets.DatasetBuilder | datasets.DatasetDict
     files: tuple[str, ...] = ()
-    cache: str = ""
 
     def __post_init__(self) -> None:
         named = {} if self._in_memory else self.rows.config.data_files or {}
@@ -150,7 +148,6 @@ class Source:
         try:
             yield
         except BROKEN as error:
-            _check_cache(error, self.cache)
             raise DataError(
                 f"Dataset {self.name!r} was found but cannot be read: {error.__cause__ or error}"
             ) from error
@@ -170,11 +167,8 @@ def open_source(arguments: DataArguments) -> Source:
     name = arguments.dataset_name
     # An empty path would be the current folder.
     path = Path(os.path.expanduser("no name" if name == "" else name))
-    if arguments.dataset_revision is not None and (name == DIGITS or path.exists()):
-        raise DataError(
-            f"`--dataset_revision {arguments.dataset_revision}` is for datasets on the Hub, {name!r} is not one: leave "
-            "it out."
-        )
+    if name == DIGITS or path.exists():
+        _refuse("dataset_revision", arguments)
     rows = None
     try:
         if name == DIGITS:
@@ -184,19 +178,13 @@ def open_source(arguments: DataArguments) -> Source:
     except (*BROKEN, ImportError, EOFError, BadZipFile) as error:
         raise DataError(f"`--dataset_name {name}`: {error}") from error
     if rows is not None:
-        if arguments.dataset_config_name is not None:
-            raise DataError(
-                f"`--dataset_config_name {arguments.dataset_config_name}`: {name!r} has no configurations, leave the "
-                "flag out."
-            )
+        _refuse("dataset_config_name", arguments)
         return Source(path.resolve().name, "digits" if name == DIGITS else "arrays", None, rows)
     if path.is_dir():
         # Absolute, because a bare "csv" or "imagefolder" would mean a loader of `datasets`.
         path = path.resolve()
-        builder = _find_builder(str(path), arguments)
-        cache = _cache(arguments)
-        files = (os.path.join(path, ""), cache)
-        return Source(path.name, "folder", None, builder, files, cache)
+        files = (os.path.join(path, ""), _cache(arguments))
+        return Source(path.name, "folder", None, _find_builder(str(path), arguments), files)
     is_path = re.match(r"[./~]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1 or not name
     if is_path or path.exists():
         raise DataError(
@@ -204,6 +192,13 @@ def open_source(arguments: DataArguments) -> Source:
             f"file of pixels, the `owner/name` of a dataset on the Hub, or `{DIGITS}`."
         )
     return _open_hub(arguments)
+
+
+def _refuse(flag: str, arguments: DataArguments) -> None:
+    """Raise `DataError` if a flag is set that has no meaning for this dataset."""
+    value = getattr(arguments, flag)
+    if value is not None:
+        raise DataError(f"`--{flag} {value}` has no meaning for {arguments.dataset_name!r}: leave it out.")
 
 
 def _open_hub(arguments: DataArguments) -> Source:
@@ -218,26 +213,14 @@ def _open_hub(arguments: DataArguments) -> Source:
             f"and the cache has {name!r} at commit {revision}: go online, or leave the flag out."
         )
     downloads = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
-    cache = _cache(arguments)
-    files = (downloads, cache, f"hf://datasets/{name}@")
-    return Source(name, "hub", revision, builder, files, cache)
+    files = (downloads, _cache(arguments), f"hf://datasets/{name}@")
+    return Source(name, "hub", revision, builder, files)
 
 
 def _cache(arguments: DataArguments) -> str:
+    """Return the folder of prepared datasets and extracted archives, with a final slash."""
     folder = os.path.expanduser(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE)
     return os.path.join(os.path.abspath(folder), "")
-
-
-def _check_cache(error: Exception, cache: str) -> None:
-    """Raise `DataError` if `error` is about one of the caches, and not about the dataset."""
-    cause = error.__cause__ or error
-    place = str(getattr(cause, "filename", None))
-    for folder in (cache, os.path.join(constants.HF_HUB_CACHE, "")):
-        if place.startswith(folder) or folder.startswith(place):
-            raise DataError(
-                f"The cache {folder} cannot be used ({cause.strerror}: {place}): name another folder with "
-                "`--cache_dir`, or set HF_HOME."
-            ) from error
 
 
 def _find_commit(arguments: DataArguments) -> str | None:
@@ -276,7 +259,6 @@ def _find_builder(
             datasets.load_dataset_builder, path, name=config_name, cache_dir=arguments.cache_dir, revision=revision
         )
     except BROKEN as error:
-        _check_cache(error, _cache(arguments))
         if is_offline:
             raise DataError(
                 f"`--dataset_name {name}`: there is no such folder, the Hub "

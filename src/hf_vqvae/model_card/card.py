@@ -1,21 +1,18 @@
 """Build and write the model card of a run from the files in its folder."""
 
-import logging
 import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..files import atomic_replace
-from ..hub.card_signature import is_as_signed, sign_card
+from ..hub.card_signature import sign_card
 from ..metrics.catalogue import METRICS
 from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import describe_dataset, describe_model, describe_package, eval_results, results_table, setting_tables
 from .escaping import as_code, as_duration, as_setting, as_string, clean
 from .records import check_records, read_record
-
-logger = logging.getLogger(__name__)
 
 
 def template_path() -> Path:
@@ -84,26 +81,12 @@ def build_card(run_folder: str | Path, repo_id: str | None = None, license: str 
     return card
 
 
-def write_card(run_folder: str | Path, repo_id: str | None = None, license: str | None = None) -> Path:
-    """Write the card of a run as its README.md, unless that was written or edited by hand.
-
-    Arguments and errors are those of `build_card`.
-
-    Returns:
-        The file written: README.md; or README.generated.md, with a warning, if README.md was edited.
-    """
+def write_card(run_folder: str | Path, repo_id: str | None = None) -> None:
+    """Write the card of a run as its README.md, atomically. Arguments and errors are those of `build_card`."""
     path = Path(run_folder) / "README.md"
-    text = sign_card(str(build_card(run_folder, repo_id, license)))
-    if path.exists() and not is_as_signed(path.read_text("utf-8")):
-        path = path.with_name("README.generated.md")
-        logger.warning(
-            f"{path.parent.name}/README.md was edited by hand and is kept; the new card is in "
-            f"{path.name} beside it. Delete README.md to generate it again."
-        )
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, "utf-8", newline="\n")
+    partial.write_text(sign_card(str(build_card(run_folder, repo_id))), "utf-8", newline="\n")
     atomic_replace(partial, path)
-    return path
 
 
 def _read_config(folder: Path) -> tuple[VQVAEConfig | VQVAEForImageGenerationConfig, dict]:
