@@ -531,7 +531,7 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
     folder = tmp_path / "run" / "figures"
     before = {name: value.clone() for name, value in model.state_dict().items()}
     drawn = write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
-    assert {path.stem for path in drawn} == FIGURES | {"samples", "completions", "likelihoods"}
+    assert {path.stem for path in drawn} == FIGURES | {"samples", "completions", "likelihoods", "test_images"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
@@ -540,7 +540,7 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
 
 def test_figures_of_a_model_without_a_run_are_those_of_the_model(tmp_path):
     drawn = write_figures(tmp_path, tiny_model(False), some_images(2, labels=False))
-    assert {path.stem for path in drawn} == {"architecture", "reconstructions", "codes"}
+    assert {path.stem for path in drawn} == {"architecture", "reconstructions", "codes", "test_images"}
 
 
 if __name__ == "__main__":
