@@ -1,8 +1,6 @@
 """Measure a trained model on a whole split, on one process or several."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +33,7 @@ def evaluate_model(
     noise, whose likelihood says how far images of another kind are.
 
     Args:
-        model: on the device of `accelerator`; also as returned by `accelerator.prepare`.
+        model: on the device of `accelerator`; also as returned by `accelerator.prepare`. It is put into eval mode.
         batch_size: images per process at a time; it changes at most the last digits.
         split: name of the split of `images`, for the records.
 
@@ -45,7 +43,7 @@ def evaluate_model(
     Raises:
         ValueError: if the labels are not the prior's classes, or the model makes NaN.
     """
-    model = accelerator.unwrap_model(model)
+    model = accelerator.unwrap_model(model).eval()
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     num_embeddings = vqvae.config.num_embeddings
     processor = VQVAEImageProcessorPil()
@@ -55,22 +53,21 @@ def evaluate_model(
     given_labels = prior is not None and _has_labels_for(prior.config, images.labels, split)
     classes = (prior and prior.config.num_classes) or 1
     limit = len(images) if classes == 1 else max(1, MARGINAL_PASSES // classes)
-    with eval_mode(model):
-        for number, batch in enumerate(local_batches(images, accelerator, batch_size, f"Evaluate ({split})")):
-            start = (number * accelerator.num_processes + accelerator.process_index) * batch_size
-            codes = vqvae.encode(batch["pixel_values"]).codes
-            # Decode from codes only, as a user of stored codes would.
-            reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
-            references = processor.postprocess(batch["pixel_values"], output_type="pt")
-            quality.add_batch(predictions=reconstructions, references=references)
-            usage.add_batch(predictions=codes)
-            if given_labels:
-                likelihood.add_batch(**_predict_codes(prior, codes, batch["labels"]))
-            if prior is not None and start < limit:
-                unlabelled = _predict_codes(prior, codes, None)
-                marginal.add_batch(**unlabelled)
-                bits += (unlabelled["negative_log_likelihoods"].sum((1, 2)) / math.log(2)).tolist()
-        noise = None if prior is None else model.log_likelihood(_noise(vqvae)).bits.mean().item()
+    for number, batch in enumerate(local_batches(images, accelerator, batch_size, f"Evaluate ({split})")):
+        start = (number * accelerator.num_processes + accelerator.process_index) * batch_size
+        codes = vqvae.encode(batch["pixel_values"]).codes
+        # Decode from codes only, as a user of stored codes would.
+        reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
+        references = processor.postprocess(batch["pixel_values"], output_type="pt")
+        quality.add_batch(predictions=reconstructions, references=references)
+        usage.add_batch(predictions=codes)
+        if given_labels:
+            likelihood.add_batch(**_predict_codes(prior, codes, batch["labels"]))
+        if prior is not None and start < limit:
+            unlabelled = _predict_codes(prior, codes, None)
+            marginal.add_batch(**unlabelled)
+            bits += (unlabelled["negative_log_likelihoods"].sum((1, 2)) / math.log(2)).tolist()
+    noise = None if prior is None else model.log_likelihood(_noise(vqvae)).bits.mean().item()
     values = {}
     for metric in (quality, usage, *([likelihood] if given_labels else [])):
         metric.sum_over_processes_(accelerator)
@@ -105,18 +102,6 @@ def _has_labels_for(config: PixelCNNConfig, labels: Tensor | None, split: str) -
             f"{config.num_classes - 1}, got {labels.max().item()}: name their column with --label_column."
         )
     return True
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and restore its mode at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _predict_codes(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

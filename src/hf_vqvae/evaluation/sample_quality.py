@@ -17,7 +17,7 @@ from ..metrics import ClassifiedImages, FrechetDistance
 from ..metrics.catalogue import sample_records
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from .classifier import ImageClassifier, load_classifier
-from .model_metrics import Model, eval_mode
+from .model_metrics import Model
 from .small_classifier import kept_classifier
 
 # Samples per generator, so that neither the batch size nor the number of processes changes a sample.
@@ -70,7 +70,7 @@ def measure_samples(
     - reconstructions of random images of `eval_images`.
 
     Args:
-        model: with a prior, or without one, which leaves the samples out.
+        model: with a prior, or without one, which leaves the samples out. It is put into eval mode.
         classifier: on the device to use.
         label_names: of the labels of both sets of images.
         split: name of the split that `eval_images` are, for the record.
@@ -82,10 +82,8 @@ def measure_samples(
     Raises:
         ValueError: if the arguments do not fit the model, or a set has fewer than 2 images.
     """
-    model = accelerator.unwrap_model(model)
+    model = accelerator.unwrap_model(model).eval()
     check_arguments(model, arguments)
-    if arguments.num_samples == 0:
-        return {}
     labels = [images.labels.max() for images in (train_images, eval_images) if images.labels is not None]
     num_labels = max(len(label_names or ()), int(max(labels, default=-1)) + 1)
     evaluator = SampleEvaluator(classifier, accelerator, batch_size, classifier.classes_of(label_names, num_labels))
@@ -94,20 +92,15 @@ def measure_samples(
     # Whole draws only, unless there is not even one.
     draws = [rows for rows in train_rows.split(count) if len(rows) == count] or [train_rows]
     eval_rows = _random_rows(eval_images, count, arguments.seed)
-    results: dict[str, Any] = {}
-    with eval_mode(model):
-        every_row = torch.arange(len(eval_images))
-        results["eval"] = evaluator.classify(
-            evaluator.stored(eval_images, every_row), evaluator.reference, "references"
-        )
-        results["floor"] = [evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws]
-        made = evaluator.reconstructed(model.base_model, eval_images, eval_rows)
-        results["reconstructions"] = evaluator.measure(made)
-        if isinstance(model, VQVAEForImageGeneration):
-            results["samples"] = evaluator.measure(evaluator.sampled(model, arguments, None))
-        if _num_classes(model) is not None:
-            labels = _labels_to_sample(model, train_images, draws[0], count)
-            results["labelled"] = evaluator.measure(evaluator.sampled(model, arguments, labels))
+    every_row = evaluator.stored(eval_images, torch.arange(len(eval_images)))
+    results: dict[str, Any] = {"eval": evaluator.classify(every_row, evaluator.reference, "references")}
+    results["floor"] = [evaluator.measure(evaluator.stored(train_images, rows)) for rows in draws]
+    results["reconstructions"] = evaluator.measure(evaluator.reconstructed(model.base_model, eval_images, eval_rows))
+    if isinstance(model, VQVAEForImageGeneration):
+        results["samples"] = evaluator.measure(evaluator.sampled(model, arguments, None))
+    if _num_classes(model) is not None:
+        labels = _labels_to_sample(model, train_images, draws[0], count)
+        results["labelled"] = evaluator.measure(evaluator.sampled(model, arguments, labels))
     controls = ", ".join(f"{name} {value:g}" for name, value in arguments.controls.items())
     return sample_records(results, classifier, split, controls, arguments.guidance_scale)
 
@@ -214,8 +207,7 @@ def class_names(model: Model) -> list[str] | None:
     """Return the names of the prior's classes by their numbers, None without classes."""
     if _num_classes(model) is None:
         return None
-    names = {int(key): name for key, name in model.config.prior_config.id2label.items()}
-    return [names[n] for n in sorted(names)] if len(names) == _num_classes(model) else None
+    return [name for _, name in sorted(model.config.prior_config.id2label.items())]
 
 
 def _labels_to_sample(model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, count: int) -> Tensor:

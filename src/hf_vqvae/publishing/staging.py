@@ -1,7 +1,6 @@
 """Prepare the folder that is uploaded: weights, configs, image processor, model code and card."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -9,11 +8,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
@@ -69,7 +66,7 @@ def save_for_hub(
     repo_id = repo_id or folder.resolve().name
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     weights = hash_weights(model.state_dict())
-    source = _find_source(model.config.name_or_path, weights, token)
+    source = _find_source(model.config.name_or_path, token)
     if model.main_input_name == "pixel_values":  # not a prior, which is given codes
         image_processor_for(model.config, source).save_pretrained(folder)
     add_code(folder, type(model))
@@ -190,37 +187,19 @@ def _update_json(path: Path, settings: dict) -> None:
     path.write_text(json.dumps({**content, **settings}, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _find_source(name: str, weights: str, token) -> Path | None:
-    """Return the folder that a model with this hash was loaded from; the files of a repo are downloaded."""
+def _find_source(name: str, token) -> Path | None:
+    """Return the folder that a model was loaded from; the files of the newest commit of a repo are downloaded."""
     if not name or Path(name).is_dir():
         return Path(name) if name else None
     patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *RUN_FILES]
-    options = {"allow_patterns": patterns, "token": token}
     try:
-        try:
-            commit = _find_cached_commit(name, weights)
-            return Path(retry(snapshot_download, name, revision=commit, **options))
-        except RevisionNotFoundError:  # the history of the repo was rewritten
-            return Path(retry(snapshot_download, name, **options))
+        return Path(retry(snapshot_download, name, allow_patterns=patterns, token=token))
     except Exception as error:
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         if is_ambiguous(reason) and not isinstance(reason, httpx.ConnectError):
             raise  # otherwise a card without results would overwrite one with results
         logger.warning(f"The card of {name}, which this model comes from, could not be read: {error}")
         return None
-
-
-def _find_cached_commit(repo_id: str, weights: str) -> str | None:
-    """Return the commit that a model was loaded from: the latest one in the cache whose weights have this hash.
-
-    transformers does not keep the commit. The repo's newest one may have other weights.
-    """
-    repo = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type="model"))
-    for snapshot in sorted(repo.glob("snapshots/*"), key=os.path.getmtime, reverse=True):
-        with suppress(OSError, ValueError, SafetensorError):  # incomplete or damaged
-            if hash_saved_weights(snapshot) == weights:
-                return snapshot.name
-    return None
 
 
 def _is_described_by_card_in(source: Path, weights: str) -> bool:
