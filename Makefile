@@ -39,7 +39,6 @@ test-gpu: ## On an NVIDIA GPU: the tests that need one, the benchmarks, and an M
 	$(PYTHON) -m pytest -m cuda $$(grep -rl "mark.cuda" tests --include=test_*.py)
 	$(PYTHON) scripts/benchmark.py sample --rounds 5
 	$(PYTHON) scripts/benchmark.py prior --rounds 5
-	$(PYTHON) scripts/benchmark.py vqvae --rounds 5
 	start=$$(date +%s); $(PYTHON) scripts/train.py --dataset_name $(DATASET) --output_dir outputs/mnist-gpu \
 	  --mixed_precision bf16 --overwrite_output_dir && echo "The MNIST run took $$(($$(date +%s) - start)) s."
 

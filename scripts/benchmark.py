@@ -1,8 +1,7 @@
 """Time sampling and training, and train the same network with other packages; print tables.
 
 python scripts/benchmark.py sample
-python scripts/benchmark.py prior
-python scripts/benchmark.py vqvae --rounds 30 --threads 2
+python scripts/benchmark.py prior --rounds 30 --threads 2
 python scripts/benchmark.py peers --dataset_name ylecun/mnist --epochs 5
 
 Calls that are compared are timed in turn (A, B, A, B), so that other load on the machine slows all of them alike; only
@@ -71,14 +70,6 @@ class PriorArguments(CommonArguments):
 
 
 @dataclass
-class VQVAEArguments(CommonArguments):
-    """Flags of `benchmark.py vqvae`."""
-
-    batch_size: int = flag(128, "Images per step.", at_least=1)
-    image_size: int = flag(28, "Height and width in pixels.")
-
-
-@dataclass
 class PeersArguments(CommonArguments, DataArguments):
     """Flags of `benchmark.py peers`."""
 
@@ -96,7 +87,6 @@ def main() -> None:
     commands = {
         "sample": (SampleArguments, sample),
         "prior": (PriorArguments, prior),
-        "vqvae": (VQVAEArguments, vqvae),
         "peers": (PeersArguments, peers),
     }
     parser = ScriptArgumentParser(description=__doc__.splitlines()[0])
@@ -109,7 +99,7 @@ def main() -> None:
     arguments = kind(**values)
     torch.set_num_threads(arguments.threads)
     header, rows, note = command(arguments)
-    texts = ("network", "method", "precision", "implementation")
+    texts = ("network", "method", "implementation")
     align = "".join("<" if name in texts else ">" for name in header)
     table = format_table(header, rows, align)
     environment = describe_environment(torch.device(arguments.device))
@@ -168,21 +158,6 @@ def prior(arguments: PriorArguments) -> Table:
         "under autocast, as scripts/train.py trains. Peak memory, on a GPU: weights, gradients, Adam and activations."
     )
     return header, rows, note
-
-
-def vqvae(arguments: VQVAEArguments) -> Table:
-    """Compare training of the VQ-VAE in float32 and bf16."""
-    from benchmark_networks import make_vqvae_step
-
-    steps = {name: make_vqvae_step(arguments, name == "bf16") for name in ("float32", "bf16")}
-    seconds = time_interleaved(steps, arguments.rounds, "vqvae")
-    rows = compare(seconds, "float32", arguments.batch_size)
-    size = arguments.image_size
-    note = (
-        f"Forward, backward and Adam step of the default VQ-VAE on {arguments.batch_size} images of {size} x "
-        f"{size}, in channels-last, bf16 under autocast, as scripts/train.py trains."
-    )
-    return ["precision", "ms a step", "images/s", "times float32"], rows, note
 
 
 def peers(arguments: PeersArguments) -> Table:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_vqvae.files import keep_freed_memory
-from hf_vqvae.models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
+from hf_vqvae.models import PixelCNNConfig, PixelCNNModel
 from hf_vqvae.models.pixelcnn_layers import CodeConv2d, MaskedConv2d
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings
 
@@ -148,14 +148,3 @@ def make_prior_step(variant: str, arguments: Any):
     model = PixelCNNModel(config).to(memory_format=torch.channels_last)
     model = (make_reference(model) if variant == REFERENCE else model).to(arguments.device)
     return make_step(model, cycle(batches), bf16=variant.endswith("bf16"))
-
-
-def make_vqvae_step(arguments: Any, bf16: bool):
-    """Make a training step of the default VQ-VAE; `arguments` are the flags of `benchmark.py vqvae`."""
-    keep_freed_memory()  # as scripts/train.py does
-    torch.manual_seed(0)
-    size = arguments.image_size
-    model = VQVAEModel(VQVAEConfig(image_size=size)).to(memory_format=torch.channels_last)
-    images = torch.rand(8, arguments.batch_size, 1, size, size, device=arguments.device) - 0.5
-    batches = [{"pixel_values": batch} for batch in images]
-    return make_step(model.to(arguments.device), cycle(batches), bf16=bf16)

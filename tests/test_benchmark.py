@@ -161,15 +161,6 @@ def test_prior_prints_throughputs(scripts):
     assert all(len(row) == 4 and min(numbers(row[1:])) > 0 for row in rows)
 
 
-def test_vqvae_prints_both_precisions_with_the_threads_asked_for(scripts):
-    flags = ["--rounds", 1, "--batch_size", 4, "--image_size", 8, "--threads", 2]
-    done = scripts.succeed(BENCHMARK, "vqvae", *flags, "--device", "cpu")
-    rows = rows_of(done.stdout)
-    assert [row[0] for row in rows] == ["float32", "bf16"] and rows[0][3] == "1"
-    assert min(numbers(rows[0][1:] + rows[1][1:])) > 0
-    assert "threads 2 of" in done.stdout
-
-
 FEW = ["--dataset_name", "digits", "--max_train_samples", 250, "--max_eval_samples", 20]
 
 
@@ -210,7 +201,6 @@ def test_a_peer_learns_and_its_codes_are_counted(name, scripts):
         (["sample", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["sample", "--cases", "7x7x128x0"], "--cases 7x7x128x0: each must be"),
         (["prior", "--device", "abacus"], "invalid choice: 'abacus'"),
-        (["vqvae", "--image_size", "30"], "image_size"),
         (["peers", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["peers", "--implementations", "jax"], "invalid choice: 'jax'"),
         (["peers", "--streaming"], "unknown argument --streaming"),
