@@ -43,7 +43,7 @@ TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_s
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
 # Scripts whose first word chooses which flags there are.
-WITH_COMMANDS = {"scripts/benchmark.py": ("prior", "vqvae", "sample", "peers")}
+WITH_COMMANDS = {"scripts/benchmark.py": ("prior", "sample", "peers")}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -213,7 +213,7 @@ def check_installation(words, command):
 def test_every_script_that_make_runs_exists():
     text = (ROOT / "Makefile").read_text().replace("\\\n", "")
     commands = re.findall(r"python\)? (scripts/[^&\n]*)", text, re.IGNORECASE)
-    assert len(commands) == 5
+    assert len(commands) == 4
     for command in commands:
         check_script(shlex.split(command), command)
 

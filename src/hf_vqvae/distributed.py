@@ -161,9 +161,8 @@ def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path
     blind = [f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees]
     if blind:
         raise ValueError(
-            f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in "
-            f"{places[0][0]} is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines "
-            "share."
+            f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in {places[0][0]} "
+            f"is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines share."
         )
 
 

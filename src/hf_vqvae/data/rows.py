@@ -158,9 +158,8 @@ class RowDecoder:
             is_text = isinstance(name, str) and not re.search("[\ud800-\udfff]", name)
             if not is_text or len(name) > MAX_NAME:
                 raise DataError(
-                    f"Column {self.label_column!r} has the class name {shown(name)}: names must be "
-                    f"texts of at most {MAX_NAME} characters. Rename the classes, or cast the column "
-                    "to whole numbers."
+                    f"Column {self.label_column!r} has the class name {shown(name)}: names must be texts of at most "
+                    f"{MAX_NAME} characters. Rename the classes, or cast the column to whole numbers."
                 )
 
     @property

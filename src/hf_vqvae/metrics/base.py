@@ -155,9 +155,8 @@ def as_tensor(
     bad = ~tensor.isfinite()
     if bad.any():
         raise ValueError(
-            f"`{name}` must be finite, got {tensor[bad][0].item()}, first in row "
-            f"{bad.nonzero()[0, 0].item()} of this batch ({bad.sum().item()} in all). The model that "
-            "made it overflows or has bad weights: try float32."
+            f"`{name}` must be finite, got {tensor[bad][0].item()}, first in row {bad.nonzero()[0, 0].item()} of this "
+            f"batch ({bad.sum().item()} in all). The model that made it overflows or has bad weights: try float32."
         )
     bad = (tensor < low) | (tensor > high)
     if bad.any():

@@ -109,9 +109,8 @@ def sample_records(
     """The records of measured samples, by key.
 
     Args:
-        results: numbers of `FrechetDistance` and `ClassifiedImages`, and `count`, of the sets "eval",
-            "floor" (a list, of each draw), "reconstructions" and, where they were drawn, "samples"
-            (without labels) and "labelled".
+        results: numbers of `FrechetDistance` and `ClassifiedImages`, and `count`, of the sets "eval", "floor" (a list,
+            of each draw), "reconstructions" and, where they were drawn, "samples" (without labels) and "labelled".
         classifier: the `ImageClassifier` that computed them.
         controls: what the samples were drawn with, as text.
         guidance_scale: that of the samples with labels.
