@@ -1,5 +1,6 @@
 """Which figures of samples a model gets, and which part of an image a completion keeps."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -65,22 +66,18 @@ def test_opposite_halves_are_disjoint_and_made_of_whole_cells():
 
 
 @pytest.mark.parametrize("width, height", [(28, 28), (56, 14), (100, 75), (7, 7), (5, 3)])
-def test_a_box_keeps_exactly_the_cells_that_lie_in_it(width, height):
+def test_a_box_has_the_pixels_that_lie_in_it(width, height):
     config = VQVAEConfig()
     generator = torch.Generator().manual_seed(width)
     for _ in range(50):
         x = torch.randint(0, width + 1, (2,), generator=generator).sort().values.tolist()
         y = torch.randint(0, height + 1, (2,), generator=generator).sort().values.tolist()
-        cells = torch.zeros(7, 7, dtype=torch.bool)
-        for row in range(7):
-            for column in range(7):
-                across = x[0] * 7 <= column * width and (column + 1) * width <= x[1] * 7
-                down = y[0] * 7 <= row * height and (row + 1) * height <= y[1] * 7
-                cells[row, column] = across and down
         box = (x[0], y[0], x[1], y[1])
-        if cells.any() and not cells.all():
-            mask = box_mask(box, (width, height), config)
-            assert torch.equal(mask[::4, ::4], cells) and mask.sum() == 16 * cells.sum()
-        else:
-            with pytest.raises(ValueError, match="the box"):
+        if x[0] == x[1] or y[0] == y[1]:
+            with pytest.raises(ValueError, match="must be in the image"):
                 box_mask(box, (width, height), config)
+            continue
+        mask = box_mask(box, (width, height), config)
+        for row, column in np.ndindex(28, 28):
+            across = x[0] * 28 <= column * width and (column + 1) * width <= x[1] * 28
+            assert mask[row, column] == (across and y[0] * 28 <= row * height and (row + 1) * height <= y[1] * 28)
