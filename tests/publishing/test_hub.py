@@ -261,7 +261,7 @@ def pushed_from_python(server, client, run_folder):
                                      commit_description="All of it")
         same = trained.push_to_hub("me/python")
         plain.append(plain_files(trained))
-        trained.push_to_hub("me/described", tags=["new"])
+        trained.push_to_hub("me/described")
         branch = trained.push_to_hub("me/python", revision="v1/beta", tags=["beta"])
         request = trained.push_to_hub("other/model", create_pr=True)
         try:
@@ -327,7 +327,7 @@ def test_branches_and_pull_requests_leave_main_alone(pushed_from_python, server)
 def test_a_hand_written_card_is_kept_and_a_public_repo_not_taken_for_a_private(pushed_from_python, server):
     files = server.repo("me/described").find("main").files
     card = files["README.md"].content.decode()
-    assert "# By hand" in card and read_card_metadata(card)["tags"] == ["old", "new"]
+    assert "# By hand" in card and read_card_metadata(card)["tags"] == ["old"]
     assert "model.safetensors" in files
     assert "me/public exists and is public" in pushed_from_python[-1]
     assert len(server.repo("me/public").history()) == 1

@@ -3,7 +3,6 @@
 import hashlib
 import re
 
-from huggingface_hub import ModelCard
 from huggingface_hub.repocard import yaml
 
 # Errors of `ModelCard` for a file that is not UTF-8 or whose metadata is damaged.
@@ -27,11 +26,6 @@ def is_as_signed(text: str) -> bool:
 def unsigned(text: str) -> str:
     """Return `text` without the line of `sign_card`."""
     return _SIGNATURE.sub("", text)
-
-
-def add_tags(card: ModelCard, tags: list[str]) -> None:
-    """Add the tags that the card does not have."""
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags])) or None
 
 
 def _digest(text: str) -> str:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .. import models
 from ..arguments import HubArguments
 from ..files import write_json
-from ..hub.card_signature import CARD_DAMAGE, add_tags, is_as_signed, sign_card, unsigned
+from ..hub.card_signature import CARD_DAMAGE, is_as_signed, sign_card, unsigned
 from ..hub.commit import RUN_FILES, WEIGHTS, commit_folder, full_name
 from ..hub.download import image_processor_for
 from ..hub.errors import httpx
@@ -95,7 +95,7 @@ def push_model(
     """Upload the model to the Hub in one commit, with its image processor, its code and its card.
 
     Arguments and return value are those of `PreTrainedModel.push_to_hub`; `save_for_hub` writes the files. A README.md
-    of the repo that was written or edited by hand is kept with a warning, and only gets `tags`.
+    of the repo that was written or edited by hand is kept with a warning.
 
     Raises:
         ValueError: if `repo_id` is not a valid repo name, or `private` is asked of a repo that is public.
@@ -114,7 +114,6 @@ def push_model(
             revision=revision,
             create_pr=create_pr,
             edited_card="keep",
-            tags=tags,
         )
 
 
@@ -240,7 +239,7 @@ def update_card(folder: Path, repo_id: str, *, license: str | None = None, tags:
         card.data.license = license
     if generated and card.data.model_name:
         card.data.model_name = repo_id.split("/")[-1]
-    add_tags(card, tags or [])
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])])) or None
     path.write_text(sign_card(str(card)) if generated else str(card), "utf-8")
 
 
