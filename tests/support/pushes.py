@@ -47,10 +47,12 @@ def model_of_run():
     return make_model({"kernel_size": 3, "num_residual_blocks": 1}, num_embeddings=8)
 
 
-def make_run(folder):
-    """The folder of a finished run, with what must never be pushed in it too."""
-    model_of_run().save_pretrained(folder)
-    VQVAEImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+def make_run(folder, model=None):
+    """The folder of a finished run of a model, with what must never be pushed in it too."""
+    model = model or model_of_run()
+    model.save_pretrained(folder)
+    side = model.vqvae.config.image_size
+    VQVAEImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     error = {"name": "Reconstruction MSE", "value": 0.0042, "split": "test", "count": 9}
     error |= {"scale": "[0, 1]", "stage": "vqvae", "protocol": "mean over all pixels"}
     records = {"metrics": {"reconstruction_mse": error}, "history": {}}
