@@ -8,7 +8,7 @@ DATASET ?= ylecun/mnist
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-all test-gpu style wheel clean
+.PHONY: quickstart test test-all test-browser test-gpu style wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,15 +21,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed ## Both stages on scikit-learn's digits, into outputs/quickstart.
 	$(BIN)/python scripts/train.py scripts/quickstart.yaml --overwrite_output_dir
 
-test: $(VENV)/.installed ## All tests but the long ones.
+test: $(VENV)/.installed ## All tests but the long ones and those of the page in the browser.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@echo "Left out: long tests (make test-all), the page in a browser (make test-browser), a GPU (make test-gpu)."
 
-test-all: $(VENV)/.installed ## All tests.
+test-all: $(VENV)/.installed ## The long tests, too.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser"
+
+# The page's runtime comes from npm, in the version that the page names.
+test-browser: $(VENV)/.installed ## The page in Chromium; chromium and npm must be there.
+	@for name in chromium npm; do command -v $$name > /dev/null || \
+	  { echo "make test-browser: there is no $$name here. On Debian: apt-get install $$name"; exit 1; }; done
+	$(BIN)/python -m pytest -m browser tests/test_browser.py
 
 # Installs nothing: in $(VENV), or with PYTHON where there is none, torch must be able to use the GPU.
 test-gpu: PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hf_vqvae import VQVAEImageProcessorPil
 from hf_vqvae.export.onnx import export_onnx
 from hf_vqvae.models.configuration_vqvae import as_pair
 from hf_vqvae.models.sampling_pixelcnn import DrawSettings, sample_codes
+from hf_vqvae.publishing.staging import add_code
 from support.browser import Visit, chromium, unpack_runtime
 from support.hub import HubServer
 from support.models import make_digit_model, make_model, seeded
@@ -26,9 +29,10 @@ FREQUENCIES = [0.1, 0.2, 0.3, 0.4]
 
 
 def shake(model):
-    """Give the prior weights by which labels matter and some codes are likelier than others."""
+    """Give a model weights by which labels matter, some codes are likelier than others, and images have contrast."""
     generator = seeded(1)
     with torch.no_grad():
+        [*model.vqvae.decoder.parameters()][-2].mul_(20)
         for name, weight in model.prior.named_parameters():
             spread = 0.5 if "class" in name else 0.3 * weight.std() if weight.ndim > 1 else 0.1
             weight.add_(torch.randn(weight.shape, generator=generator) * spread)
@@ -58,25 +62,37 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def hub(models, tmp_path_factory):
+def server():
+    with HubServer() as server:
+        server.add_token(TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    with hub_client(server, tmp_path_factory.mktemp("home")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def hub(server, client, models, tmp_path_factory):
     """A Hub with these models and a Space for me/digits, both pushed by the scripts."""
     folder = tmp_path_factory.mktemp("models")
-    with HubServer() as hub, hub_client(hub, tmp_path_factory.mktemp("home")) as client:
-        hub.add_token(TOKEN)
-        make_run(folder / "digits", models["digits"])
-        pixels = np.random.default_rng(0).integers(0, 256, (28, 28 * 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "digits" / "figures" / "test_images.png")
-        token = {"HF_TOKEN": TOKEN}
-        push = ["scripts/push_to_hub.py", folder / "digits", "--hub_model_id", "me/digits", "--onnx"]
-        client.succeed(*push, environment=token)
-        client.succeed("scripts/push_space.py", "me/digits", "--space_id", "me/demo", environment=token)
-        for name in models.keys() - {"digits"}:
-            models[name].save_pretrained(folder / name)
-            height, width = as_pair(getattr(models[name], "vqvae", models[name]).config.image_size)
-            VQVAEImageProcessorPil(size={"height": height, "width": width}).save_pretrained(folder / name)
-            export_onnx(models[name], folder / name)
-            hub.add_repo(f"me/{name}", files_of(folder / name))
-        yield hub
+    make_run(folder / "digits", models["digits"])
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28 * 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "digits" / "figures" / "test_images.png")
+    token = {"HF_TOKEN": TOKEN}
+    push = ["scripts/push_to_hub.py", folder / "digits", "--hub_model_id", "me/digits", "--onnx"]
+    client.succeed(*push, environment=token)
+    client.succeed("scripts/push_space.py", "me/digits", "--space_id", "me/demo", environment=token)
+    for name in models.keys() - {"digits"}:
+        models[name].save_pretrained(folder / name)
+        height, width = as_pair(getattr(models[name], "vqvae", models[name]).config.image_size)
+        VQVAEImageProcessorPil(size={"height": height, "width": width}).save_pretrained(folder / name)
+        export_onnx(models[name], folder / name)
+        add_code(folder / name, type(models[name]))
+        server.add_repo(f"me/{name}", files_of(folder / name))
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +225,7 @@ def test_pictures_are_read_as_the_image_processor_reads_them(visit, models, tmp_
     rgba = rng.integers(0, 256, (41, 90, 4), np.uint8)
     Image.fromarray(rgba[..., :3]).save(tmp_path / "colour.png")
     visit.page.get_by_label("Open a picture").set_input_files(tmp_path / "colour.png")
-    visit.page.get_by_role("status").get_by_text("colour.png").wait_for()
+    visit.wait_for("colour.png")
     state = visit.state()
     processor = VQVAEImageProcessorPil(num_channels=1)
     expected = processor(Image.open(tmp_path / "colour.png"), return_tensors="pt").pixel_values
@@ -340,7 +356,7 @@ def test_play_draws_the_grid_that_the_settings_and_the_seed_give(visit, models):
     page.get_by_label("Guidance").fill("1.5")
     page.get_by_label("Seed").fill("1234")
     page.get_by_role("button", name="Same seed").click()
-    page.get_by_role("status").get_by_text("A new image").wait_for()
+    visit.wait_for("A new image")
     state = visit.state()
     chosen = {"label": 2, "temperature": 0.8, "topK": 9, "topP": None, "guidance": 1.5, "seed": 1234}
     assert {name: state[name] for name in chosen} == chosen
@@ -352,7 +368,7 @@ def test_play_draws_the_grid_that_the_settings_and_the_seed_give(visit, models):
 
     # Another seed another image; a step at a time; and to the end.
     page.get_by_role("button", name="New sample").click()
-    page.get_by_role("status").get_by_text("A new image").wait_for()
+    visit.wait_for("A new image")
     assert visit.state()["seed"] != 1234
     page.get_by_label("Speed").select_option("slow")
     page.get_by_role("button", name="New sample").click()
@@ -408,10 +424,10 @@ def test_the_address_restores_the_state(visit, visitor, hub):
     page.get_by_label("Seed").fill("77")
     page.get_by_role("button", name="Test image 3").click()
     page.get_by_role("grid", name="Codes").get_by_role("gridcell").nth(5).click()
-    page.get_by_role("option").nth(1).click()
+    page.get_by_role("option", name="Code").nth(1).click()
     before = visit.state()
     page.get_by_role("button", name="Copy link").click()
-    page.get_by_role("status").get_by_text("link").wait_for()
+    visit.wait_for("link")
     address = page.url
     assert "#" in address
     with visitor() as other:
@@ -427,14 +443,14 @@ def test_the_address_restores_the_state(visit, visitor, hub):
             "#codes=" + ".".join(["-1"] * 49),
         ):
             other.page.evaluate("hash => { location.hash = hash }", hash)
-            assert "do not fit" in other.page.get_by_role("status").inner_text()
+            other.wait_for("do not fit")
             assert other.state()["codes"] == after["codes"]
         wild = "&temperature=NaN&topK=-3&topP=7&guidance=1e99&seed=x&label=99"
         other.page.evaluate("hash => { location.hash = hash }", "#codes=" + ".".join(["1"] * 49) + wild)
         state = other.state()
         assert state["codes"] == [1] * 49 and state["label"] is None
         other.page.get_by_role("button", name="Same seed").click()
-        other.page.get_by_role("status").get_by_text("A new image").wait_for()
+        other.wait_for("A new image")
         other.check()
 
 
@@ -453,11 +469,11 @@ def test_a_colour_model_without_classes(visitor, models):
         check_shown(state, model)
         pixels = np.array(state["pixels"]).reshape(3, 32, 32)
         assert np.abs(pixels[:, 16, 16] - [0.5, 128 / 255 - 0.5, -0.5]).max() < 1e-6
-        assert page.get_by_role("option").count() == 64
+        assert page.get_by_role("listbox", name="Codebook").get_by_role("option").count() == 64
         for seed, options in enumerate(({}, {"temperature": 0.5, "topK": 5}, {"topP": 0.5})):
             check_sample(visit, model, {"label": None, **options}, seed)
         page.get_by_role("button", name="New sample").click()
-        page.get_by_role("status").get_by_text("A new image").wait_for()
+        visit.wait_for("A new image")
         check_shown(visit.state(), model)
         visit.check()
 
@@ -471,14 +487,14 @@ def test_a_wide_model_without_a_null_label(visitor, models):
         check_shown(visit.state(), model)
         check_sample(visit, model, {"label": 1}, 0)
         page.get_by_role("button", name="New sample").click()
-        page.get_by_role("status").get_by_text("A new image").wait_for()
+        visit.wait_for("A new image")
         state = visit.state()
         assert len(state["codes"]) == 2 * 5
         check_shown(state, model)
         # Known codes after unknown ones need the null label, which this prior has not.
         page.get_by_role("button", name="Erase right half").click()
         page.get_by_role("button", name="Complete five ways").click()
-        page.get_by_role("status").get_by_text("choose a class").wait_for()
+        visit.wait_for("choose a class")
         page.get_by_label("Class").select_option("2")
         page.get_by_role("button", name="Complete five ways").click()
         page.get_by_role("button", name="Completion 5").wait_for()
@@ -496,9 +512,26 @@ def test_a_vqvae_without_a_prior(visitor, models):
         state = visit.state()
         check_shown(state, models["vqvae"])
         page.get_by_role("gridcell").nth(3).click()
-        page.get_by_role("option").nth((state["codes"][3] + 1) % 16).click()
+        page.get_by_role("option", name="Code").nth((state["codes"][3] + 1) % 16).click()
         assert visit.state()["codes"][3] == (state["codes"][3] + 1) % 16
         visit.check()
+
+
+def test_the_page_that_demo_py_serves(browser, client, hub, runtime, models):
+    job = client.start("scripts/demo.py", "me/digits")
+    until = time.monotonic() + 60
+    while not (found := re.search(r"http://127\.0\.0\.1:\d+", job.printed())):
+        assert job.is_running() and time.monotonic() < until, job.printed("stderr")
+        time.sleep(0.05)
+    with Visit(browser, found[0] + "/", found[0], runtime) as visit:
+        visit.open()
+        visit.page.get_by_role("button", name="Test image 1").click()
+        check_shown(visit.state(), models["digits"])
+        source = visit.page.get_by_role("link", name="Source of the nearest vector").get_attribute("href")
+        assert re.search(r"/quantization\.py#L\d+$", source)
+        visit.check()
+    job.send(signal.SIGINT)
+    assert job.wait().returncode == 0
 
 
 # What goes wrong
@@ -560,7 +593,7 @@ def test_a_lost_connection_a_changed_runtime_or_no_wasm_is_one_clear_sentence(vi
         assert "truncated" in visit.open().failure()
         hub.fail("GET", "/onnx/decoder.onnx", status=503)
         said = visit.open().failure()
-        assert "onnx/decoder.onnx" in said and "503" in said
+        assert "onnx/decoder.onnx" in said and "out of reach" in said
     with visitor() as visit:
         visit.context.route("**/config.json", lambda route: route.abort("internetdisconnected"))
         assert "out of reach" in visit.open().failure()
@@ -603,18 +636,16 @@ def test_what_is_no_picture_is_refused_in_a_sentence(visit, tmp_path):
     page = visit.page
     page.get_by_role("button", name="Test image 1").click()
     before = visit.state()
-    status = page.get_by_role("status")
     for text, words in {"no picture": "notes.txt is not an image", "": "not a file"}.items():
         visit(DROP, text)
-        status.get_by_text(words).wait_for()
+        visit.wait_for(words)
     Image.new("1", (9000, 8000)).save(tmp_path / "wide.png")
     (tmp_path / "heavy.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * (33 << 20))
     (tmp_path / f"{MARKUP.replace('/', '')}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     names = {"wide.png": "64 m", "heavy.png": "32 MB", f"{MARKUP.replace('/', '')}.png": "is not an image"}
     for name, words in names.items():
         page.get_by_label("Open a picture").set_input_files(tmp_path / name)
-        status.get_by_text(words).wait_for()
-        assert name in status.inner_text()
+        assert name in visit.wait_for(words)
     state = visit.state()
     assert (state["codes"], state["pixels"]) == (before["codes"], before["pixels"])
     assert page.evaluate("window.hacked") is None
@@ -670,7 +701,7 @@ def test_everything_can_be_done_by_keyboard(visitor, models):
         assert codes == [3 if cell == 9 else code for cell, code in enumerate(before)]
         tab_to("button", "New sample")
         page.keyboard.press("Enter")
-        page.get_by_role("status").get_by_text("A new image").wait_for()
+        visit.wait_for("A new image")
         tab_to("combobox", "Class")
         page.keyboard.press("ArrowDown")
         tab_to("slider", "Temperature")

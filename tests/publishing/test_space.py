@@ -223,7 +223,7 @@ def test_the_demo_serves_this_machine_alone_and_exports_what_is_missing(online, 
     root = f"/{settings['model']}/resolve/{settings['revision']}"
     assert get(f"{root}/config.json")[1] == (copied / "config.json").read_bytes()
     assert all(get(f"{root}/onnx/{name}")[1][4:] for name in ONNX)
-    assert b"class VectorQuantizer" in get(f"{root.replace('resolve', 'blob')}/quantization.py")[1]
+    assert b"class VectorQuantizer" in get(f"{root}/quantization.py")[1]
     job.send(signal.SIGINT)
     done = job.wait()
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

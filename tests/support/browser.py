@@ -80,7 +80,7 @@ class Visit:
         self.context.set_default_timeout(60_000)
         self.context.route("**/*", self._answer)
         self.page = self.context.new_page()
-        self.page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
+        self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def __enter__(self) -> "Visit":
@@ -88,6 +88,12 @@ class Visit:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
+
+    def _note(self, line) -> None:
+        # A file that not every repo has is asked for all the same, and the browser says so.
+        is_optional = "404" in line.text and line.location["url"].endswith(("test_images.png", "metrics.json"))
+        if line.type == "error" and not is_optional:
+            self.complaints.append(f"{line.text} ({line.location['url']})")
 
     def _answer(self, route) -> None:
         url = route.request.url
@@ -113,6 +119,12 @@ class Visit:
     def state(self) -> dict:
         """What the page knows, once it has computed all of it."""
         return self(SETTLE + STATE)
+
+    def wait_for(self, text: str) -> str:
+        """Wait until the page says a text, and return all that it says."""
+        line = self.page.locator("#status[role=status]", has_text=text)
+        line.wait_for()
+        return line.inner_text()
 
     def failure(self) -> str:
         """The sentence that a page which cannot start shows."""

@@ -59,7 +59,8 @@ def write_local_page(folder: str | Path, name_or_path: str, revision: str | None
     if not (target / FOLDER).exists():
         check_packages()
         export_onnx(load_model(str(source)), target)
-    shutil.copytree(Path(models.__file__).parent, Path(folder, LOCAL_MODEL, "blob", "main"))
+    for path in Path(models.__file__).parent.glob("*.py"):  # as pushed repos have it: the page links to its lines
+        shutil.copyfile(path, target / path.name)
 
 
 class _Handler(SimpleHTTPRequestHandler):
