@@ -26,7 +26,16 @@ GATED += ["--num_gated_layers", "2", "--dead_code_threshold", "0.5", "--num_eval
 PLAIN = ["--num_embeddings", "32", "--embedding_dim", "8", "--learning_rate", "0.006"]
 PLAIN += ["--num_residual_layers", "1", "--codebook_update", "gradient", "--architecture", "plain"]
 PLAIN += ["--no_class_conditional", "--gradient_accumulation_steps", "2", "--dropout", "0.1"]
-PLAIN += ["--prior_average_decay", "0", "--eval_batch_size", "24", "--num_eval_samples", "0"]
+PLAIN += [
+    "--dead_code_threshold",
+    "0",
+    "--prior_average_decay",
+    "0",
+    "--eval_batch_size",
+    "24",
+    "--num_eval_samples",
+    "0",
+]
 RUNS = {"gated": GATED, "plain": PLAIN}
 MACHINE = {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
 

@@ -17,7 +17,7 @@ FLAGS += ["--hidden_sizes", "4", "8", "--num_embeddings", "8", "--embedding_dim"
 FLAGS += ["--hidden_size", "8", "--kernel_size", "3", "--num_gated_layers", "2"]
 FLAGS += ["--train_batch_size", "16", "--num_train_epochs", "2", "--prior_num_train_epochs", "2"]
 FLAGS += ["--dead_code_threshold", "0.5", "--checkpointing_steps", "3", "--num_eval_samples", "0"]
-FLAGS += ["--prior_weight_decay", "0.01", "--optimizer", "adamw"]  # the defaults of that time
+FLAGS += ["--prior_weight_decay", "0.01", "--optimizer", "adamw", "--learning_rate", "1.6e-2"]  # defaults of that time
 # The checkpoint that each run goes on from, and the steps that are left of 8 in each stage.
 RUNS = {"stage1": ("vqvae-5", 11), "stage2": ("prior-5", 3)}
 
