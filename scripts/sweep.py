@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
 from hf_vqvae.arguments import (
+    REPLACED,
     DataArguments,
     PriorArguments,
     RunArguments,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
 
-SweptVQVAEArguments = config_arguments(VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=...)
+SweptVQVAEArguments = config_arguments(
+    VQVAEConfig, "SweptVQVAEArguments", num_embeddings=..., embedding_dim=..., **REPLACED
+)
 
 
 @dataclass

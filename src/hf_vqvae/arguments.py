@@ -104,7 +104,7 @@ class TrainingArguments:
     optimizer: str = flag(
         "muon", "Of the VQ-VAE: `muon` for its kernels, or AdamW for all.", "vqvae", choices=["muon", "adamw"]
     )
-    learning_rate: float = flag(1.6e-2, "Learning rate of the VQ-VAE.", "vqvae", above=0)
+    learning_rate: float = flag(8e-3, "Learning rate of the VQ-VAE.", "vqvae", above=0)
     prior_learning_rate: float | None = flag(
         None, "Learning rate for the prior (default: 6e-3 gated, 1e-3 plain).", "prior", above=0
     )
@@ -222,7 +222,8 @@ def config_arguments(config_class: type, name: str, **defaults) -> type:
     return make_dataclass(name, flags)
 
 
-VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments")
+REPLACED = {"dead_code_threshold": 0.01}  # a code that about fifty batches did not choose
+VQVAEArguments = config_arguments(VQVAEConfig, "VQVAEArguments", **REPLACED)
 # Codes and grid are the VQ-VAE's, classes and their frequencies the dataset's; gated is what measures best.
 _OF_DATA = dict.fromkeys(("num_embeddings", "grid_size", "num_classes", "class_frequencies"), ...)
 PriorArguments = config_arguments(PixelCNNConfig, "PriorArguments", **_OF_DATA, architecture="gated")

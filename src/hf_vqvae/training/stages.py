@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..arguments import VQVAEArguments
+from ..arguments import REPLACED, VQVAEArguments
 from ..data.codes import CodesDataset, encode_split
 from ..data.decoding import shift_images
 from ..data.loaders import count_steps, local_batches
@@ -52,7 +52,7 @@ def start_config(settings: VQVAEArguments, pretrained: str | None = None) -> VQV
     whole = load_model(pretrained).config
     trained = getattr(whole, "vqvae_config", whole)
     trained.name_or_path = whole.name_or_path  # beside it lies the image processor
-    default = VQVAEConfig()
+    default = VQVAEConfig(**REPLACED)
     for name in given:
         wanted, there = getattr(config, name), getattr(trained, name)
         if wanted not in (there, getattr(default, name)):
