@@ -53,7 +53,7 @@ def main() -> None:
     )
 
     options = options_of(hub) | {"overwrite_card": rest.overwrite_card}
-    command = push_command(rest.folder, hub.hub_model_id, **options)
+    command = push_command(rest.folder, hub.hub_model_id, **options) + " --onnx" * hub.onnx
     check_finished(Path(rest.folder))
     if hub.onnx:
         check_packages()

@@ -63,11 +63,12 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.timeout(60)
-def test_the_wheel_holds_the_package_its_card_template_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_its_page_its_card_template_and_nothing_else(wheel):
     assert wheel.name == f"hf_vqvae-{hf_vqvae.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
-    files = (path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts)
+    files = [path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts]
+    files += (SOURCE / "export" / "space").iterdir()
     expected = {f"hf_vqvae/{path.relative_to(SOURCE).as_posix()}": path for path in files}
     expected["hf_vqvae/model_card/template.md"] = ROOT / "model_card" / "template.md"
     about = f"hf_vqvae-{hf_vqvae.__version__}.dist-info"

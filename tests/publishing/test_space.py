@@ -136,7 +136,9 @@ def test_a_space_is_made_in_one_commit_and_the_card_links_to_it(new_hub, online)
     assert card.count("Try it in your browser") == 1 and "/spaces/me/another)" in card and is_as_signed(card)
 
 
-def test_what_cannot_be_pushed_is_found_out_before_anything_is_changed(new_hub, online):
+def test_what_cannot_be_pushed_is_found_out_before_anything_is_changed(new_hub, online, folder):
+    done = online("scripts/push_to_hub.py", folder, "--hub_model_id", MODEL, "--onnx", token="hf_read")
+    assert re.search(r"^    python .*push_to_hub\.py .* --hub_model_id me/digits --onnx$", done.stderr, re.MULTILINE)
     done = online(*PUSH, token="hf_read")
     assert_refused(done, "can only read", SPACE)
     done = online(*PUSH, token="hf_other")

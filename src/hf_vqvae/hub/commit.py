@@ -162,7 +162,7 @@ def _keeps_card(api: HfApi, repo: dict[str, str], revision: str, ours: Path, edi
     if edited_card == "overwrite" or is_as_signed(theirs) or theirs == ours.read_text("utf-8"):
         return False
     if repo["repo_type"] == "space" and _is_new(api, repo):
-        return ours
+        return False  # the Hub's own card
     if edited_card == "refuse":
         raise EditedCardError(
             f"the README.md of {repo_id} was written or edited by hand, and this push would overwrite it: nothing was "
