@@ -28,7 +28,7 @@ from hf_vqvae.arguments import (
     config_arguments,
     flag,
 )
-from hf_vqvae.command_line import format_table, parse_arguments, run_script
+from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
 from hf_vqvae.files import atomic_remove, read_json, write_json
 from hf_vqvae.models import VQVAEConfig
 
@@ -67,7 +67,7 @@ class SweepArguments(TrainingArguments):
 
 def main() -> None:
     parts = (DataArguments, SweptVQVAEArguments, PriorArguments, SweepArguments)
-    data, vqvae, prior, sweep = parse_arguments(*parts, description=__doc__)
+    data, vqvae, prior, sweep = ScriptArgumentParser(parts, description=__doc__).parse()
     points = make_points(data, vqvae, prior, sweep)
     run_sweep(points, Path(sweep.output_dir), overwrite=sweep.overwrite_output_dir)
 
@@ -126,19 +126,16 @@ def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> N
 
 
 def check_points(points: list[RunArguments]) -> VQVAEConfig:
-    """Return the config of the last point; raise a `ValueError` with a line for each point that cannot be trained."""
+    """Return the config of the last point; raise a `ValueError` that names the first point that cannot be trained."""
     from hf_vqvae.training.stages import start_config, start_full_config
 
-    faults = []
     for point in points:
         try:
             config = start_config(point.vqvae)
             if point.training.train_prior:
                 start_full_config(config, vars(point.prior))
         except ValueError as error:
-            faults.append(f"{Path(point.training.output_dir).name}: {error}")
-    if faults:
-        raise ValueError("\n".join(faults))
+            raise ValueError(f"{Path(point.training.output_dir).name}: {error}") from error
     return config
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import hf_vqvae
 from hf_vqvae.arguments import HubArguments, RunArguments
-from hf_vqvae.command_line import parse_arguments, run_script
+from hf_vqvae.command_line import ScriptArgumentParser, run_script
 from hf_vqvae.hub.errors import PushError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    arguments = RunArguments(*parse_arguments(*RunArguments.parts(), description=__doc__))
+    arguments = RunArguments(*ScriptArgumentParser(RunArguments.parts(), description=__doc__).parse())
 
     hf_vqvae.register()
     from hf_vqvae.distributed import make_accelerator, run_on_main_process

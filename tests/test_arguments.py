@@ -7,7 +7,7 @@ import pytest
 
 from hf_vqvae import PixelCNNConfig, VQVAEConfig
 from hf_vqvae.arguments import DataArguments, HubArguments, PriorArguments, TrainingArguments, VQVAEArguments
-from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.command_line import ScriptArgumentParser
 
 ALL = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArguments)
 
@@ -16,7 +16,7 @@ ALL = (DataArguments, VQVAEArguments, PriorArguments, TrainingArguments, HubArgu
 def parse(monkeypatch):
     def parse(*words):
         monkeypatch.setattr("sys.argv", ["train.py", *map(str, words)])
-        return parse_arguments(*ALL)
+        return ScriptArgumentParser(ALL).parse()
 
     return parse
 
@@ -57,7 +57,7 @@ def test_every_setting_of_a_config_is_a_flag_with_a_help_text(parse, capsys):
 def test_the_help_keeps_lines_and_defaults_and_says_what_a_negated_flag_does(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", "--help"])
     with pytest.raises(SystemExit):
-        parse_arguments(TrainingArguments, description="Trains.\n\ntrain.py one\ntrain.py two\n")
+        ScriptArgumentParser(TrainingArguments, description="Trains.\n\ntrain.py one\ntrain.py two\n").parse()
     text = capsys.readouterr().out
     assert "Trains.\n\ntrain.py one\ntrain.py two\n" in text
     text = " ".join(text.split())

@@ -100,8 +100,6 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
             raise
         extras = "[train,plot,demo,onnx]"
         sys.exit(f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'.")
-    except UnicodeEncodeError as error:  # a file's name, where the locale is not UTF-8
-        sys.exit(f"Error: {error.encoding} cannot write {error.object!r}: set PYTHONUTF8=1.")
     except (ValueError, OSError, FloatingPointError, *errors) as error:
         # Names in models and datasets and answers of servers may hold escape sequences.
         text = "".join(one if one.isprintable() or one == "\n" else " " for one in str(error))
@@ -128,11 +126,6 @@ def log_line(title: str, figures: dict[str, float], end: str) -> None:
     if is_first_process() and not shows_progress():
         named = [f"{name} {value:.5g}" for name, value in figures.items()]
         print(", ".join([title, *named, end]), file=sys.stderr, flush=True)
-
-
-def parse_arguments(*dataclasses: type, description: str = "") -> tuple:
-    """Instances of `dataclasses`; see [`ScriptArgumentParser`]."""
-    return ScriptArgumentParser(dataclasses, description=description).parse()
 
 
 def flags_of_file(path: str) -> list[str]:

@@ -17,6 +17,7 @@ from transformers import (
 
 from hf_vqvae import VQVAEImageProcessorPil
 from hf_vqvae.data.decoding import DecodedImages
+from hf_vqvae.evaluation import small_classifier
 from hf_vqvae.evaluation.classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
 from hf_vqvae.evaluation.small_classifier import NoLabelsError, kept_classifier, train_classifier
 
@@ -55,7 +56,7 @@ def make_vit(folder, *, num_labels=5, num_channels=3, image_size=16):
 
 def test_it_learns_what_can_be_learned():
     images, others = make_images(200), make_images(100, seed=1)
-    model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=30)
+    model = train_classifier(images.images, images.labels, NAMES, CPU)
     classifier = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small")
     _, probabilities = classifier.read(others.images)
     assert (probabilities.argmax(1) == others.labels).float().mean() > 0.95
@@ -63,21 +64,23 @@ def test_it_learns_what_can_be_learned():
     assert not model.training
 
 
-def test_the_same_images_train_the_same_classifier_and_no_other_randomness_is_touched():
+def test_the_same_images_train_the_same_classifier_and_no_other_randomness_is_touched(monkeypatch):
+    monkeypatch.setattr(small_classifier, "NUM_STEPS", 3)
     images = make_images()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    models = [train_classifier(images.images, images.labels, NAMES, CPU, num_steps=3) for _ in range(2)]
+    models = [train_classifier(images.images, images.labels, NAMES, CPU) for _ in range(2)]
     assert torch.equal(torch.rand(3), expected)
     first, same = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], same[name]) for name in first)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (2, 5, 9), (4, 17, 33)])
-def test_images_of_any_size_are_trained_on_and_read(shape):
+def test_images_of_any_size_are_trained_on_and_read(shape, monkeypatch):
+    monkeypatch.setattr(small_classifier, "NUM_STEPS", 2)
     images = make_images(5, shape)
-    model = train_classifier(images.images, images.labels, NAMES, CPU, num_steps=2)
+    model = train_classifier(images.images, images.labels, NAMES, CPU)
     features, probabilities = ImageClassifier(model, VQVAEImageProcessorPil(do_resize=False), "small").read(
         images.images
     )

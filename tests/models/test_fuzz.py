@@ -17,7 +17,7 @@ from hf_vqvae import (
     VQVAEImageProcessorPil,
 )
 from hf_vqvae.arguments import DataArguments, HubArguments, PriorArguments, TrainingArguments, VQVAEArguments
-from hf_vqvae.command_line import parse_arguments
+from hf_vqvae.command_line import ScriptArgumentParser
 from hf_vqvae.data.rows import RowDecoder
 from hf_vqvae.data.sources import open_source
 from hf_vqvae.hub.download import fetch_model
@@ -187,7 +187,7 @@ def test_wrong_words_on_the_command_line_end_with_status_2_and_a_line(flag, monk
     for word in WORDS:
         monkeypatch.setattr(sys, "argv", ["train.py", f"--{flag}={word}"])
         try:
-            parse_arguments(*kinds)
+            ScriptArgumentParser(kinds).parse()
         except SystemExit as end:
             assert end.code == 2, word
             assert "error: " in capsys.readouterr().err

@@ -83,9 +83,7 @@ def kept_classifier(
     return ImageClassifier(model, processor, DESCRIPTION).to(accelerator.device)
 
 
-def train_classifier(
-    images: Tensor, labels: Tensor, label_names: list[str], device: torch.device, *, num_steps: int | None = None
-) -> SmallClassifier:
+def train_classifier(images: Tensor, labels: Tensor, label_names: list[str], device: torch.device) -> SmallClassifier:
     """Train a [`SmallClassifier`] with Adam, a one-cycle learning rate and randomly shifted images.
 
     Shifts are up to 1/14 of the shorter side. 1,800 steps of 128 images, or 20 epochs if that is less; on MNIST about a
@@ -97,8 +95,7 @@ def train_classifier(
     """
     count, channels, height, width = images.shape
     batch_size, radius = min(BATCH_SIZE, count), max(1, round(min(height, width) / 14))
-    if num_steps is None:
-        num_steps = min(NUM_STEPS, MAX_EPOCHS * max(1, count // batch_size))
+    num_steps = min(NUM_STEPS, MAX_EPOCHS * max(1, count // batch_size))
     config = SmallClassifierConfig(
         image_size=(height, width),
         num_channels=channels,

@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,21 +21,11 @@ from torch import Tensor
 from ..models.input_checks import INTEGERS
 from .sums import CompensatedSums
 
-
-def _import_evaluate() -> ModuleType:
-    """Import the `evaluate` library, also if the running script lies beside a file evaluate.py.
-
-    Python searches a script's own folder first, and this project has scripts/evaluate.py.
-    """
-    search_path = list(sys.path)
-    sys.path[:] = [folder for folder in search_path if not Path(folder, "evaluate.py").is_file()]
-    try:
-        return importlib.import_module("evaluate")
-    finally:
-        sys.path[:] = search_path
-
-
-evaluate = _import_evaluate()
+# Python searches a script's own folder first, and this project has scripts/evaluate.py.
+_search_path = sys.path
+sys.path = [folder for folder in _search_path if not Path(folder, "evaluate.py").is_file()]
+evaluate = importlib.import_module("evaluate")
+sys.path = _search_path
 
 
 class SummingMetric(evaluate.Metric):

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import AutoConfig
 
 from ..files import atomic_replace
 from ..hub.card_signature import sign_card
 from ..metrics.catalogue import METRICS
-from ..models import VQVAEConfig, VQVAEForImageGenerationConfig
+from ..models import VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
 from .context import describe_dataset, describe_model, describe_package, eval_results, results_table, setting_tables
 from .escaping import as_code, as_duration, as_setting, as_string, clean
@@ -23,7 +24,7 @@ def template_path() -> Path:
     return Path(__file__).parents[3] / "model_card" / "template.md"
 
 
-def build_card(run_folder: str | Path, repo_id: str | None = None, license: str | None = None) -> ModelCard:
+def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
     """Build the card of a run, without its signature and without writing it.
 
     Args:
@@ -31,15 +32,13 @@ def build_card(run_folder: str | Path, repo_id: str | None = None, license: str 
             arguments.json, run.json and figures. A section whose file is missing is left out.
         repo_id: the name that the card's code loads; by default that of the folder. With it, or
             if config.json has an `auto_map`, the card also says how to load without hf_vqvae.
-        license: the Hub's identifier; by default that of arguments.json, else "apache-2.0".
 
     Raises:
-        FileNotFoundError: if there is no config.json.
-        ValueError: if config.json is of another model type, or a record is damaged or of other weights.
+        ValueError: if there is no config.json, or a record is damaged or of other weights.
         ImportError: without Jinja2 (extra `train`).
     """
     run_folder = Path(run_folder).resolve()
-    config, settings = _read_config(run_folder)
+    config = AutoConfig.from_pretrained(run_folder, trust_remote_code=False)
     check_records(run_folder)
     metrics, run = read_record(run_folder, "metrics.json"), read_record(run_folder, "run.json")
     arguments = read_record(run_folder, "arguments.json")
@@ -48,7 +47,7 @@ def build_card(run_folder: str | Path, repo_id: str | None = None, license: str 
     has_prior = isinstance(config, VQVAEForImageGenerationConfig)
     known_metrics = [one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type]
     data = ModelCardData(
-        license=license or arguments.get("hub_license") or "apache-2.0",
+        license=arguments.get("hub_license") or "apache-2.0",
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["vq-vae", *(["pixelcnn"] if has_prior else []), "hf_vqvae"],
@@ -68,7 +67,7 @@ def build_card(run_folder: str | Path, repo_id: str | None = None, license: str 
         has_arguments=bool(arguments),
         figures={path.stem for path in (run_folder / "figures").glob("*.png")},
         model_id=as_string(name),
-        has_code=repo_id is not None or "auto_map" in settings,
+        has_code=repo_id is not None or "auto_map" in read_record(run_folder, "config.json"),
         run=run,
         package=describe_package(),
         # Each value of a record goes through one of these.
@@ -87,16 +86,3 @@ def write_card(run_folder: str | Path, repo_id: str | None = None) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(sign_card(str(build_card(run_folder, repo_id))), "utf-8", newline="\n")
     atomic_replace(partial, path)
-
-
-def _read_config(folder: Path) -> tuple[VQVAEConfig | VQVAEForImageGenerationConfig, dict]:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder.name} has no config.json: a card is built in the folder of a finished run.")
-    settings = read_record(folder, "config.json")
-    for kind in (VQVAEConfig, VQVAEForImageGenerationConfig):
-        if settings.get("model_type") == kind.model_type:
-            return kind.from_pretrained(folder), settings
-    raise ValueError(
-        f"`model_type` in {folder.name}/config.json must be 'vqvae' or 'vqvae_image_generation', "
-        f"got {settings.get('model_type')!r}."
-    )

@@ -42,10 +42,9 @@ def locked(folder: Path) -> Iterator[None]:
         with skip_unsupported():
             lock.acquire(blocking=False)
     except Timeout:
-        holder = ""
+        holder = "another process"
         with suppress(OSError):  # Windows lets no other process read it
-            holder = path.read_text("utf-8")
-        holder = holder or "another process"
+            holder = path.read_text("utf-8") or holder
         raise ValueError(
             f"{holder} is writing the run {folder}: wait until it has ended, or choose another --output_dir."
         ) from None
