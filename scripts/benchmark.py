@@ -187,14 +187,7 @@ def peers(arguments: PeersArguments) -> Table:
 
 
 def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int, title: str) -> dict[str, list[float]]:
-    """Time several calls in turn: A, B, A, B.
-
-    Args:
-        title: of the progress bar.
-
-    Returns:
-        Seconds per call, by name, one value per round. A first round of warm-up is not among them.
-    """
+    """Time calls in turn (A, B, A, B); return the seconds of each by name, one value per round after a warm-up."""
 
     def seconds(call: Callable[[], object], number: int) -> float:
         return timeit.timeit(call, timer=torch.utils.benchmark.timer, number=number) / number

@@ -52,14 +52,10 @@ def make_reference(model: PixelCNNModel) -> PixelCNNModel:
 
 @torch.inference_mode()
 def uncached_sample(network: PixelCNNModel, noise: Tensor, num_steps: int | None = None) -> Tensor:
-    """Sample with one full forward pass per code; the same noise gives the codes of `PixelCNNModel.sample`.
+    """Sample codes (N, h, w), int64, with one full forward pass per code.
 
-    Args:
-        noise: (N, h, w) in [0, 1).
-        num_steps: number of codes to draw, spread over the grid; None for all.
-
-    Returns:
-        Codes (N, h, w), int64; 0 where no code was drawn.
+    The same noise (N, h, w) in [0, 1) gives the codes of `PixelCNNModel.sample`. With `num_steps`, only so many codes
+    are drawn, spread over the grid, and the others are 0.
     """
     codes, settings = torch.zeros_like(noise, dtype=torch.long), DrawSettings()
     height, width = noise.shape[1:]

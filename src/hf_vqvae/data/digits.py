@@ -8,12 +8,10 @@ NUM_TEST_DIGITS = 300
 
 
 def load_digits() -> datasets.DatasetDict:
-    """Load the 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), which are
-    8x8 pixels of 17 greys, enlarged to 28x28. No network is needed.
+    """Load the 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), 8x8 pixels of 17 greys,
+    enlarged to 28x28: `train` (1,497 rows) and `test` (300, stratified by class), in a fixed random order.
 
-    Returns:
-        `train` (1,497 rows) and `test` (300, stratified by class), in a fixed random order.
-        `image` is 8-bit grey, white on black, `label` the digit.
+    `image` is 8-bit grey, white on black, `label` the digit. No network is needed.
 
     Raises:
         ModuleNotFoundError: without scikit-learn (extra `demo`).

@@ -127,16 +127,14 @@ class _Split:
 def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = None) -> ImageSplits:
     """Load the training and the evaluation split, at the size and with the channels of `config`.
 
-    Both are opened and checked before any image is decoded. An empty cell of labels becomes -1, as
-    hidden classes on the Hub are.
+    Both are opened and checked before any image is decoded. An empty cell of labels becomes -1, the Hub's hidden class.
 
     Args:
         settings: flags; if their `image_size` or `num_channels` is None, that of the first training image is taken,
             and set here and in `config`.
 
     Raises:
-        DataError: if a split or column is missing or empty, or the images do not fit `config` or
-            memory; see also [`open_source`] and [`read_image`].
+        DataError: if a split or column is missing or empty, or the images do not fit `config` or memory.
     """
     source = open_source(arguments)
     source.check_split(arguments.train_split, "--train_split")
@@ -198,14 +196,11 @@ def _take_own_format(train: _Split, config: VQVAEConfig, settings: Any) -> RowDe
 def load_split(
     arguments: DataArguments, config: VQVAEConfig, role: str, label_names: list[str] | None = None
 ) -> tuple[DecodedImages, dict[str, Any]]:
-    """Load one split as [`load_images`] does, into memory.
+    """Load one split into memory as [`load_images`] does; return it, and its description with `split` and `count`.
 
     Args:
         role: "train" or "eval".
         label_names: the classes of a column of names, such as those of a model; by default those of this split.
-
-    Returns:
-        The images, and the description of the dataset as in `run.json`, with `split` and `count`.
     """
     split = getattr(arguments, f"{role}_split")
     source = open_source(arguments)

@@ -72,11 +72,9 @@ class SmallClassifier(PreTrainedModel):
     def whiten_(self, pixel_values: Iterable[Tensor]) -> None:
         """Whiten the features: mean 0 and identity covariance over batches of images (B, C, H, W).
 
-        The last layer undoes the change of basis, so the logits stay the same. Without whitening, the
-        few directions that separate the classes have nearly all of the variance, and a Fréchet
-        distance measures little but the frequencies of the classes.
-
-        Variances below 1e-4 of their mean (few images) are raised to that.
+        The last layer undoes the change of basis, so the logits stay the same. Without whitening, the few directions
+        that separate the classes have nearly all of the variance, and a Fréchet distance measures little but the
+        frequencies of the classes. Variances below 1e-4 of their mean (few images) are raised to that.
         """
         features = torch.cat([self.features(self.layers(part)) for part in pixel_values]).double()
         mean = features.mean(0)
@@ -105,14 +103,10 @@ AutoModelForImageClassification.register(SmallClassifierConfig, SmallClassifier)
 
 
 class ImageClassifier:
-    """An image classifier with its image processor, for 8-bit images.
+    """An image classification model of transformers, in eval mode, with its image processor, for 8-bit images.
 
     The features are the penultimate activations: the input of the last `nn.Linear`, whose outputs must be the logits.
-
-    Args:
-        model: an image classification model of transformers; put into eval mode.
-        processor: its image processor.
-        description: text for the metrics' protocols.
+    `description` is for the metrics' protocols.
 
     Raises:
         ValueError: if the last linear layer does not compute the logits.
@@ -166,10 +160,9 @@ class ImageClassifier:
         return seen[-1].flatten(1).float(), logits.float().softmax(1)
 
     def classes_of(self, label_names: list[str] | None, num_labels: int) -> Tensor | None:
-        """The classifier's class of each label of a dataset, int64 (`num_labels`,).
+        """The classifier's class of each label of a dataset, int64 (`num_labels`,); `None` if they cannot be compared.
 
-        Matched by name if the classifier has all `label_names`, else by number if it has
-        `num_labels` classes, else `None`: predictions cannot be compared with the labels.
+        Matched by name if the classifier has all `label_names`, else by number if it has `num_labels` classes.
         """
         numbers = {str(name): int(number) for number, name in self.model.config.id2label.items()}
         if label_names and len(label_names) == num_labels and set(label_names) <= set(numbers):
@@ -180,12 +173,10 @@ class ImageClassifier:
 def load_classifier(name_or_path: str) -> ImageClassifier:
     """Load a classifier of transformers with its image processor from a folder or the Hub.
 
-    Without an image processor, images are scaled to [-0.5, 0.5] and resized to the `image_size` of
-    the config, if it has one.
+    Without an image processor, images are scaled to [-0.5, 0.5] and resized to the `image_size` of the config, if any.
 
     Raises:
-        ValueError: if the model is missing, needs its own code, has no linear head, or its weights
-            are not complete, finite safetensors.
+        ValueError: if there is no model that needs no code of its own and has complete, finite safetensors weights.
     """
     try:
         folder = fetch_model(name_or_path)

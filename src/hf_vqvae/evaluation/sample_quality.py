@@ -72,12 +72,10 @@ def measure_samples(
     Args:
         model: with a prior, or without one, which leaves the samples out. It is put into eval mode.
         classifier: on the device to use.
-        label_names: of the labels of both sets of images.
-        split: name of the split that `eval_images` are, for the record.
+        label_names, split: names of the labels of both sets of images, and of the split `eval_images`, for the record.
 
     Returns:
-        On all processes records as those of [`evaluate_model`]; those of the class perplexity also have `counts`, how
-        often each class of the classifier was read, and `classes`, their names.
+        Records as those of [`evaluate_model`]; of the class perplexity also with how often each class was read.
 
     Raises:
         ValueError: if the arguments do not fit the model, or a set has fewer than 2 images.

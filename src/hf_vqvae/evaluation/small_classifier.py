@@ -86,12 +86,9 @@ def kept_classifier(
 def train_classifier(images: Tensor, labels: Tensor, label_names: list[str], device: torch.device) -> SmallClassifier:
     """Train a [`SmallClassifier`] with Adam, a one-cycle learning rate and randomly shifted images.
 
-    Shifts are up to 1/14 of the shorter side. 1,800 steps of 128 images, or 20 epochs if that is less; on MNIST about a
-    minute on one core. Finally the features are whitened on (20,000 of) the images.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        labels: (N,) int64 in [0, `len(label_names)`).
+    Of images (N, C, H, W), uint8, and labels (N,) in [0, `len(label_names)`): shifts of up to 1/14 of the shorter side,
+    1,800 steps of 128 images, or 20 epochs if that is less; on MNIST about a minute on one core. Finally the features
+    are whitened on (20,000 of) the images.
     """
     count, channels, height, width = images.shape
     batch_size, radius = min(BATCH_SIZE, count), max(1, round(min(height, width) / 14))

@@ -37,8 +37,6 @@ def fetch_model(
     cannot be reached, a snapshot in the cache is used.
 
     Args:
-        name_or_path: a folder, or `owner/name`.
-        revision: branch, tag or commit of a repo.
         more: patterns of files to download besides weights and configs.
         timeout: seconds to wait for an answer of the Hub.
 

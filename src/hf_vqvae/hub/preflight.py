@@ -34,15 +34,11 @@ def check_can_push(
     license: str | None = None,
     repo_type: str = "model",
 ) -> str:
-    """Check, without changing anything on the Hub, whether a push to `repo_id` would be accepted.
+    """Check, without changing anything on the Hub, whether a push would be accepted; return the full name of the repo.
 
     Args:
-        token: by default that of `HF_TOKEN` or `hf auth login`.
-        private, revision, create_pr, license: as of `push_folder`.
+        token, private, revision, create_pr, license: as of `push_folder`.
         repo_type: "model" or "space".
-
-    Returns:
-        The full name `owner/name`.
 
     Raises:
         ValueError: if the name is invalid, or the Hub refuses the license.

@@ -54,12 +54,7 @@ def request_timeout(seconds: float):
     It replaces the client of the whole process, which interrupts requests of other threads, and puts the caller's
     client factory back at the end. Xet repeats a request once, and reads its limits from environment variables when
     a process first uses it: the caller's, or else these.
-
-    Raises:
-        ValueError: if `seconds` is not above 0.
     """
-    if not seconds > 0:
-        raise ValueError(f"`timeout` must be above 0 seconds, got {seconds!r}.")
     factory = _http._GLOBAL_CLIENT_FACTORY  # no public function returns it
 
     def limit(request) -> None:

@@ -12,14 +12,11 @@ CONFIDENT = 0.95  # a classifier is confident of a class of at least this probab
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. `name`, `scale` and `protocol` are format strings of the facts of a measurement.
+    """A metric. `name`, `scale` (unit or range) and `protocol` are format strings of the facts of a measurement.
 
     Args:
-        name: as tables show it.
         stage: what is measured: "vqvae", "prior", "data" or "classifier".
-        scale: unit or range.
         group: heading in the card's table of results.
-        protocol: how it is measured.
         better: "↓" or "↑", the direction of improvement, if there is one.
         hub_type: the Hub's name of the metric, if the Hub knows it.
     """

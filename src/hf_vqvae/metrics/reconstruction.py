@@ -57,9 +57,8 @@ class ReconstructionQuality(SummingMetric):
       window of 11x11, standard deviation 1.5, reflected borders. For images below 11 pixels the window shrinks to the
       largest odd side that fits (`ssim_window`) and its standard deviation in proportion.
 
-    The error is summed in float64. SSIM is computed in float32, or in float64, 14 times slower, for
-    float64 predictions; that moves its mean by 1e-7 on handwritten digits and by up to 1e-4 on
-    bright images without any contrast.
+    The error is summed in float64. SSIM is computed in float32, or for float64 predictions in float64, 14 times slower;
+    that moves its mean by 1e-7 on handwritten digits and by up to 1e-4 on bright images without any contrast.
     """
 
     _features: ClassVar[dict] = {"predictions": IMAGES, "references": IMAGES}

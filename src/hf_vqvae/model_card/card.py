@@ -28,10 +28,9 @@ def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
     """Build the card of a run, without its signature and without writing it.
 
     Args:
-        run_folder: folder with config.json and optionally metrics.json, history.json,
-            arguments.json, run.json and figures. A section whose file is missing is left out.
-        repo_id: the name that the card's code loads; by default that of the folder. With it, or
-            if config.json has an `auto_map`, the card also says how to load without hf_vqvae.
+        run_folder: folder with config.json. A section whose record or figure is missing is left out.
+        repo_id: the name that the card's code loads; by default that of the folder. With it, or if config.json has an
+            `auto_map`, the card also says how to load without hf_vqvae.
 
     Raises:
         ValueError: if there is no config.json, or a record is damaged or of other weights.

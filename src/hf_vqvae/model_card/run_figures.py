@@ -39,7 +39,7 @@ def write_figures(
     generator: torch.Generator | None = None,
     train_images: DecodedImages | None = None,
 ) -> list[Path]:
-    """Draw all figures of the card into `run_folder/figures`.
+    """Draw all figures of the card into `run_folder/figures`, and return their paths.
 
     Training curves and codebook usage are drawn from `history.json` and `run.json` if these exist.
 
@@ -48,9 +48,6 @@ def write_figures(
         images: the evaluation split. The first image of each label is shown, or the first ten.
         generator: random generator of the samples, on the model's device.
         train_images: the training split. Without it (a stream is not in memory) there are no nearest neighbours.
-
-    Returns:
-        The files written.
     """
     run_folder = Path(run_folder)
     folder = run_folder / "figures"

@@ -112,9 +112,8 @@ class _SumShifted(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         ones, zeros = (1, 1), (0, 0)
-        bias_sizes = (weight.shape[1],)
         return torch.ops.aten.convolution_backward(
-            grad, hidden, weight, bias_sizes, ones, ones, ones, True, zeros, 1, ctx.needs_input_grad
+            grad, hidden, weight, weight.shape[1:2], ones, ones, ones, True, zeros, 1, ctx.needs_input_grad
         )
 
 

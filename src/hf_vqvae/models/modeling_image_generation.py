@@ -123,9 +123,6 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
             pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
             class_labels: (B,) integers in [0, `num_classes`), and -1 where the class is not known.
             return_loss: whether to compute `loss`, in nats per code.
-
-        Raises:
-            TypeError, ValueError: if dtype or shape of `pixel_values` or `class_labels` do not fit the config.
         """
         if self.config.output_hidden_states:
             kwargs.setdefault("output_hidden_states", True)

@@ -152,8 +152,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
                 In training mode a share of `label_dropout` is taken for not known.
             return_loss: whether to compute `loss`, in nats per code.
 
-        Raises:
-            TypeError, ValueError: if dtype, shape or values of `codes` or `class_labels` do not fit the config.
+        Raises `TypeError` or `ValueError` if dtype, shape or values of `codes` or `class_labels` do not fit the config.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size)
         labels = self._embedding_rows(class_labels, codes)
@@ -203,10 +202,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         """Compute the negative log-likelihood of codes (B, h, w), code by code; the prior should be in eval mode.
 
         `class_labels` are those of `sample`. Without them a conditional prior sums over its classes y, at a forward pass
-        for each: -log sum_y p(y) p(codes | y), with p(y) from `class_frequencies`.
-
-        Raises:
-            TypeError, ValueError: if codes or labels do not fit the config.
+        for each: -log sum_y p(y) p(codes | y), with p(y) from `class_frequencies`. Errors are those of `forward`.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size).long()
         labels = as_labels(class_labels, self.config, count_grids("codes", len(codes), class_labels=class_labels))

@@ -111,8 +111,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
     def encode(self, pixel_values: Tensor) -> VQVAEEncoderOutput:
         """Encode images (B, C, H, W) in [-0.5, 0.5] to codes (B, h, w) and latents (B, D, h, w), without learning.
 
-        Raises:
-            TypeError, ValueError: if dtype or shape of `pixel_values` do not fit the config.
+        Raises `TypeError` or `ValueError` if dtype or shape do not fit the config, as `forward` does.
         """
         latents = self.encoder(self._checked_pixels(pixel_values))
         return VQVAEEncoderOutput(codes=self.quantizer.encode(latents), latents=latents)
@@ -120,8 +119,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes (B, h, w), of any integer dtype but uint64, to images (B, C, H, W) of about [-0.5, 0.5].
 
-        Raises:
-            TypeError, ValueError: if dtype, shape or values of the codes do not fit the config.
+        Raises `TypeError` or `ValueError` if dtype, shape or values of the codes do not fit the config.
         """
         return self.decoder(self.quantizer.decode(codes, self.config.grid_size))
 
@@ -138,9 +136,6 @@ class VQVAEModel(HubMixin, PreTrainedModel):
         Args:
             pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
             return_loss: whether to compute `loss`.
-
-        Raises:
-            TypeError, ValueError: if dtype or shape of `pixel_values` do not fit the config.
         """
         pixel_values = self._checked_pixels(pixel_values)
         latents = self.encoder(pixel_values)

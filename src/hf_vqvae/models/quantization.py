@@ -92,8 +92,7 @@ class VectorQuantizer(nn.Module):
     def encode(self, latents: Tensor) -> Tensor:
         """Return the codes (B, h, w) of latents (B, D, h, w); the codebook is not updated, even in training mode.
 
-        Raises:
-            TypeError, ValueError: if dtype or shape of the latents do not fit.
+        Raises `TypeError` or `ValueError` if dtype or shape of the latents do not fit.
         """
         latents = self._checked(latents)
         with maybe_autocast(device_type=latents.device.type, enabled=False):

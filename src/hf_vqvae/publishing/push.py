@@ -39,17 +39,15 @@ def push_folder(
     overwrite_card: bool = False,
     timeout: float = TIMEOUT,
 ) -> str:
-    """Push the folder of a finished run in one commit, with the model code. The folder is only read.
+    """Push the folder of a finished run in one commit, with the model code; return the URL of the commit or request.
 
-    A push that fails makes no commit, and can be repeated. The options are the flags of scripts/push_to_hub.py.
+    The folder is only read. A push that fails makes no commit, and can be repeated. The options are the flags of
+    scripts/push_to_hub.py.
 
     Args:
         folder: as `scripts/train.py` leaves it; checkpoints and codes in it are never pushed.
         token: by default that of `HF_TOKEN` or `hf auth login`.
         timeout: seconds to wait for an answer of the Hub.
-
-    Returns:
-        The URL of the commit, or of the pull request.
 
     Raises:
         ValueError: if the name is invalid.

@@ -53,9 +53,7 @@ def save_for_hub(
     Args:
         folder: an empty or new folder.
         repo_id: the name that a generated card tells readers to load; by default that of the folder.
-        max_shard_size: as of `save_pretrained`.
-        tags: tags to add to those of the card.
-        token: reads the repo that the model came from, where that is private.
+        max_shard_size, tags, token: as of `PreTrainedModel.push_to_hub`.
 
     Raises:
         ValueError: if `repo_id` is not a valid repo name, or a file of the run is damaged.

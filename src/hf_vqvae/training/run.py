@@ -13,10 +13,9 @@ from .stages import start_config, start_full_config, train_prior, train_vqvae
 
 
 def check_run(run: Run) -> tuple[bool | None, list[str]]:
-    """Checks on the main process, before any work, what there is to do.
+    """Returns whether to resume the unfinished run (None: the run is finished), and which flags have changed since.
 
-    Returns:
-        Whether to resume the unfinished run (None: the run is finished), and which flags have changed since.
+    Called by the main process, before any work.
 
     Raises:
         ValueError: if another run is in the way, or the unfinished run cannot be resumed with these flags.

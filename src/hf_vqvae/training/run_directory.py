@@ -62,7 +62,6 @@ class RunDirectory:
         """Checks, before any work, that a run may be written here.
 
         Args:
-            resume: the unfinished run is to be resumed.
             overwrite: an existing run may be replaced; an unfinished one only if it is not to be resumed.
 
         Raises:
@@ -95,11 +94,7 @@ class RunDirectory:
     def check_same_run(self, wanted: str, flags: dict[str, Any], *, with_changes: bool) -> list[str]:
         """Checks that the unfinished run can be resumed from `wanted` ("latest" or a checkpoint folder) with `flags`.
 
-        Args:
-            with_changes: flags that the finished stages do not depend on may differ.
-
-        Returns:
-            The changed flags, as text.
+        Returns the flags that differ, as text; `with_changes` allows those that no finished stage depends on.
 
         Raises:
             ValueError: if `wanted` is not a checkpoint of this run, or a flag differs that may not.
@@ -151,10 +146,7 @@ class RunDirectory:
         return not other
 
     def check_same_data(self, info: dict[str, Any], *, with_changes: bool) -> list[str]:
-        """Checks that the unfinished run was trained on the data that `info`, of [`ImageSplits`], describes.
-
-        Returns:
-            The differences, as text.
+        """Returns the differences between the data of the unfinished run and `info`, of [`ImageSplits`], as text.
 
         Raises:
             ValueError: if the data differ and may not.
