@@ -88,12 +88,9 @@ def make_samplers(
 
 
 def make_step(model: nn.Module, batches: Iterator[dict[str, Tensor]], *, bf16: bool) -> Callable[[], Tensor]:
-    """Make a function that takes one Adam step on the next of `batches`, and returns its loss (a scalar).
+    """Make a function that takes one Adam step on the next of `batches` (arguments of the model), and returns its loss.
 
-    Args:
-        model: whose forward returns `loss` with `return_loss=True`.
-        batches: arguments of the model, on its device.
-        bf16: under autocast, as `--mixed_precision bf16` trains.
+    With `bf16` under autocast, as `--mixed_precision bf16` trains.
     """
     optimizer = torch.optim.Adam(model.train().parameters(), lr=LEARNING_RATE)
     device = next(model.parameters()).device.type
@@ -121,10 +118,9 @@ VARIANTS = {
 
 
 def make_prior_step(variant: str, arguments: Any):
-    """Make a training step of one of `VARIANTS`; weights and batches are equal for all of one architecture.
+    """Make a training step of one of `VARIANTS` with the flags of `benchmark.py prior`.
 
-    Args:
-        arguments: the flags of `benchmark.py prior`.
+    Weights and batches are equal for all of one architecture.
     """
     architecture = VARIANTS[variant]
     config = PixelCNNConfig(

@@ -33,11 +33,7 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def train_and_measure(name: str, arguments: Any) -> dict[str, float]:
-    """Train one of `PEERS` and measure it on the evaluation split; to be called in a process of its own.
-
-    Args:
-        arguments: the flags of `benchmark.py peers`.
-    """
+    """Train one of `PEERS` with the flags of `benchmark.py peers`, in a process of its own, and measure it."""
     # Keras and Accelerate read these.
     os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": arguments.device}
     os.environ["ACCELERATE_USE_CPU"] = str(arguments.device == "cpu").lower()

@@ -33,9 +33,7 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 class ScriptArgumentParser(HfArgumentParser):
     """A parser that takes no abbreviated flag, and ends the program with status 2 and a line that names what is wrong.
 
-    Args:
-        dataclasses: one or several whose fields are flags.
-        options: of `argparse.ArgumentParser`.
+    The fields of `dataclasses` are flags; `options` are those of `argparse.ArgumentParser`.
     """
 
     def __init__(self, dataclasses: type | tuple[type, ...] = (), **options: Any):
@@ -81,11 +79,7 @@ class ScriptArgumentParser(HfArgumentParser):
 
 
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
-    """Runs a script; an error that is no bug ends it with status 1 and one line.
-
-    Args:
-        errors: expected ones besides `ValueError`, `OSError` and `FloatingPointError`.
-    """
+    """Runs a script; an error that is no bug, or one of `errors`, ends it with status 1 and one line."""
     # Figures are files, and the backend of a notebook may be missing in the environment of its `!python`.
     os.environ["MPLBACKEND"] = "Agg"
     sys.stdout.reconfigure(errors="replace")  # as stderr, it ends no run where it is not UTF-8
@@ -129,11 +123,7 @@ def log_line(title: str, figures: dict[str, float], end: str) -> None:
 
 
 def flags_of_file(path: str) -> list[str]:
-    """The command line that a YAML or JSON file of flags stands for.
-
-    Raises:
-        ValueError: if the file is missing or no mapping from flags to values.
-    """
+    """The command line that a YAML or JSON file stands for; `ValueError` if it is no mapping from flags to values."""
     try:
         # JSON is YAML, but YAML 1.1 reads 2e-3 as a word; the parser makes it the number it is.
         values = yaml.safe_load(Path(path).read_bytes())  # UTF-8, whatever the locale
@@ -152,12 +142,7 @@ def flags_of_file(path: str) -> list[str]:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """Format a Markdown table.
-
-    Args:
-        header, rows: texts of the cells.
-        align: `<` (left) or `>` (right) for each column.
-    """
+    """Format a Markdown table of texts; `align` has `<` (left) or `>` (right) for each column."""
     rule = ["---:" if side == ">" else "---" for side in align]
     lines = [header, rule, *rows]
     columns = zip(align, zip(*lines, strict=True), strict=True)

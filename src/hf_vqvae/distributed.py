@@ -37,8 +37,7 @@ SHARDING = {
 def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
     """Returns the bytes that can still be taken on this machine, or in its container, pod or SLURM job if that is less.
 
-    Args:
-        of_process, groups: where Linux shows the control groups of this process, and those of all.
+    Linux shows the control groups of this process in the file `of_process`, and those of all in the folder `groups`.
     """
     kinds = {  # cgroup v2 and v1: where, limit and use
         "": (groups, "memory.max", "memory.current"),
@@ -109,8 +108,7 @@ def make_accelerator(arguments: TrainingArguments, folder: Path) -> Accelerator:
 def init_distributed(**options: Any) -> Accelerator:
     """Makes the `Accelerator` of this process and those launched with it, with a long timeout; `options` are its own.
 
-    Raises:
-        ValueError: if the kind of launch is not supported.
+    Raises `ValueError` if the kind of launch is not supported.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() in ("1", "true"):
@@ -140,10 +138,9 @@ def init_distributed(**options: Any) -> Accelerator:
 
 
 def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:
-    """Checks that all processes see the folder that the main process writes. Called by all, once it exists.
+    """Raises `ValueError` on all processes if one does not see the folder that the main process writes.
 
-    Raises:
-        ValueError: on all processes, if one does not see it, as on a machine without the shared file system.
+    Called by all, once it exists. A machine without the shared file system does not see it.
     """
     # A new name, which no cache of a network file system can hold.
     (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
@@ -167,11 +164,7 @@ def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path
 
 
 def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
-    """Checks that all processes have read the images that `info` describes. Called by all.
-
-    Raises:
-        ValueError: on all processes, if one has read other images.
-    """
+    """Raises `ValueError` on all processes if one has read other images than `info` describes. Called by all."""
     here = (info["fingerprint"][:12], info["train_count"], info["eval_count"])
     read = gather_object([here])
     if len(set(read)) > 1:
@@ -188,8 +181,7 @@ def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
 def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
     """Runs `action` on the main process and returns its result on all processes. Called by all.
 
-    Raises:
-        ValueError: on the other processes, with the message of the exception that `action` raised.
+    An exception of `action` is a `ValueError` with its message on the other processes.
     """
     result, error, message = None, None, None
     if accelerator.is_main_process:

@@ -21,11 +21,7 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
+    """Reads a JSON file; raises `ValueError` if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -42,12 +38,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def atomic_replace(writing: Path, place: Path) -> None:
-    """Flushes `writing` to disk and renames it to `place`.
-
-    Args:
-        writing: a file or folder.
-        place: an existing file is replaced; an existing folder is an error.
-    """
+    """Flushes a file or folder to disk and renames it to `place`, which may be an existing file, but no folder."""
     for path in (*writing.rglob("*"), writing):
         sync(path)
     os.replace(writing, place)
@@ -98,8 +89,7 @@ def atomic_remove(path: Path, aside: Path) -> None:
 def output_file(path: Path) -> Iterator[Path]:
     """Creates the folder of `path` and yields a temporary path; what is written there is renamed to `path`.
 
-    Raises:
-        OSError: that names `--output_file`, for any in the block.
+    Any `OSError` in the block becomes one that names `--output_file`.
     """
     writing = path.with_name(f"{path.name}.writing")
     try:
@@ -114,11 +104,7 @@ def output_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
-    """Raises one `OSError`, with the free space, for any error of a library that cannot write `path`.
-
-    Args:
-        kept: end of the message: what is saved, and what to do.
-    """
+    """Raises one `OSError`, with the free space and `kept`, for any error of a library that cannot write `path`."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -25,10 +25,7 @@ DECODED_TOGETHER = 64
 class EpochShuffle(Sampler[int]):
     """Sampler whose order depends only on seed and epoch, so that an epoch can be resumed.
 
-    Args:
-        num_rows: rows of the dataset.
-        batch_size: rows after the last full batch are left out, different ones in each epoch.
-        seed: seed of the run.
+    Rows after the last full batch are left out, different ones in each epoch.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: int):

@@ -10,11 +10,7 @@ HALVES = ("upper", "lower", "left", "right")
 
 
 def half_mask(half: str, config: VQVAEConfig) -> Tensor:
-    """Make a mask, bool (H, W), that is True in one of `HALVES` of the grid of codes, rounded down.
-
-    Raises:
-        ValueError: if there is a single row or column.
-    """
+    """Make a mask, bool (H, W), True in one of `HALVES` of the grid of codes, rounded down."""
     axis = 0 if half in ("upper", "lower") else 1
     number = config.grid_size[axis]
     if number < 2:

@@ -11,11 +11,7 @@ from .page import BLUE, GREEN, PALE, PURPLE, VERMILION, page, plain_log_axis
 
 
 def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
-    """Draw how often each code was chosen, most frequent first, with the perplexity.
-
-    Args:
-        counts: K integers, one per code, over a whole split; at least one above 0.
-    """
+    """Draw how often each of K codes was chosen over a whole split, most frequent first, with the perplexity."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     total, number = ordered.sum(), len(ordered)
     used = int((ordered > 0).sum())
@@ -41,9 +37,8 @@ def plot_codebook_usage(counts: Sequence[int], path: str | Path) -> None:
 def plot_training_curves(history: dict[str, list[dict]], path: str | Path) -> None:
     """Draw the history of both stages: reconstruction error, codebook use, the prior's loss.
 
-    Args:
-        history: contents of `history.json`, `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...},
-            ...], "prior": [...]}`. A missing stage or value is left out; one stage has an epoch.
+    `history.json` has `{"vqvae": [{"epoch": 1, "reconstruction_mse": ...}, ...], "prior": [...]}`. A missing stage or
+    value is left out; one stage has an epoch.
     """
     train, held_out, mse = ("training", BLUE, "-"), ("validation", VERMILION, "--"), "reconstruction_mse"
     old = ("evaluation", VERMILION, "--")  # of older runs

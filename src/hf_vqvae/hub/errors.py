@@ -42,11 +42,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException, action: str = "push") -> str:
-    """Return one or two sentences on an error of the Hub's clients.
-
-    Args:
-        action: what failed, which the advice depends on: `"push"` or `"download"`.
-    """
+    """Return a sentence or two on an error of the Hub's clients, with advice on an `action`, "push" or "download"."""
     cause = error.__cause__
     if isinstance(error, LocalEntryNotFoundError) and cause is not None:
         return explain(cause, action)  # why the file could not be downloaded

@@ -11,11 +11,7 @@ from .requests import TIMEOUT, request_timeout, retry
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Check the form of `name` or `owner/name`.
-
-    Raises:
-        ValueError: if the Hub allows no such name; the message names the rule.
-    """
+    """Raise `ValueError` with the rule if the Hub allows no such name of a repo, `name` or `owner/name`."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

@@ -61,9 +61,7 @@ class SummingMetric(evaluate.Metric):
     def add_batch(self, **inputs: Any) -> None:
         """Add rows: tensors, arrays or nested lists with the row as first axis.
 
-        Raises:
-            TypeError: if an input is missing or unknown.
-            ValueError: if an input has a wrong shape, dtype or value.
+        Raises `TypeError` if an input is missing or unknown, `ValueError` if its shape, dtype or a value is wrong.
         """
         self._update(**{name: value for name, value in inputs.items() if value is not None})
 
@@ -74,11 +72,7 @@ class SummingMetric(evaluate.Metric):
         self.add_batch(**{name: _to_tensor(name, value)[None] for name, value in given.items()})
 
     def compute(self, **inputs: Any) -> dict[str, Any]:
-        """Compute the metric over all rows since the last call and these, then reset.
-
-        Raises:
-            ValueError: if there are no rows, or as `add_batch`.
-        """
+        """Compute the metric over all rows since the last call and these, at least one, then reset."""
         if any(value is not None for value in inputs.values()):
             self.add_batch(**inputs)
         if len(self) == 0:
@@ -92,8 +86,7 @@ class SummingMetric(evaluate.Metric):
     def sum_over_processes_(self, accelerator: Any) -> None:
         """Add up the sums of all processes of an `accelerate.Accelerator`; all must call this.
 
-        Each may have added any number of rows, also none. All then compute the same result, with
-        the bits of one process that has all batches.
+        Each may have any number of rows, also none. All then compute the result, to the bit, of one with all batches.
         """
         self._sums = self._sums.over_processes(accelerator)
 

@@ -17,11 +17,7 @@ from ..models.configuration_utils import shown
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of the run; a missing file is empty.
-
-    Raises:
-        ValueError: if the file is not a JSON object.
-    """
+    """Read a JSON file of the run; a missing file is empty, and `ValueError` says that one is not an object."""
     path = folder / name
     try:
         record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -33,12 +29,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
 
 
 def training_alone(arguments: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags of a run so that they repeat its training, on the same commit of `dataset`, and push nothing.
-
-    Args:
-        arguments: as in arguments.json.
-        dataset: as in run.json.
-    """
+    """Return the flags of arguments.json that repeat the training alone, on the commit of the dataset in run.json."""
     others = {one.name: one.default for one in fields(HubArguments) if one.name != "hub_license"}
     others |= {"resume_from_checkpoint": None, "resume_with_changes": False}
     others |= {"overwrite_output_dir": False, "cache_dir": None}
@@ -65,11 +56,7 @@ def hash_saved_weights(folder: Path) -> str:
 
 
 def check_records(folder: Path) -> None:
-    """Check that the records of a run belong to the weights beside them; older runs do not say to which they belong.
-
-    Raises:
-        ValueError: if run.json names other weights.
-    """
+    """Raise `ValueError` if run.json names other weights than those beside it; that of an older run names none."""
     recorded = read_record(folder, "run.json").get("weights_sha256")
     if recorded is None or not any(folder.glob(WEIGHTS[0])):
         return

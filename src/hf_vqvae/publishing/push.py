@@ -156,11 +156,7 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
 
 
 def check_finished(folder: Path) -> None:
-    """Check, without the Hub, that `folder` is that of a finished run.
-
-    Raises:
-        PushError: if it is not; the message names the missing files.
-    """
+    """Raise [`PushError`] with what is missing if `folder` is not that of a finished run; the Hub is not asked."""
     partial = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")
     if partial.is_dir() and (partial == folder or not folder.is_dir()):
         raise PushError(

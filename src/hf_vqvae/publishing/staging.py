@@ -141,8 +141,7 @@ def add_code(folder: Path, model_class: type) -> None:
 def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
     """Copy the files of `source` that match one of `patterns` to the same places in `folder`.
 
-    Raises:
-        ValueError: if a file is a link that leads out of `source`.
+    Raises `ValueError` if a file is a link that leads out of `source`.
     """
     roots = [source.resolve()]
     if source.parent.name == "snapshots":  # in the Hub's cache, whose files are links

@@ -149,8 +149,7 @@ def choose_checkpoint(
 def load_checkpoint(accelerator: Accelerator, folder: Path, models: Mapping[str, nn.Module] = {}) -> dict[str, Any]:
     """Loads a checkpoint into what `accelerator` has prepared and into `models`; returns its `state`.
 
-    Raises:
-        ValueError: if its content does not fit.
+    Raises `ValueError` if its content does not fit.
     """
     try:
         accelerator.load_state(str(folder))

@@ -15,11 +15,7 @@ from ..files import skip_unsupported
 
 @contextmanager
 def locked_together(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder` on the main process. Called by all processes.
-
-    Raises:
-        ValueError: on all processes, if a process of another run holds it.
-    """
+    """Holds the lock of `folder` on the main process; `ValueError` on all if another run holds it. Called by all."""
     with ExitStack() as held:
         run_on_main_process(accelerator, lambda: held.enter_context(locked(folder)))
         yield

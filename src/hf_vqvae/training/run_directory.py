@@ -26,11 +26,7 @@ LEFTOVERS += (".seen-by-all-*", "*.writing", "codes/*.writing")
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The directory of a run: `<output_dir>.partial` until the run is complete, then `output_dir`.
-
-    Args:
-        output_dir: directory of the finished run.
-    """
+    """The directory of a run: `<output_dir>.partial` until the run is complete, then `output_dir`."""
 
     output_dir: Path
 
@@ -131,11 +127,7 @@ class RunDirectory:
                     setattr(part, name, before.get(name))
 
     def has_finished(self, flags: dict[str, Any], *, overwrite: bool) -> bool:
-        """Returns whether the finished run has these `flags`, so that there is nothing to resume.
-
-        Raises:
-            ValueError: if it has other flags and may not be overwritten.
-        """
+        """Returns whether the finished run has these `flags`; `ValueError` if not and it may not be overwritten."""
         record = self.output_dir / "arguments.json"
         other = _other_flags(record, flags) if record.exists() else {}
         if other and not overwrite:
@@ -146,11 +138,7 @@ class RunDirectory:
         return not other
 
     def check_same_data(self, info: dict[str, Any], *, with_changes: bool) -> list[str]:
-        """Returns the differences between the data of the unfinished run and `info`, of [`ImageSplits`], as text.
-
-        Raises:
-            ValueError: if the data differ and may not.
-        """
+        """Returns, as text, how the data of the unfinished run differ from `info`; `ValueError` if they may not."""
         record = self.partial / "data.json"
         if not record.exists():  # stopped before its first step
             return []
