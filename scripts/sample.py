@@ -68,9 +68,7 @@ def main() -> None:
 
     picture = None if arguments.image is None else read_image(arguments.image)
     model = load_model_with_prior(rest.model, arguments.model_revision)
-    kept = None
-    if picture is not None:
-        kept = read_kept_part(picture, arguments.keep, model.config)
+    kept = None if picture is None else read_kept_part(picture, arguments.keep, model.config)
     images = sample(model.to(PartialState().device), arguments, kept)
     if output.suffix.lower() == ".png":
         write_grid(images, kept, output)
@@ -79,7 +77,9 @@ def main() -> None:
         digits = len(str(len(images_in_order) - 1))
         for index, image in enumerate(images_in_order):
             write(image, output / f"{index:0{digits}}.png")
-    print(f"{describe(images, arguments)}: {output}")
+    labels = f" of {', '.join(arguments.class_labels)}" if arguments.class_labels else ""
+    before = "; before them the image and what is known of it" if kept else ""
+    print(f"{images.shape[0] * images.shape[1]} images{labels}{before}: {output}")
 
 
 def check(arguments: SampleArguments, output: Path) -> None:
@@ -173,13 +173,6 @@ def write(image: "np.ndarray", path: Path) -> None:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     with output_file(path) as writing:
         picture.save(writing, format="PNG")
-
-
-def describe(images: "np.ndarray", arguments: SampleArguments) -> str:
-    """How many images of which labels were sampled."""
-    labels = f" of {', '.join(arguments.class_labels)}" if arguments.class_labels else ""
-    kept = "; before them the image and what is known of it" if arguments.image else ""
-    return f"{images.shape[0] * images.shape[1]} images{labels}{kept}"
 
 
 if __name__ == "__main__":

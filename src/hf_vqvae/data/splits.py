@@ -148,7 +148,8 @@ def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = N
         check_memory(train.count, train.decoder)
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
-        train_images = StreamedImages(train.rows.map(_numbered, with_indices=True), train.decoder)
+        rows = train.rows.map(lambda row, number: {ROW_NUMBER: number}, with_indices=True)
+        train_images = StreamedImages(rows, train.decoder)
         labels, modes = [], []
         pixels = _decode_first(train_images, labels, modes)
     else:
@@ -270,16 +271,10 @@ def _load_command(source: Source, arguments: DataArguments) -> str:
         return "hf_vqvae.digits.load_digits()"
     if source.kind == "arrays":
         return f"hf_vqvae.data.arrays.load_arrays({f'./{source.name}'!r})"
-    parts = [f'"{source.name}"' if source.kind == "hub" else f'"./{source.name}"']
-    if arguments.dataset_config_name is not None:
-        parts.append(f'"{arguments.dataset_config_name}"')
-    if arguments.dataset_revision is not None:
-        parts.append(f'revision="{arguments.dataset_revision}"')
+    words = [source.name if source.kind == "hub" else f"./{source.name}", arguments.dataset_config_name]
+    parts = [f'"{word}"' for word in words if word is not None]
+    parts += [] if arguments.dataset_revision is None else [f'revision="{arguments.dataset_revision}"']
     return f"load_dataset({', '.join(parts)})"
-
-
-def _numbered(row: dict[str, Any], number: int) -> dict[str, int]:
-    return {ROW_NUMBER: number}
 
 
 def _decode_first(images: StreamedImages, labels: list[int], modes: list[str | None]) -> Iterator[Tensor]:

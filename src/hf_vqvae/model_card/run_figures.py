@@ -22,7 +22,7 @@ from ..figures.image_tables import (
     printable,
     save_strip,
 )
-from ..models import PixelCNNConfig, VQVAEForImageGeneration, VQVAEModel
+from ..models import VQVAEForImageGeneration, VQVAEModel
 from .records import read_record
 
 NUM_IMAGES, NUM_SAMPLES = 10, 64
@@ -85,7 +85,9 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
         samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
         plot_samples(samples, path)
         return samples
-    rows = rows_of_classes(config)
+    # At most ten classes; few of them get several rows.
+    shown = min(config.num_classes, NUM_CLASSES)
+    rows = [label for label in range(shown) for _ in range(max(1, FEWEST_ROWS // shown))]
     labels = torch.tensor(rows).repeat_interleave(SAMPLES_PER_ROW)
     samples = to_8_bits(model.sample(class_labels=labels, generator=generator))
     table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
@@ -134,12 +136,6 @@ def draw_neighbours(samples: np.ndarray, train_images: DecodedImages, device: to
     distances, rows = nearest_images(queries, train_images.images, min(NUM_NEIGHBOURS, len(train_images)))
     neighbours = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2)
     plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
-
-
-def rows_of_classes(config: PixelCNNConfig) -> list[int]:
-    """Return the class of each row of the figure of samples: at most ten; few classes get several rows."""
-    shown = min(config.num_classes, NUM_CLASSES)
-    return [label for label in range(shown) for _ in range(max(1, FEWEST_ROWS // shown))]
 
 
 def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:
