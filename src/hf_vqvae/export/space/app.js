@@ -6,9 +6,9 @@ import { Model } from "./model.js";
 import { cellLogits, draw, random, sampleCodes } from "./sampling.js";
 import { $, debounce, element, latest, makeBoard, makeCells, paint, wait } from "./widgets.js";
 
-const SETTINGS = { temperature: 1, topK: null, topP: null, guidance: 1, seed: 1 };
+const SETTINGS = { label: null, temperature: 1, topK: null, topP: null, guidance: 1, seed: 1 };
 export const state = {
-  ready: false, settings: null, model: null, metrics: {}, label: null, ...SETTINGS,
+  ready: false, settings: null, model: null, metrics: {}, ...SETTINGS,
   pixels: null, // of the image that the codes are of; null for codes of the prior or of an address
   codes: null, image: null, error: null, bits: null, nats: null, cell: 0, erased: [], completions: [], patches: [],
 };
@@ -18,9 +18,9 @@ let board, ground, scale, isDrawing, codeCells, optionCells, eraseCells;
 const say = (text) => ($("status").textContent = text);
 const place = (cell) => `row ${Math.floor(cell / state.model.grid[1]) + 1}, column ${(cell % state.model.grid[1]) + 1}`;
 const toImage = (pixels, index) => images.toImageData(pixels, state.model.size, state.model.processor, index);
-const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}%`;
-const pictureButton = (name, image, onclick) =>
-  element("button", { type: "button", ariaLabel: name, onclick }, paint(element("canvas"), image));
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
+const pictureButton = (ariaLabel, image, onclick) =>
+  element("button", { type: "button", ariaLabel, onclick }, paint(element("canvas"), image));
 
 // 1. Image
 
@@ -57,31 +57,24 @@ function showPicture(picture, name) {
   return changeDrawing();
 }
 
-const openFile = (file) =>
-  images.readImage(file, file.name).then((picture) => showPicture(picture, file.name)).catch((error) => say(error.message));
+async function openFile(file) {
+  if (!file) return say("What was dropped is not a file: drop a picture.");
+  await images.readImage(file, file.name).then((picture) => showPicture(picture, file.name)).catch((error) => say(error.message));
+}
 
 function buildBoard() {
   const { size: [channels, H, W], processor } = state.model;
   ground = images.readColour(processor.background);
   scale = Math.max(1, Math.round(288 / Math.max(H, W)));
   Object.assign($("drawing"), { width: W * scale, height: H * scale });
-  const grey = ground[0] + ground[1] + ground[2] > 382 ? "#000000" : "#ffffff";
-  const tool = () => ({ colour: channels > 2 ? $("ink").value : grey, width: (scale * Math.max(H, W)) / 11 });
+  const grey = ground[0] + ground[1] + ground[2] > 382 ? "#000" : "#fff";
+  const lineWidth = (scale * Math.max(H, W)) / 11;
+  const tool = () => ({ strokeStyle: channels > 2 ? $("ink").value : grey, lineWidth });
   board = makeBoard($("drawing"), $("pen"), scale, tool, changeDrawing);
-  $("centre-label").hidden = channels !== 1;
-  $("ink-label").hidden = channels < 3;
-  const clear = () => (clearBoard(), changeDrawing(), say("The drawing is cleared."));
-  $("clear").onclick = clear;
-  $("drawing").addEventListener("keydown", (event) => event.key === "Delete" && clear());
-  $("centre").onchange = changeDrawing;
-  $("file").onchange = async ({ target }) => (target.files[0] && (await openFile(target.files[0])), (target.value = ""));
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    const [file] = event.dataTransfer.files;
-    if (file) openFile(file);
-    else say("What was dropped is not a file: drop a picture.");
-  });
+  [$("centre-label").hidden, $("ink-label").hidden] = [channels !== 1, channels < 3];
+  $("file").onchange = () => openFile($("file").files[0]).then(() => ($("file").value = ""));
+  document.ondragover = (event) => event.preventDefault();
+  document.ondrop = (event) => (event.preventDefault(), openFile(event.dataTransfer.files[0]));
   clearBoard();
 }
 
@@ -89,8 +82,8 @@ function buildBoard() {
 async function buildTests() {
   const [, H, W] = state.model.size;
   const bytes = await loadFile(fileUrl(state.settings, "figures/test_images.png")).catch(() => new Uint8Array());
-  const strip = bytes.length && (await images.readImage(new Blob([bytes])).catch(() => null));
-  if (!strip || strip.height !== H) return;
+  const strip = await images.readImage(new Blob([bytes])).catch(() => null);
+  if (strip?.height !== H) return;
   const context = paint(element("canvas"), strip).getContext("2d");
   for (let number = 1; number <= Math.min(20, strip.width / W); number++) {
     const [picture, name] = [context.getImageData((number - 1) * W, 0, W, H), `Test image ${number}`];
@@ -100,24 +93,21 @@ async function buildTests() {
 
 // 2. to 4. Codes, reconstruction, codebook
 
+/** Show a code, -1 for one that is not drawn yet, by number, colour and patch. */
 function paintCode(button, code) {
   const patch = state.patches[code];
+  if (button.dataset.shown === `${code} ${Boolean(patch)}`) return;
+  button.dataset.shown = `${code} ${Boolean(patch)}`;
   if (patch) paint(button.firstChild, patch);
-  button.firstChild.style.visibility = patch ? "visible" : "hidden";
+  button.firstChild.hidden = !patch;
   button.lastChild.textContent = code < 0 ? "" : code;
   button.style.setProperty("--hue", (code * 137.5) % 360);
+  const cell = codeCells.indexOf(button);
+  button.ariaLabel = (cell < 0 ? "" : `${place(cell)}: `) + (code < 0 ? "not drawn" : `code ${code}`);
 }
 
-/** Show codes, -1 for cells not drawn yet. */
-function paintCodes(codes) {
-  codeCells.forEach((button, cell) => {
-    const shown = `${codes[cell]} ${Boolean(state.patches[codes[cell]])}`;
-    if (button.dataset.shown === shown) return;
-    button.dataset.shown = shown;
-    paintCode(button, codes[cell]);
-    button.ariaLabel = `${place(cell)}: ${codes[cell] < 0 ? "not drawn" : `code ${codes[cell]}`}`;
-  });
-}
+const paintCodes = (codes) => codeCells.forEach((button, cell) => paintCode(button, codes[cell]));
+const select = (cells, isSelected) => cells.forEach((cell, index) => (cell.ariaSelected = String(isSelected(index))));
 
 /** Take over codes: show them, decode them, measure them, write them into the address. */
 async function setCodes(codes, isOfImage = false) {
@@ -126,7 +116,7 @@ async function setCodes(codes, isOfImage = false) {
   paintCodes(codes);
   selectCell(state.cell);
   const image = await model.decode(codes, 1);
-  if (codes !== state.codes) return;
+  if (codes !== state.codes || player.isRunning) return;
   state.image = image;
   for (const id of ["reconstruction", "kept", "sampled"]) paint($(id), toImage(image));
   $("again").disabled = $("input").hidden = !state.pixels;
@@ -143,8 +133,8 @@ async function setCodes(codes, isOfImage = false) {
 
 function selectCell(cell) {
   state.cell = cell;
-  codeCells.forEach((button, index) => (button.ariaSelected = String(index === cell)));
-  optionCells.forEach((button, code) => (button.ariaSelected = String(code === state.codes[cell])));
+  select(codeCells, (index) => index === cell);
+  select(optionCells, (code) => code === state.codes[cell]);
   $("cell").textContent = `Selected: ${place(cell)}, code ${state.codes[cell]}.`;
   showProbabilities();
 }
@@ -168,7 +158,7 @@ async function loadPatches() {
       state.patches.push(context.getImageData(...middle));
       paintCode(optionCells[first + i], first + i);
     }
-    paintCodes(state.codes);
+    if (!player.isRunning) paintCodes(state.codes);
     await wait(0);
   }
   showProbabilities();
@@ -182,29 +172,27 @@ function setPlayer(values) {
   Object.assign(player, values);
   $("pause").disabled = !player.isRunning;
   $("pause").textContent = player.isPaused ? "Resume" : "Pause";
-  if (player.isRunning && !player.isPaused) player.resume?.();
+  if (!player.isPaused) player.resume?.();
 }
 
-/** End a sample or completions in progress. */
+/** End a sample or completions in progress, and show the codes from before. */
 function stop() {
   turn++;
-  if (player.isRunning) setCodes(state.codes, state.pixels !== null);
+  const { isRunning } = player;
   setPlayer({ isRunning: false, isPaused: false });
+  if (isRunning) setCodes(state.codes, state.pixels !== null);
 }
 
-/** Draw a grid of codes with random numbers; undefined if something else was begun meanwhile. */
+/** Draw a grid of codes with random numbers; undefined if it failed or was stopped. */
 async function drawCodes(numbers, known, onStep) {
-  const { model, label, temperature, topK, topP, guidance } = state;
-  const [own, noise] = [turn, Float32Array.from({ length: model.grid[0] * model.grid[1] }, numbers)];
-  const options = { noise, label, labelNoise: numbers(), known, temperature, topK, topP, guidance };
-  const steps = sampleCodes(model, options);
+  const [own, noise] = [turn, Float32Array.from(state.codes, numbers)];
+  const steps = sampleCodes(state.model, { ...state, noise, labelNoise: numbers(), known });
   try {
     for (;;) {
       const { value, done } = await steps.next();
       if (own !== turn) return;
       if (done) return value;
       await onStep(value);
-      if (own !== turn) return;
     }
   } catch (error) {
     stop();
@@ -212,16 +200,15 @@ async function drawCodes(numbers, known, onStep) {
   }
 }
 
-function setSeed(seed = crypto.getRandomValues(new Uint32Array(1))[0]) {
+function newRandom(seed = crypto.getRandomValues(new Uint32Array(1))[0]) {
   setSettings({ seed });
   return random(seed);
 }
 
 async function play(seed, isPaused = false) {
   stop();
-  const numbers = setSeed(seed);
+  const [numbers, partial] = [newRandom(seed), state.codes.map(() => -1)];
   setPlayer({ isRunning: true, isPaused });
-  const partial = new Int32Array(codeCells.length).fill(-1);
   const codes = await drawCodes(numbers, null, async (step) => {
     partial[step.cell] = step.code;
     await showStep(partial, step);
@@ -257,32 +244,45 @@ function showBars(probabilities, chosen, title) {
     if (state.patches[code]) paint(canvas, state.patches[code]);
     const meter = element("meter", { value, ariaLabel: `Probability of code ${code}` });
     const className = code === chosen ? "chosen" : "";
-    return element("li", { className }, canvas, element("span", { textContent: code }), meter, percent(value, 1));
+    return element("li", { className }, canvas, element("span", { textContent: code }), meter, percent(value));
   }));
 }
 
 /** Bars of the selected cell, given the codes before it. */
-const showProbabilities = latest(async () => {
+async function showProbabilities() {
   const { model, codes, cell, label, guidance } = state;
-  if (!model.hasPrior || player.isRunning || (model.classes && label === null && !model.hasNullLabel)) return;
+  if (!model.hasPrior || (model.classes && label === null && !model.hasNullLabel)) return;
   const labels = model.classes && guidance !== 1 ? [label ?? -1, -1] : [label ?? -1];
   const { probabilities } = draw(await cellLogits(model, codes, cell, labels, guidance), 0, state);
-  if (!player.isRunning) showBars(probabilities, codes[cell], `Selected ${place(cell)}:`);
-});
+  const isCurrent = codes === state.codes && cell === state.cell && !player.isRunning;
+  if (isCurrent) showBars(probabilities, codes[cell], `Selected ${place(cell)}:`);
+}
 
 // 6. Completion
 
-/** Mark cells as erased or not; without cells to mark, by a rule for all. */
-function erase(cell, isErased, rule = (index) => (index === cell ? isErased : state.erased[index])) {
-  state.erased = eraseCells.map((_, index) => rule(index));
-  eraseCells.forEach((button, index) => (button.ariaSelected = String(state.erased[index])));
+function eraseWhere(isErased) {
+  state.erased = eraseCells.map((_, cell) => isErased(cell));
+  select(eraseCells, (cell) => state.erased[cell]);
+}
+
+const erase = (cell, isErased) => eraseWhere((index) => (index === cell ? isErased : state.erased[index]));
+
+/** Erase by pointer: the first cell says whether a stroke erases or restores. */
+function bindStrokes() {
+  let isErased;
+  $("erase").onpointerdown = ({ target, pointerId }) => {
+    if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger enters other cells, too
+    isErased = !state.erased[eraseCells.indexOf(target)];
+    erase(eraseCells.indexOf(target), isErased);
+  };
+  $("erase").onpointerover = ({ target, buttons }) => buttons && erase(eraseCells.indexOf(target), isErased);
 }
 
 async function complete() {
   stop();
   if (!state.erased.includes(true)) return say("Erase cells first.");
   const known = { codes: state.codes, mask: state.erased.map((isErased) => !isErased) };
-  const numbers = setSeed();
+  const numbers = newRandom();
   $("completions").replaceChildren();
   state.completions = [];
   while (state.completions.length < 5) {
@@ -294,19 +294,6 @@ async function complete() {
     say(`${name} of 5 is drawn.`);
   }
   say("Five completions are drawn. Choose one to see its codes.");
-}
-
-/** Erase by pointer: the first cell says whether a stroke erases or restores. */
-function bindStrokes() {
-  let isErased = null;
-  const apply = ({ clientX, clientY }) => {
-    const cell = eraseCells.indexOf(document.elementFromPoint(clientX, clientY)?.closest("button"));
-    isErased ??= !state.erased[cell];
-    if (cell >= 0) erase(cell, isErased);
-  };
-  $("erase").addEventListener("pointerdown", (event) => event.button || apply(event));
-  $("erase").addEventListener("pointermove", (event) => isErased !== null && apply(event));
-  for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, () => (isErased = null));
 }
 
 // 7. Surprise
@@ -321,68 +308,69 @@ const measure = debounce(async () => {
   const own = Array.from(nats, (value) => value / Math.LN2);
   const most = own.indexOf(Math.max(...own));
   $("surprise").ariaLabel = `Bits of each cell: most at ${place(most)}, ${own[most].toFixed(1)}`;
-  own.forEach((value, cell) => {
-    const [span, light] = [$("surprise").children[cell], Math.max(0.25, 1 - value / 16)];
-    span.textContent = value.toFixed(value < 9.95 ? 1 : 0);
+  $("surprise").replaceChildren(...own.map((value) => {
+    const light = Math.max(0.25, 1 - value / 16);
+    const span = element("span", { textContent: value.toFixed(value < 9.95 ? 1 : 0) });
     Object.assign(span.style, { background: `hsl(28 90% ${percent(0.96 * light)})`, color: light > 0.45 ? "#000" : "#fff" });
-  });
+    return span;
+  }));
   showScale(bits, posterior);
 }, 100);
 
 /** The bits beside those of the test images, as far as metrics.json tells them. */
 function showScale(bits, posterior) {
   const { bits_per_image_noise: noise, bits_per_image_marginal: marginal } = state.metrics;
-  const [, low, high] = (/([\d.,]+) to ([\d.,]+) bits/.exec(noise?.protocol) ?? []).map((x) => Number(x.replaceAll(",", "")));
+  const words = /([\d.,]+) to ([\d.,]+) bits/.exec(noise?.protocol) ?? [];
+  const [low, high] = words.slice(1).map((word) => Number(word.replaceAll(",", "")));
   const mean = marginal?.value;
   const end = 1.08 * Math.max(bits, high ?? 0, mean ?? 0);
-  Object.assign($("range").style, { left: percent(low / end, 1), width: percent((high - low) / end, 1) });
-  for (const [id, value] of Object.entries({ mean, mark: bits })) $(id).style.left = percent(value / end, 1);
-  [$("range").hidden, $("mean").hidden] = [high === undefined, mean === undefined];
+  for (const [id, value] of Object.entries({ range: low, mean, mark: bits })) {
+    $(id).hidden = value === undefined;
+    $(id).style.left = percent(value / end);
+  }
+  $("range").style.width = percent((high - low) / end);
   const best = posterior?.indexOf(Math.max(...posterior));
   $("verdict").textContent = [
     `These codes (red): ${bits.toFixed(1)} bits.`,
     high && `Test images (band): ${low} to ${high}.`,
     mean && `Their mean (dashed): ${mean.toFixed(1)}.`,
     noise?.value && `Uniform noise: ${noise.value.toFixed(0)}.`,
-    posterior && `Likeliest class: ${state.model.classes[best]} (${percent(posterior[best])}).`,
+    posterior && `Likeliest class: ${state.model.classes[best]} (${percent(posterior[best], 0)}).`,
   ].filter(Boolean).join(" ");
 }
 
 // Settings, and the address
 
-/** Take over settings as text, show them; one that its control does not allow becomes the default. */
+/** Take over settings as text, and show them; one that its control does not allow becomes the default. */
 function setSettings(values) {
   for (const [name, value] of Object.entries(values)) {
     const control = $(name);
     control.value = value;
     const isValid = control.value !== "" && control.checkValidity() && !control.closest("[hidden]");
-    if (name === "label") state.label = isValid ? Number(control.value) : null;
-    else state[name] = isValid ? control.valueAsNumber : SETTINGS[name];
-    if (name === "topP" && state.topP === 1) state.topP = null;
-    if (control.nextElementSibling?.matches("output")) control.nextElementSibling.value = control.value;
+    state[name] = isValid && !(name === "topP" && control.value === "1") ? Number(control.value) : SETTINGS[name];
+    if (control.nextElementSibling) control.nextElementSibling.value = control.value;
   }
+  writeHash();
 }
 
-const settingsText = () => ({ ...Object.fromEntries(["label", ...Object.keys(SETTINGS)].map((name) => [name, $(name).value])) });
-
 const writeHash = debounce(() => {
-  const hash = new URLSearchParams({ codes: Array.from(state.codes).join("."), ...settingsText() });
+  const settings = Object.keys(SETTINGS).map((name) => [name, $(name).value]);
+  const hash = new URLSearchParams([["codes", Array.from(state.codes).join(".")], ...settings]);
   history.replaceState(null, "", `#${hash}`);
 }, 200);
 
 /** Show the codes and settings of an address's hash; returns whether it has codes that fit the model. */
 export async function restore(hash) {
   const { model: { grid: [h, w], K } } = state;
-  const { codes: text, ...values } = Object.fromEntries(new URLSearchParams(hash.slice(1)));
-  if (text === undefined) return false;
-  const codes = Int32Array.from(text.split("."), Number);
-  if (!/^\d+(\.\d+)*$/.test(text) || codes.length !== h * w || codes.some((code) => code >= K)) {
-    say(`The codes of the address do not fit this model: it has ${h} x ${w} codes from 0 to ${K - 1}.`);
+  const values = new URLSearchParams(hash.slice(1));
+  const codes = Int32Array.from(values.get("codes")?.split(".") ?? [], Number);
+  const isValid = /^\d+(\.\d+)*$/.test(values.get("codes")) && codes.length === h * w && codes.every((code) => code < K);
+  if (!isValid) {
+    if (codes.length) say(`The codes of the address do not fit this model: ${h} x ${w} codes from 0 to ${K - 1}.`);
     return false;
   }
   stop();
-  const names = Object.keys(settingsText());
-  setSettings(Object.fromEntries(names.filter((name) => name in values).map((name) => [name, values[name]])));
+  setSettings(Object.fromEntries([...values].filter(([name]) => name in SETTINGS)));
   await setCodes(codes);
   return true;
 }
@@ -403,11 +391,10 @@ function linkSources() {
   for (const link of document.querySelectorAll("a[data-file]")) {
     const { file, find } = link.dataset;
     link.href = fileUrl(state.settings, file, state.settings.hub ? "blob" : "resolve"); // a local server has no pages
-    const setLine = (bytes) => {
+    loadFile(fileUrl(state.settings, file)).then((bytes) => {
       const lines = new TextDecoder().decode(bytes).split("\n");
       link.hash = `L${lines.findIndex((line) => line.includes(find)) + 1}`;
-    };
-    loadFile(fileUrl(state.settings, file)).then(setLine, () => (link.hidden = true));
+    }, () => (link.hidden = true));
   }
 }
 
@@ -417,15 +404,13 @@ function buildCells() {
   for (const [name, value] of sizes) document.documentElement.style.setProperty(`--${name}`, value);
   codeCells = makeCells($("codes"), h * w, w, (cell) => (stop(), selectCell(cell)));
   optionCells = makeCells($("codebook"), K, 0, chooseCode);
-  optionCells.forEach((button, code) => (button.ariaLabel = `Code ${code}`));
-  // A click of the pointer is a stroke.
-  eraseCells = makeCells($("erase"), h * w, w, (cell, event) => event.detail || erase(cell, !state.erased[cell]));
+  // A click of a pointer is a stroke.
+  eraseCells = makeCells($("erase"), h * w, w, (cell, { detail }) => detail || erase(cell, !state.erased[cell]));
   eraseCells.forEach((button, cell) => (button.ariaLabel = place(cell)));
-  erase(0, false);
-  $("surprise").append(...eraseCells.map(() => element("span")));
+  optionCells.forEach(paintCode);
+  eraseWhere(() => false);
   for (const grid of document.querySelectorAll(".grid")) grid.classList.toggle("dense", w > 9);
-  const parts = { prior: hasPrior, classes: classes !== null, guided: hasNullLabel };
-  for (const [name, isShown] of Object.entries(parts)) {
+  for (const [name, isShown] of Object.entries({ prior: hasPrior, classes, guided: hasNullLabel })) {
     for (const node of document.querySelectorAll(`.${name}`)) node.hidden = !isShown;
   }
   $("label").append(...(classes ?? []).map((name, value) => element("option", { value, textContent: name })));
@@ -437,46 +422,44 @@ function buildCells() {
 function bindControls() {
   const { grid: [h, w] } = state.model;
   const actions = {
-    again: changeDrawing, complete, share,
+    complete, share,
+    again: changeDrawing,
+    centre: changeDrawing,
+    clear: () => (clearBoard(), changeDrawing(), say("The drawing is cleared.")),
     play: () => play(),
     replay: () => play(state.seed),
     pause: () => setPlayer({ isPaused: !player.isPaused }),
     step: () => (player.isRunning ? (setPlayer({ isPaused: true }), player.resume?.()) : play(undefined, true)),
-    "erase-bottom": () => erase(0, true, (cell) => cell >= Math.ceil(h / 2) * w),
-    "erase-right": () => erase(0, true, (cell) => cell % w >= w / 2),
-    "erase-none": () => erase(0, false, () => false),
+    "erase-bottom": () => eraseWhere((cell) => cell >= Math.ceil(h / 2) * w),
+    "erase-right": () => eraseWhere((cell) => cell % w >= w / 2),
+    "erase-none": () => eraseWhere(() => false),
   };
   for (const [id, action] of Object.entries(actions)) $(id).onclick = action;
-  for (const name of ["label", ...Object.keys(SETTINGS)]) {
-    $(name).addEventListener("input", () => {
-      setSettings({ [name]: $(name).value });
-      showProbabilities();
-      writeHash();
-    });
+  $("drawing").addEventListener("keydown", ({ key }) => key === "Delete" && actions.clear());
+  for (const name of Object.keys(SETTINGS)) {
+    $(name).oninput = () => (setSettings({ [name]: $(name).value }), showProbabilities());
   }
-  window.addEventListener("hashchange", () => restore(location.hash));
+  window.onhashchange = () => restore(location.hash);
 }
 
 async function start() {
   state.settings = await loadSettings();
   const { hub, model } = state.settings;
   Object.assign($("repo"), { textContent: model }, hub && { href: `${hub}/${model}` });
+  say(`Loading ${model} …`);
   state.model = await Model.load(state.settings, (share, text) => {
     $("progress").value = share;
     if (text !== $("status").textContent) say(text);
   });
   state.metrics = await loadModelJson(state.settings, "metrics.json").catch(() => ({}));
-  buildCells();
-  buildBoard();
-  bindStrokes();
-  bindControls();
-  setSettings({ label: "", temperature: 1, topP: 1, guidance: 1, seed: 1 });
+  for (const build of [buildCells, buildBoard, bindStrokes, bindControls]) build();
   $("main").hidden = $("share").hidden = false;
+  state.codes = new Int32Array(codeCells.length);
+  setSettings({ label: "", temperature: 1, topP: 1, guidance: 1, seed: 1 });
   say("Ready.");
   await buildTests();
   if (!(await restore(location.hash))) await ($("tests").firstChild?.onclick() ?? changeDrawing());
-  $("progress").hidden = true;
-  state.ready = true;
+  $("progress").hidden = state.ready = true;
   linkSources();
   await loadPatches();
 }

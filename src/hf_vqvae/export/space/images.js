@@ -66,19 +66,21 @@ export function fitPicture({ data, width, height }, [channels, H, W], processor)
   });
 }
 
-/** PIL's bilinear resize with antialiasing, to the bit: along the rows first, 8 bits between. */
+/** PIL's bilinear resize with antialiasing, rows first. PIL 13 takes columns first at times, and rounds one level off. */
 function resize(planes, channels, [w, h], [W, H], [left, top, right, bottom] = [0, 0, w, h]) {
   const [across, down] = [coefficients(w, left, right, W), coefficients(h, top, bottom, H)];
-  const between = new Uint8ClampedArray(channels * h * W).map((_, i) =>
-    weightedSum(planes, Math.floor(i / W) * w, 1, across[i % W]));
-  return Uint8Array.from({ length: channels * H * W }, (_, i) =>
-    weightedSum(between, Math.floor(i / (H * W)) * h * W + (i % W), W, down[Math.floor(i / W) % H]));
+  return resample(resample(planes, channels * h, w, 1, across), channels, h, W, down);
 }
 
-function weightedSum(values, offset, stride, { start, weights }) {
-  let sum = 1 << (PRECISION - 1);
-  for (let i = 0; i < weights.length; i++) sum += values[offset + (start + i) * stride] * weights[i];
-  return sum >> PRECISION;
+/** Resize the middle of three axes (outer, size, inner) to as many values as there are coefficients. */
+function resample(values, outer, size, inner, coefficients) {
+  const { length } = coefficients;
+  return Uint8Array.from({ length: outer * length * inner }, (_, i) => {
+    const { start, weights } = coefficients[Math.floor(i / inner) % length];
+    const first = (Math.floor(i / (length * inner)) * size + start) * inner + (i % inner);
+    const sum = weights.reduce((total, weight, k) => total + weight * values[first + k * inner], 1 << (PRECISION - 1));
+    return sum >> PRECISION;
+  });
 }
 
 function coefficients(size, from, to, count) {

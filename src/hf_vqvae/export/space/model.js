@@ -4,7 +4,6 @@ import { LoadError, loadModelFile, loadModelJson, loadRuntime } from "./hub.js";
 
 const RUNTIME_BYTES = 15e6; // about
 const DEFAULTS = { image_size: 28, num_channels: 1, hidden_sizes: [32, 64], num_embeddings: 128 };
-const isCount = (value) => Number.isInteger(value) && value > 0;
 
 export class Model {
   #ort;
@@ -14,74 +13,64 @@ export class Model {
   /** Load config, ONNX files and runtime; `onProgress(share, text)` is called as bytes arrive. */
   static async load(settings, onProgress = () => {}) {
     const model = new Model();
-    onProgress(0, `Loading ${settings.model} …`);
     model.#describe(await loadModelJson(settings, "config.json"));
-    const parts = ["encoder", "decoder", ...(model.hasPrior ? ["prior"] : [])];
     const bytes = new Map();
     const track = (name, received, total) => {
       bytes.set(name, [received, Math.max(received, total)]);
       const [done, all] = [0, 1].map((index) => [...bytes.values()].reduce((sum, pair) => sum + pair[index], 0));
       onProgress(done / Math.max(all, RUNTIME_BYTES), "Loading the model and its runtime (15 MB, once) …");
     };
+    const parts = ["encoder", "decoder", ...(model.hasPrior ? ["prior"] : [])];
     const load = (part) => loadModelFile(settings, `onnx/${part}.onnx`, (...pair) => track(part, ...pair));
     const processor = loadModelJson(settings, "preprocessor_config.json");
-    const all = [loadRuntime(settings.runtime, track), processor, ...parts.map(load)];
-    const [ort, values, ...files] = await Promise.all(all);
+    const files = await Promise.all([loadRuntime(settings.runtime, track), processor, ...parts.map(load)]);
     onProgress(1, "Starting the model …");
-    model.#ort = ort;
-    model.processor = values;
-    for (const [index, part] of parts.entries()) model.#sessions[part] = await model.#open(part, files[index]);
+    [model.#ort, model.processor] = files;
+    for (const [index, part] of parts.entries()) await model.#open(part, files[index + 2]);
     return model;
   }
 
   #describe(config) {
-    const kind = config.model_type;
-    if (!["vqvae", "vqvae_image_generation"].includes(kind)) {
-      throw new LoadError(`This page shows models of hf_vqvae; the config says "${kind}".`);
+    const isAlone = config.model_type === "vqvae";
+    if (!isAlone && config.model_type !== "vqvae_image_generation") {
+      throw new LoadError(`This page shows models of hf_vqvae: the config says "${config.model_type}".`);
     }
-    const vqvae = { ...DEFAULTS, ...(kind === "vqvae" ? config : config.vqvae_config) };
-    const prior = kind === "vqvae" ? null : config.prior_config ?? {};
-    const [height, width] = [vqvae.image_size].flat().concat(vqvae.image_size);
-    const factor = 2 ** vqvae.hidden_sizes.length;
-    const number = prior?.num_classes ?? null;
-    const counts = [vqvae.num_embeddings, height / factor, width / factor, number ?? 1];
-    if (!counts.every(isCount) || ![1, 2, 3, 4].includes(vqvae.num_channels)) {
-      const sizes = JSON.stringify({ ...vqvae, num_classes: number }, [...Object.keys(DEFAULTS), "num_classes"]);
-      throw new LoadError(`The config does not describe images of 1 to 4 channels: ${sizes}.`);
+    const vqvae = { ...DEFAULTS, ...(isAlone ? config : config.vqvae_config) };
+    const prior = isAlone ? {} : config.prior_config ?? {};
+    const [height, width = height] = [vqvae.image_size].flat();
+    const { num_channels: channels, num_embeddings: K } = vqvae;
+    const number = prior.num_classes ?? null;
+    const grid = [height, width].map((side) => side / 2 ** vqvae.hidden_sizes.length);
+    const isValid = [K, ...grid, number ?? 1].every((value) => Number.isInteger(value) && value > 0);
+    if (!isValid || ![1, 2, 3, 4].includes(channels)) {
+      const sizes = `${channels} x ${height} x ${width}, codes ${K} on ${grid.join(" x ")}, classes ${number}`;
+      throw new LoadError(`This page shows images of 1 to 4 channels: the config says ${sizes}.`);
     }
-    const frequencies = prior?.class_frequencies ?? Array(number ?? 0).fill(1 / number);
-    Object.assign(this, {
-      config,
-      size: [vqvae.num_channels, height, width],
-      grid: [height / factor, width / factor],
-      K: vqvae.num_embeddings,
-      hasPrior: prior !== null,
-      hasNullLabel: number !== null && (prior.label_dropout ?? 0.1) > 0,
-      classes: number && Array.from({ length: number }, (_, label) => String(prior.id2label?.[label] ?? label)),
-      frequencies: number && frequencies,
-    });
+    const nameOf = (_, label) => String(prior.id2label?.[label] ?? label);
+    const classes = number && Array.from({ length: number }, nameOf);
+    const frequencies = number && (prior.class_frequencies ?? Array(number).fill(1 / number));
+    const hasNullLabel = number !== null && prior.label_dropout !== 0;
+    Object.assign(this, { config, size: [channels, height, width], grid, K, classes, frequencies, hasNullLabel });
+    this.hasPrior = !isAlone;
   }
 
   async #open(part, bytes) {
     try {
-      return await this.#ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
-    } catch (error) {
-      if (/wasm|backend/i.test(error.message)) throw new LoadError(`The runtime did not start: ${error.message}`);
-      throw new LoadError(`onnx/${part}.onnx is truncated or no ONNX file (${bytes.length} bytes): ${error.message}`);
+      this.#sessions[part] = await this.#ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    } catch ({ message }) {
+      if (/wasm|backend/i.test(message)) throw new LoadError(`The runtime did not start: ${message}`);
+      throw new LoadError(`onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes): ${message}`);
     }
   }
 
-  /** Run a part, one run at a time, and return its only output. */
+  /** Run a part, one run at a time, and return the values of its only output. */
   #run(part, feeds) {
     const tensors = Object.entries(feeds).map(([name, [data, shape]]) => {
       const isFloat = data instanceof Float32Array;
       const values = isFloat ? data : BigInt64Array.from(data, BigInt);
       return [name, new this.#ort.Tensor(isFloat ? "float32" : "int64", values, shape)];
     });
-    const run = async () => {
-      const outputs = await this.#sessions[part].run(Object.fromEntries(tensors));
-      return Object.values(outputs)[0].data;
-    };
+    const run = async () => Object.values(await this.#sessions[part].run(Object.fromEntries(tensors)))[0].data;
     return (this.#queue = this.#queue.then(run, run));
   }
 
@@ -99,21 +88,18 @@ export class Model {
   /** Logits (B, K, h, w); `labels` are B integers, -1 for the null label, and ignored without classes. */
   logits(codes, labels, batch = 1) {
     const feeds = { codes: [codes, [batch, ...this.grid]] };
-    if (this.classes) feeds.class_labels = [labels, [batch]];
-    return this.#run("prior", feeds);
+    return this.#run("prior", this.classes ? { ...feeds, class_labels: [labels, [batch]] } : feeds);
   }
 
-  /** log p(each code | label, the codes before it) as one Float64Array (h*w) for each of the labels. */
-  async logLikelihoodByClass(codes, labels = this.classes.map((_, label) => label)) {
+  /** log p(each code | label, the codes before it): a Float64Array (h*w) for each label, in one pass. */
+  async logLikelihoodByClass(codes, labels = Array.from(this.classes.keys())) {
     const [cells, batch] = [codes.length, labels.length];
     const repeated = Int32Array.from({ length: cells * batch }, (_, index) => codes[index % cells]);
     const logits = await this.logits(repeated, labels, batch);
-    return labels.map((_, row) =>
-      Float64Array.from(codes, (code, cell) => {
-        const at = (k) => logits[(row * this.K + k) * cells + cell];
-        return at(code) - logSumExp(Array.from({ length: this.K }, (_, k) => at(k)));
-      })
-    );
+    return labels.map((_, row) => Float64Array.from(codes, (code, cell) => {
+      const own = Array.from({ length: this.K }, (_, k) => logits[(row * this.K + k) * cells + cell]);
+      return own[code] - logSumExp(own);
+    }));
   }
 
   /**
@@ -121,26 +107,19 @@ export class Model {
    * -log sum_y p(y) p(codes | y); `posterior` is then p(y | codes).
    */
   async logLikelihood(codes, label = null) {
-    if (!this.classes || label !== null) {
-      const [likelihood] = await this.logLikelihoodByClass(codes, [label ?? -1]);
-      return summary(likelihood.map((value) => -value));
-    }
-    const likelihoods = await this.logLikelihoodByClass(codes);
-    const joint = Array.from(this.frequencies, Math.log); // log p(y, the codes so far)
+    const isMarginal = this.classes && label === null;
+    const likelihoods = await this.logLikelihoodByClass(codes, isMarginal ? undefined : [label ?? -1]);
+    const joint = isMarginal ? Array.from(this.frequencies, Math.log) : [0]; // log p(y, the codes so far)
     let before = logSumExp(joint);
     const nats = Float64Array.from(codes, (_, cell) => {
-      for (const [y, cells] of likelihoods.entries()) joint[y] += cells[cell];
-      const after = logSumExp(joint);
-      const value = before - after;
-      before = after;
-      return value;
+      likelihoods.forEach((cells, y) => (joint[y] += cells[cell]));
+      const own = before - logSumExp(joint);
+      before -= own;
+      return own;
     });
-    return { ...summary(nats), posterior: joint.map((value) => Math.exp(value - before)) };
+    const posterior = isMarginal ? joint.map((value) => Math.exp(value - before)) : null;
+    return { nats, bits: nats.reduce((a, b) => a + b, 0) / Math.LN2, posterior };
   }
-}
-
-function summary(nats) {
-  return { nats, bits: nats.reduce((a, b) => a + b, 0) / Math.LN2 };
 }
 
 function logSumExp(values) {

@@ -2,6 +2,8 @@
 
 const TINY = 2 ** -126; // the smallest normal float32
 const { fround } = Math;
+const descending = (values) => values.slice().sort().reverse(); // typed arrays sort by number
+const maximum = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
 /** Numbers in [0, 1) that float32 holds exactly (mulberry32). */
 export function random(seed) {
@@ -14,9 +16,9 @@ export function random(seed) {
   };
 }
 
-export function softmax(logits) {
-  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  const powers = Float32Array.from(logits, (logit) => Math.exp(fround(logit - largest)));
+function softmax(logits) {
+  const largest = maximum(logits);
+  const powers = logits.map((logit) => Math.exp(fround(logit - largest)));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((power) => power / sum);
 }
@@ -28,16 +30,13 @@ function cumulativeSum(values) {
 
 /** Draw a code by inverting the cumulative distribution at `noise`; `probabilities` are those it is drawn from. */
 export function draw(logits, noise, { temperature = 1, topK = null, topP = null } = {}) {
-  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const largest = maximum(logits);
   if (temperature === 0) {
     const code = logits.indexOf(largest);
     return { code, probabilities: logits.map((_, index) => Number(index === code)) };
   }
-  if (temperature !== 1) {
-    const heat = fround(Math.max(temperature, TINY));
-    logits = logits.map((logit) => fround(logit - largest) / heat);
-  }
-  const descending = (values) => values.slice().sort().reverse(); // typed arrays sort by number
+  const heat = fround(Math.max(temperature, TINY));
+  if (temperature !== 1) logits = logits.map((logit) => fround(logit - largest) / heat);
   if (topK !== null && topK < logits.length) {
     const least = descending(logits)[topK - 1];
     logits = logits.map((logit) => (logit < least ? -Infinity : logit));
@@ -46,9 +45,8 @@ export function draw(logits, noise, { temperature = 1, topK = null, topP = null 
   if (topP !== null && topP < 1) {
     const ordered = descending(probabilities);
     const enough = fround(Math.max(topP, TINY));
-    const before = cumulativeSum(ordered).map((sum, index) => sum - ordered[index]);
-    const count = before.findIndex((share) => share >= enough);
-    const least = count < 0 ? 0 : ordered[count - 1];
+    const count = cumulativeSum(ordered).map((sum, index) => sum - ordered[index]).findIndex((sum) => sum >= enough);
+    const least = ordered.at(count < 0 ? -1 : count - 1);
     probabilities = probabilities.map((probability) => (probability < least ? 0 : probability));
   }
   const cumulative = cumulativeSum(probabilities);
@@ -59,30 +57,25 @@ export function draw(logits, noise, { temperature = 1, topK = null, topP = null 
 
 /** The label at `noise`: of p(label), of p(label | known codes) if these come first, or else -1, the null label. */
 async function drawLabel(model, noise, known) {
-  const logarithms = Array.from(model.frequencies, Math.log);
+  const logarithms = Float64Array.from(model.frequencies, Math.log);
   const mask = Array.from(known?.mask ?? [], Boolean);
   const first = mask.includes(false) ? mask.indexOf(false) : mask.length;
   if (mask.lastIndexOf(true) >= first) return -1;
-  if (first) {
-    const codes = Int32Array.from(known.codes, (code, cell) => (mask[cell] ? code : 0));
-    const likelihoods = await model.logLikelihoodByClass(codes);
-    for (const [label, cells] of likelihoods.entries()) {
-      logarithms[label] += cells.subarray(0, first).reduce((a, b) => a + b, 0);
-    }
-  }
+  const likelihoods = first ? await model.logLikelihoodByClass(known.codes.map((code, i) => (mask[i] ? code : 0))) : [];
+  likelihoods.forEach((cells, label) => {
+    logarithms[label] += cells.subarray(0, first).reduce((a, b) => a + b, 0);
+  });
   return draw(Float32Array.from(logarithms), noise).code;
 }
 
 /** Logits of a cell (K) of one grid: of labels[0], moved away from those of labels[1] by guidance if there is one. */
 export async function cellLogits(model, codes, cell, labels, guidance) {
-  const cells = codes.length;
-  const repeated = Int32Array.from({ length: cells * labels.length }, (_, index) => codes[index % cells]);
-  const all = await model.logits(repeated, labels, labels.length);
+  const [cells, batch] = [codes.length, labels.length];
+  const repeated = Int32Array.from({ length: cells * batch }, (_, index) => codes[index % cells]);
+  const all = await model.logits(repeated, labels, batch);
   const at = (row, k) => all[(row * model.K + k) * cells + cell];
-  const logits = Float32Array.from({ length: model.K }, (_, k) => at(0, k));
-  if (labels.length === 1) return logits;
-  const scale = fround(guidance);
-  return logits.map((value, k) => at(1, k) + fround(scale * fround(value - at(1, k))));
+  const guide = (own, other) => other + fround(fround(guidance) * fround(own - other));
+  return Float32Array.from({ length: model.K }, (_, k) => (batch > 1 ? guide(at(0, k), at(1, k)) : at(0, k)));
 }
 
 /**
@@ -92,20 +85,18 @@ export async function cellLogits(model, codes, cell, labels, guidance) {
  * known: {codes, mask} to keep where the mask is true (their probabilities are null: they are not drawn), or null.
  * guidance: how far the logits move from those of the null label to those of the label; 1 for no guidance.
  */
-export async function* sampleCodes(model, options) {
-  const { noise, labelNoise = 0, known = null, guidance = 1, temperature, topK, topP } = options;
+export async function* sampleCodes(model, { noise, labelNoise = 0, known = null, guidance = 1, ...options }) {
   const label = model.classes ? options.label ?? (await drawLabel(model, labelNoise, known)) : null;
   const labels = model.classes && guidance !== 1 ? [label, -1] : [label];
-  if (labels.includes(-1) && model.hasNullLabel === false) {
+  if (labels.includes(-1) && !model.hasNullLabel) {
     throw new Error("This prior was trained with every label shown: choose a class, and guidance 1.");
   }
   const codes = new Int32Array(noise.length);
   for (let cell = 0; cell < codes.length; cell++) {
-    let code = known?.codes[cell];
-    let probabilities = null;
+    let [code, probabilities] = [known?.codes[cell], null];
     if (!known?.mask[cell]) {
       const logits = await cellLogits(model, codes, cell, labels, guidance);
-      ({ code, probabilities } = draw(logits, noise[cell], { temperature, topK, topP }));
+      ({ code, probabilities } = draw(logits, noise[cell], options));
     }
     codes[cell] = code;
     yield { cell, code, probabilities, label };

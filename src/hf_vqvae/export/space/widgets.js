@@ -1,9 +1,10 @@
 // Parts of the page that know nothing of models: cells with arrow keys, and a board to draw on.
 
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 export const $ = (id) => document.getElementById(id);
 export const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-export function element(tag, properties = {}, ...children) {
+export function element(tag, properties, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
@@ -16,59 +17,51 @@ export function paint(canvas, image) {
 }
 
 /** An action that starts when calls have ceased for a while. */
-export function debounce(action, milliseconds, timer) {
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(action, milliseconds);
-  };
+export function debounce(action, milliseconds) {
+  let timer;
+  return () => (clearTimeout(timer), (timer = setTimeout(action, milliseconds)));
 }
 
 /** An async action that runs again if it was called while it ran, and never twice at a time. */
 export function latest(action) {
-  let [isBusy, isAsked] = [false, false];
-  return async () => {
-    isAsked = true;
-    if (isBusy) return;
-    for (isBusy = true; isAsked; await wait(0)) {
-      isAsked = false;
-      await action();
-    }
-    isBusy = false;
+  let [running, isAsked] = [null, false];
+  const run = async () => {
+    for (; isAsked; await wait(0)) await ((isAsked = false), action());
+    running = null;
   };
+  return () => ((isAsked = true), (running ??= run()));
 }
 
 /** Fill a grid (of so many columns) or a listbox (0) with buttons that share one tab stop; arrow keys move in it. */
 export function makeCells(container, count, columns, choose) {
   const role = columns ? "gridcell" : "option";
-  const buttons = Array.from({ length: count }, (_, index) => element("button",
-    { type: "button", role, tabIndex: index ? -1 : 0, ariaSelected: "false" }, element("canvas"), element("span")));
+  const buttons = Array.from({ length: count }, (_, index) =>
+    element("button", { type: "button", role, tabIndex: index ? -1 : 0 }, element("canvas"), element("span")));
   const rows = Array.from({ length: columns && count / columns }, (_, row) =>
     element("div", { role: "row" }, ...buttons.slice(row * columns, (row + 1) * columns)));
   container.replaceChildren(...(columns ? rows : buttons));
   const perRow = () => columns || buttons.filter((button) => button.offsetTop === buttons[0].offsetTop).length;
-  const indexOf = (event) => buttons.indexOf(event.target.closest("button"));
-  container.addEventListener("click", (event) => indexOf(event) >= 0 && choose(indexOf(event), event));
   container.addEventListener("focusin", ({ target }) => {
     for (const button of buttons) button.tabIndex = button === target ? 0 : -1;
   });
   container.addEventListener("keydown", (event) => {
-    const [at, width] = [indexOf(event), perRow()];
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -width, ArrowDown: width, Home: -at, End: count - 1 - at };
-    if (!(event.key in moves)) return;
-    event.preventDefault();
-    buttons[at + moves[event.key]]?.focus();
+    const at = buttons.indexOf(event.target);
+    const [x, y] = ARROWS[event.key] ?? { Home: [-at, 0], End: [count - 1 - at, 0] }[event.key] ?? [0, 0];
+    if (x || y) event.preventDefault();
+    buttons[at + x + y * perRow()]?.focus();
   });
+  buttons.forEach((button, index) => (button.onclick = (event) => choose(index, event)));
   return buttons;
 }
 
-/** Draw on a canvas by mouse, pen, finger or arrow keys, a step at a time; tool() tells {colour, width}. */
+/** Draw on a canvas by mouse, pen, finger or arrow keys, a step at a time; tool() tells strokeStyle and lineWidth. */
 export function makeBoard(canvas, pen, step, tool, onChange) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  const sides = [canvas.width, canvas.height];
   let last = null; // where the pointer is down
-  let at = [canvas.width / 2, canvas.height / 2]; // the pen of the keyboard
+  let at = sides.map((side) => side / 2); // the pen of the keyboard
   const stroke = (from, to) => {
-    const { colour, width } = tool();
-    Object.assign(context, { strokeStyle: colour, lineWidth: width, lineCap: "round" });
+    Object.assign(context, { lineCap: "round", ...tool() });
     context.beginPath();
     context.moveTo(...from);
     context.lineTo(...to);
@@ -78,27 +71,24 @@ export function makeBoard(canvas, pen, step, tool, onChange) {
   };
   const position = ({ clientX, clientY }) => {
     const { left, top, width, height } = canvas.getBoundingClientRect();
-    return [((clientX - left) / width) * canvas.width, ((clientY - top) / height) * canvas.height];
+    return [((clientX - left) / width) * sides[0], ((clientY - top) / height) * sides[1]];
   };
-  canvas.addEventListener("pointerdown", (event) => {
+  canvas.onpointerdown = (event) => {
     if (event.button || !event.isPrimary) return;
     canvas.setPointerCapture(event.pointerId);
     last = stroke(position(event), position(event));
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (last && event.isPrimary) last = stroke(last, position(event));
-  });
-  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => (last = null));
+  };
+  canvas.onpointermove = (event) => last && event.isPrimary && (last = stroke(last, position(event)));
+  canvas.onpointerup = canvas.onpointercancel = () => (last = null);
   canvas.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step], " ": [0, 0] };
-    if (!(event.key in moves)) return;
+    const move = event.key === " " ? [0, 0] : ARROWS[event.key];
+    if (!move) return;
     event.preventDefault();
-    const sides = [canvas.width, canvas.height];
-    const to = moves[event.key].map((move, axis) => Math.min(sides[axis], Math.max(0, at[axis] + move)));
+    const to = at.map((value, axis) => Math.min(sides[axis], Math.max(0, value + step * move[axis])));
     if (event.key === " ") pen.classList.toggle("down");
     if (pen.classList.contains("down")) stroke(at, to);
     at = to;
-    Object.assign(pen.style, { left: `${(100 * at[0]) / sides[0]}%`, top: `${(100 * at[1]) / sides[1]}%` });
+    [pen.style.left, pen.style.top] = at.map((value, axis) => `${(100 * value) / sides[axis]}%`);
   });
   return context;
 }
