@@ -1,10 +1,11 @@
 // Pictures to pixels and back, as image_processing_vqvae.py does with PIL. Planes are 8-bit images (C, H, W).
 
-const MAX_CANVAS = 4e6; // pixels; a larger picture is reduced by the browser first
+const MAX_CANVAS = 4e6; // pixels; the browser reduces a larger picture first
 const PRECISION = 22; // bits of PIL's coefficients
+const makeContext = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
 
-/** The pixels of an image file as ImageData, upright (EXIF); errors are sentences. */
-export async function readImage(blob, name = "The file") {
+/** The pixels of an image file, upright (EXIF), on the background if the model has no alpha; errors are sentences. */
+export async function readImage(blob, { size: [channels], processor }, name = "The file") {
   if (blob.size > 32 * 2 ** 20) throw new Error(`${name} has more than 32 MB: save a smaller picture.`);
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => {
     throw new Error(`${name} is not an image that this browser can read: PNG, JPEG and WebP are.`);
@@ -13,63 +14,55 @@ export async function readImage(blob, name = "The file") {
   if (width * height > 64e6) throw new Error(`${name} has ${width} x ${height} pixels: at most 64 million are read.`);
   const shrink = Math.min(1, Math.sqrt(MAX_CANVAS / (width * height)));
   const size = [width, height].map((side) => Math.max(1, Math.floor(side * shrink)));
-  const context = new OffscreenCanvas(...size).getContext("2d", { willReadFrequently: true });
+  const context = Object.assign(makeContext(...size), { fillStyle: processor.background ?? "black" });
+  if (channels % 2) context.fillRect(0, 0, ...size);
   context.drawImage(bitmap, 0, 0, ...size);
   return context.getImageData(0, 0, ...size);
 }
 
-/** Red, green and blue of a colour's name or #rrggbb; black if there is no such colour. */
+/** Red, green, blue and alpha of a colour's name or #rrggbb; black if there is no such colour. */
 export function readColour(name) {
-  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-  context.fillStyle = name ?? "black";
+  const context = Object.assign(makeContext(1, 1), { fillStyle: name ?? "black" });
   context.fillRect(0, 0, 1, 1);
-  return context.getImageData(0, 0, 1, 1).data.slice(0, 3);
+  return context.getImageData(0, 0, 1, 1).data;
 }
 
-/** RGBA as planes of grey (1), grey and alpha (2), RGB (3) or RGBA (4), before a background where alpha is dropped. */
-export function toPlanes(rgba, channels, background) {
+/** RGBA as planes of grey (1), grey and alpha (2), RGB (3) or RGBA (4). */
+export function toPlanes(rgba, channels) {
   const count = rgba.length / 4;
-  const planes = new Uint8Array(channels * count);
-  for (let i = 0; i < count; i++) {
-    const alpha = rgba[4 * i + 3];
-    const rgb = [0, 1, 2].map((c) => (channels % 2 ? blend(rgba[4 * i + c], background[c], alpha) : rgba[4 * i + c]));
-    const colours = channels > 2 ? rgb : [(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
-    for (let c = 0; c < channels; c++) planes[c * count + i] = colours[c] ?? alpha;
-  }
-  return planes;
-}
-
-// PIL's alpha_composite before an opaque background.
-function blend(value, background, alpha) {
-  const sum = (value * alpha + background * (255 - alpha)) * 128 + 0x4000;
-  return (((sum >> 8) + sum) >> 8) >> 7;
-}
-
-/** Fit an image file's pixels to the model's size: distort ("squash"), cut both ends off ("crop") or add to them ("pad"). */
-export function fitPicture({ data, width, height }, [channels, H, W], processor) {
-  const background = readColour(processor.background);
-  const planes = toPlanes(data, channels, background);
-  const [mode, ratio] = [processor.resize_mode, width / height];
-  if (mode === "crop") {
-    const [w, h] = ratio >= W / H ? [(W / H) * height, height] : [width, width / (W / H)];
-    const [x, y] = [(width - w) / 2, (height - h) / 2];
-    return resize(planes, channels, [width, height], [W, H], [x, y, x + w, y + h]);
-  }
-  if (mode !== "pad" || ratio === W / H) return resize(planes, channels, [width, height], [W, H]);
-  const [w, h] = ratio > W / H ? [W, roundHalfEven((height / width) * W)] : [roundHalfEven(ratio * H), H];
-  const inner = resize(planes, channels, [width, height], [w, h]);
-  const [x, y] = [roundHalfEven((W - w) / 2), roundHalfEven((H - h) / 2)];
-  const margin = toPlanes([...background, 255], channels, background);
-  return Uint8Array.from({ length: channels * H * W }, (_, i) => {
-    const [c, row, column] = [Math.floor(i / (H * W)), (Math.floor(i / W) % H) - y, (i % W) - x];
-    return row >= 0 && row < h && column >= 0 && column < w ? inner[(c * h + row) * w + column] : margin[c];
+  const grey = (i) => (rgba[i] * 19595 + rgba[i + 1] * 38470 + rgba[i + 2] * 7471 + 0x8000) >> 16;
+  return Uint8Array.from({ length: channels * count }, (_, i) => {
+    const [c, first] = [Math.floor(i / count), 4 * (i % count)];
+    return channels > 2 ? rgba[first + c] : c ? rgba[first + 3] : grey(first);
   });
 }
 
-/** PIL's bilinear resize with antialiasing, rows first. PIL 13 takes columns first at times, and rounds one level off. */
-function resize(planes, channels, [w, h], [W, H], [left, top, right, bottom] = [0, 0, w, h]) {
-  const [across, down] = [coefficients(w, left, right, W), coefficients(h, top, bottom, H)];
-  return resample(resample(planes, channels * h, w, 1, across), channels, h, W, down);
+/** Fit an image file's pixels to the model's size: distorted ("squash"), with ends cut off ("crop") or added ("pad"). */
+export function fitPicture({ data, width: w, height: h }, [channels, H, W], { resize_mode: mode, background }) {
+  const [planes, ratio] = [toPlanes(data, channels), w / h];
+  if (mode === "crop") {
+    const cut = ratio >= W / H ? [(w - (W / H) * h) / 2, 0] : [0, (h - w / (W / H)) / 2];
+    return resize(planes, channels, [w, h], [W, H], cut);
+  }
+  if (mode !== "pad" || ratio === W / H) return resize(planes, channels, [w, h], [W, H]);
+  const size = ratio > W / H ? [W, roundHalfEven((h / w) * W)] : [roundHalfEven(ratio * H), H];
+  const offset = [roundHalfEven((W - size[0]) / 2), roundHalfEven((H - size[1]) / 2)];
+  const margin = toPlanes(readColour(background), channels);
+  return place(resize(planes, channels, [w, h], size), size, [channels, H, W], offset, margin);
+}
+
+/** Planes of a size at an offset within others, and the margin's values around them. */
+function place(planes, [w, h], [channels, H, W], [left, top], margin) {
+  return Uint8Array.from({ length: channels * H * W }, (_, i) => {
+    const [c, y, x] = [Math.floor(i / (H * W)), (Math.floor(i / W) % H) - top, (i % W) - left];
+    return y >= 0 && y < h && x >= 0 && x < w ? planes[(c * h + y) * w + x] : margin[c];
+  });
+}
+
+/** PIL's bilinear resize with antialiasing, rows first; PIL 13 takes columns first at times, and rounds one level off. */
+function resize(planes, channels, [w, h], [W, H], [left, top] = [0, 0]) {
+  const between = resample(planes, channels * h, w, 1, coefficients(w, left, W));
+  return resample(between, channels, h, W, coefficients(h, top, H));
 }
 
 /** Resize the middle of three axes (outer, size, inner) to as many values as there are coefficients. */
@@ -78,18 +71,18 @@ function resample(values, outer, size, inner, coefficients) {
   return Uint8Array.from({ length: outer * length * inner }, (_, i) => {
     const { start, weights } = coefficients[Math.floor(i / inner) % length];
     const first = (Math.floor(i / (length * inner)) * size + start) * inner + (i % inner);
-    const sum = weights.reduce((total, weight, k) => total + weight * values[first + k * inner], 1 << (PRECISION - 1));
-    return sum >> PRECISION;
+    return weights.reduce((sum, weight, k) => sum + weight * values[first + k * inner], 2 ** PRECISION / 2) >> PRECISION;
   });
 }
 
-function coefficients(size, from, to, count) {
-  const scale = (to - from) / count;
+/** Of each of `count` values: its first source and the weights, if both ends of the side are cut off. */
+function coefficients(side, cut, count) {
+  const scale = (side - 2 * cut) / count;
   const support = Math.max(scale, 1);
   return Array.from({ length: count }, (_, index) => {
-    const centre = from + (index + 0.5) * scale;
+    const centre = cut + (index + 0.5) * scale;
     const start = Math.max(0, Math.trunc(centre - support + 0.5));
-    const length = Math.min(size, Math.trunc(centre + support + 0.5)) - start;
+    const length = Math.min(side, Math.trunc(centre + support + 0.5)) - start;
     const triangle = (_, i) => Math.max(0, 1 - Math.abs((start + i - centre + 0.5) / support));
     const weights = Array.from({ length }, triangle);
     const sum = weights.reduce((a, b) => a + b, 0);
@@ -98,31 +91,24 @@ function coefficients(size, from, to, count) {
 }
 
 /** Reduce RGBA drawn at `scale` times the model's size to its planes, by area averaging. */
-export function reduceDrawing({ data }, [channels, H, W], scale) {
-  const averages = new Uint8ClampedArray(4 * H * W).map((_, i) => {
-    const corner = Math.floor((i >> 2) / W) * scale * W * scale + ((i >> 2) % W) * scale;
-    let sum = 0;
-    for (let y = 0; y < scale; y++) {
-      for (let x = 0; x < scale; x++) sum += data[4 * (corner + y * W * scale + x) + (i % 4)];
-    }
-    return sum / scale ** 2;
+export function reduceDrawing({ data, width }, [channels, H, W], scale) {
+  const sums = new Float64Array(4 * H * W);
+  data.forEach((value, i) => {
+    const [x, y] = [(i >> 2) % width, Math.floor((i >> 2) / width)];
+    sums[4 * (Math.floor(y / scale) * W + Math.floor(x / scale)) + (i % 4)] += value;
   });
-  return toPlanes(averages, channels, [0, 0, 0]);
+  return toPlanes(Uint8ClampedArray.from(sums, (sum) => sum / scale ** 2), channels);
 }
 
 /** Move what is drawn on the ground so that its centre of mass is in the middle, by whole pixels, as in MNIST. */
 export function centreByMass(plane, [, H, W], ground) {
-  let [mass, sumX, sumY] = [0, 0, 0];
+  let [mass, x, y] = [0, 0, 0];
   plane.forEach((value, i) => {
     const weight = Math.abs(value - ground);
-    [mass, sumX, sumY] = [mass + weight, sumX + weight * (i % W), sumY + weight * Math.floor(i / W)];
+    [mass, x, y] = [mass + weight, x + weight * (i % W), y + weight * Math.floor(i / W)];
   });
-  if (!mass) return plane;
-  const [dx, dy] = [Math.round((W - 1) / 2 - sumX / mass), Math.round((H - 1) / 2 - sumY / mass)];
-  return plane.map((_, i) => {
-    const [x, y] = [(i % W) - dx, Math.floor(i / W) - dy];
-    return x >= 0 && x < W && y >= 0 && y < H ? plane[y * W + x] : ground;
-  });
+  const offset = [(W - 1) / 2 - x / mass, (H - 1) / 2 - y / mass].map(Math.round);
+  return mass ? place(plane, [W, H], [1, H, W], offset, [ground]) : plane;
 }
 
 function scaling({ do_rescale = true, rescale_factor, do_normalize = true, image_mean, image_std }) {
@@ -144,12 +130,9 @@ export function toIntensities(pixels, processor) {
 /** An image of a batch (B, C, H, W) of pixels as ImageData. */
 export function toImageData(pixels, [channels, H, W], processor, index = 0) {
   const values = toIntensities(pixels.subarray(index * channels * H * W, (index + 1) * channels * H * W), processor);
-  const image = new ImageData(W, H);
-  const plane = channels > 2 ? [0, 1, 2, 3] : [0, 0, 0, 1];
-  for (let i = 0; i < image.data.length; i++) {
-    image.data[i] = roundHalfEven((values[plane[i % 4] * H * W + (i >> 2)] ?? 1) * 255); // no alpha is opaque
-  }
-  return image;
+  const plane = channels > 2 ? [0, 1, 2, 3] : [0, 0, 0, 1]; // a missing one is opaque alpha
+  const byte = (_, i) => roundHalfEven((values[plane[i % 4] * H * W + (i >> 2)] ?? 1) * 255);
+  return new ImageData(Uint8ClampedArray.from({ length: 4 * H * W }, byte), W, H);
 }
 
 function roundHalfEven(value) {

@@ -1,6 +1,6 @@
 // A model of hf_vqvae in onnxruntime-web: encoder, decoder and prior. Shapes: B batch, K codes, h x w grid.
 
-import { LoadError, loadModelFile, loadModelJson, loadRuntime } from "./hub.js";
+import { failure, loadModelFile, loadModelJson, loadRuntime } from "./hub.js";
 
 const RUNTIME_BYTES = 15e6; // about
 const DEFAULTS = { image_size: 28, num_channels: 1, hidden_sizes: [32, 64], num_embeddings: 128 };
@@ -14,16 +14,17 @@ export class Model {
   static async load(settings, onProgress = () => {}) {
     const model = new Model();
     model.#describe(await loadModelJson(settings, "config.json"));
-    const bytes = new Map();
-    const track = (name, received, total) => {
-      bytes.set(name, [received, Math.max(received, total)]);
-      const [done, all] = [0, 1].map((index) => [...bytes.values()].reduce((sum, pair) => sum + pair[index], 0));
+    const bytes = {};
+    const track = (name) => (received, total) => {
+      bytes[name] = [received, Math.max(received, total)];
+      const [done, all] = [0, 1].map((index) => Object.values(bytes).reduce((sum, pair) => sum + pair[index], 0));
       onProgress(done / Math.max(all, RUNTIME_BYTES), "Loading the model and its runtime (15 MB, once) …");
     };
-    const parts = ["encoder", "decoder", ...(model.hasPrior ? ["prior"] : [])];
-    const load = (part) => loadModelFile(settings, `onnx/${part}.onnx`, (...pair) => track(part, ...pair));
-    const processor = loadModelJson(settings, "preprocessor_config.json");
-    const files = await Promise.all([loadRuntime(settings.runtime, track), processor, ...parts.map(load)]);
+    const parts = model.hasPrior ? ["encoder", "decoder", "prior"] : ["encoder", "decoder"];
+    const files = await Promise.all([
+      loadRuntime(settings.runtime, track), loadModelJson(settings, "preprocessor_config.json"),
+      ...parts.map((part) => loadModelFile(settings, `onnx/${part}.onnx`, track(part))),
+    ]);
     onProgress(1, "Starting the model …");
     [model.#ort, model.processor] = files;
     for (const [index, part] of parts.entries()) await model.#open(part, files[index + 2]);
@@ -33,7 +34,7 @@ export class Model {
   #describe(config) {
     const isAlone = config.model_type === "vqvae";
     if (!isAlone && config.model_type !== "vqvae_image_generation") {
-      throw new LoadError(`This page shows models of hf_vqvae: the config says "${config.model_type}".`);
+      throw failure(`This page shows models of hf_vqvae: the config says "${config.model_type}".`);
     }
     const vqvae = { ...DEFAULTS, ...(isAlone ? config : config.vqvae_config) };
     const prior = isAlone ? {} : config.prior_config ?? {};
@@ -44,22 +45,22 @@ export class Model {
     const isValid = [K, ...grid, number ?? 1].every((value) => Number.isInteger(value) && value > 0);
     if (!isValid || ![1, 2, 3, 4].includes(channels)) {
       const sizes = `${channels} x ${height} x ${width}, codes ${K} on ${grid.join(" x ")}, classes ${number}`;
-      throw new LoadError(`This page shows images of 1 to 4 channels: the config says ${sizes}.`);
+      throw failure(`This page shows images of 1 to 4 channels: the config says ${sizes}.`);
     }
-    const nameOf = (_, label) => String(prior.id2label?.[label] ?? label);
-    const classes = number && Array.from({ length: number }, nameOf);
-    const frequencies = number && (prior.class_frequencies ?? Array(number).fill(1 / number));
-    const hasNullLabel = number !== null && prior.label_dropout !== 0;
-    Object.assign(this, { config, size: [channels, height, width], grid, K, classes, frequencies, hasNullLabel });
-    this.hasPrior = !isAlone;
+    Object.assign(this, {
+      config, grid, K, size: [channels, height, width], hasPrior: !isAlone,
+      classes: number && Array.from({ length: number }, (_, label) => String(prior.id2label?.[label] ?? label)),
+      frequencies: number && (prior.class_frequencies ?? Array(number).fill(1 / number)),
+      hasNullLabel: number !== null && prior.label_dropout !== 0,
+    });
   }
 
   async #open(part, bytes) {
     try {
       this.#sessions[part] = await this.#ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
     } catch ({ message }) {
-      if (/wasm|backend/i.test(message)) throw new LoadError(`The runtime did not start: ${message}`);
-      throw new LoadError(`onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes): ${message}`);
+      if (/wasm|backend/i.test(message)) throw failure(`The runtime did not start: ${message}`);
+      throw failure(`onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes): ${message}`);
     }
   }
 
@@ -87,25 +88,26 @@ export class Model {
 
   /** Logits (B, K, h, w); `labels` are B integers, -1 for the null label, and ignored without classes. */
   logits(codes, labels, batch = 1) {
-    const feeds = { codes: [codes, [batch, ...this.grid]] };
-    return this.#run("prior", this.classes ? { ...feeds, class_labels: [labels, [batch]] } : feeds);
+    const feeds = { codes: [codes, [batch, ...this.grid]], ...(this.classes && { class_labels: [labels, [batch]] }) };
+    return this.#run("prior", feeds);
   }
 
-  /** log p(each code | label, the codes before it): a Float64Array (h*w) for each label, in one pass. */
-  async logLikelihoodByClass(codes, labels = Array.from(this.classes.keys())) {
+  /** As a function of row, code and cell: the logits of one grid (h*w) for each of several labels, in one pass. */
+  async logitsByLabel(codes, labels) {
     const [cells, batch] = [codes.length, labels.length];
     const repeated = Int32Array.from({ length: cells * batch }, (_, index) => codes[index % cells]);
     const logits = await this.logits(repeated, labels, batch);
-    return labels.map((_, row) => Float64Array.from(codes, (code, cell) => {
-      const own = Array.from({ length: this.K }, (_, k) => logits[(row * this.K + k) * cells + cell]);
-      return own[code] - logSumExp(own);
-    }));
+    return (row, k, cell) => logits[(row * this.K + k) * cells + cell];
   }
 
-  /**
-   * Negative log-likelihood {nats of each cell, bits of the grid}. A label of null sums over the classes:
-   * -log sum_y p(y) p(codes | y); `posterior` is then p(y | codes).
-   */
+  /** log p(each code | label, the codes before it): a Float64Array (h*w) for each label. */
+  async logLikelihoodByClass(codes, labels = Array.from(this.classes.keys())) {
+    const at = await this.logitsByLabel(codes, labels);
+    return labels.map((_, row) => Float64Array.from(codes, (code, cell) =>
+      at(row, code, cell) - logSumExp(Array.from({ length: this.K }, (_, k) => at(row, k, cell)))));
+  }
+
+  /** {nats of each cell, bits of all, posterior}; null sums over the labels, -log sum_y p(y) p(codes | y). */
   async logLikelihood(codes, label = null) {
     const isMarginal = this.classes && label === null;
     const likelihoods = await this.logLikelihoodByClass(codes, isMarginal ? undefined : [label ?? -1]);

@@ -70,20 +70,16 @@ async function drawLabel(model, noise, known) {
 
 /** Logits of a cell (K) of one grid: of labels[0], moved away from those of labels[1] by guidance if there is one. */
 export async function cellLogits(model, codes, cell, labels, guidance) {
-  const [cells, batch] = [codes.length, labels.length];
-  const repeated = Int32Array.from({ length: cells * batch }, (_, index) => codes[index % cells]);
-  const all = await model.logits(repeated, labels, batch);
-  const at = (row, k) => all[(row * model.K + k) * cells + cell];
+  const at = await model.logitsByLabel(codes, labels);
   const guide = (own, other) => other + fround(fround(guidance) * fround(own - other));
-  return Float32Array.from({ length: model.K }, (_, k) => (batch > 1 ? guide(at(0, k), at(1, k)) : at(0, k)));
+  const logit = (k) => (labels.length > 1 ? guide(at(0, k, cell), at(1, k, cell)) : at(0, k, cell));
+  return Float32Array.from({ length: model.K }, (_, k) => logit(k));
 }
 
 /**
  * Draw a grid of codes in raster order; yields {cell, code, probabilities, label} and returns the codes.
- *
  * noise: Float32Array (h*w) in [0, 1). label: an integer, -1 for the null label, or null to draw it at labelNoise.
  * known: {codes, mask} to keep where the mask is true (their probabilities are null: they are not drawn), or null.
- * guidance: how far the logits move from those of the null label to those of the label; 1 for no guidance.
  */
 export async function* sampleCodes(model, { noise, labelNoise = 0, known = null, guidance = 1, ...options }) {
   const label = model.classes ? options.label ?? (await drawLabel(model, labelNoise, known)) : null;

@@ -16,6 +16,10 @@ export function paint(canvas, image) {
   return canvas;
 }
 
+export function pictureButton(ariaLabel, image, onclick) {
+  return element("button", { type: "button", ariaLabel, onclick }, paint(element("canvas"), image));
+}
+
 /** An action that starts when calls have ceased for a while. */
 export function debounce(action, milliseconds) {
   let timer;
