@@ -36,15 +36,13 @@ const changeDrawing = () => (stop(), encodeDrawing());
 
 function clearBoard() {
   isDrawing = true;
-  board.fillStyle = `rgb(${ground.join()})`;
-  board.fillRect(0, 0, board.canvas.width, board.canvas.height);
+  Object.assign(board, { fillStyle: `rgb(${ground.join()})` }).fillRect(0, 0, board.canvas.width, board.canvas.height);
 }
-
 function showPicture(picture, name) {
   const { size, processor } = state.model;
-  const image = toImage(images.toPixels(images.fitPicture(picture, size, processor), processor));
   clearBoard();
   isDrawing = board.imageSmoothingEnabled = false; // a picture is not centred
+  const image = toImage(images.toPixels(images.fitPicture(picture, size, processor), processor));
   board.drawImage(paint(element("canvas"), image), 0, 0, board.canvas.width, board.canvas.height);
   say(`${name} is shown.`);
   return changeDrawing();
@@ -70,7 +68,6 @@ function buildBoard() {
   document.ondrop = (event) => (event.preventDefault(), openFile(event.dataTransfer.files[0]));
   clearBoard();
 }
-
 /** Buttons for the images of the strip figures/test_images.png, which older repos lack. */
 async function buildTests() {
   const { settings, model, model: { size: [, H, W] } } = state;
@@ -94,7 +91,6 @@ function paintCode(button, code, name = "") {
   button.style.setProperty("--hue", (code * 137.5) % 360);
 }
 const paintCodes = (codes) => codeCells.forEach((button, cell) => paintCode(button, codes[cell], `${place(cell)}: `));
-
 /** Take over codes: show them, decode them, measure them, write them into the address. */
 async function setCodes(codes, isOfImage = false) {
   const { model, metrics } = state;
@@ -127,13 +123,13 @@ function chooseCode(code) {
   say(`${place(state.cell)}: code ${state.codes[state.cell]} became ${code}.`);
   return setCodes(state.codes.with(state.cell, code), state.pixels !== null);
 }
-
 /** Decode grids of one code each, and keep the cell in the middle as that code's patch. */
 async function loadPatches() {
   const { model, patches, model: { K, size: [, H, W], grid: [h, w] } } = state;
   while (patches.length < K) {
     const [first, count] = [patches.length, Math.min(32, K - patches.length)];
-    const pixels = await model.decode(Int32Array.from({ length: count * h * w }, (_, i) => first + Math.floor(i / (h * w))), count);
+    const codes = Int32Array.from({ length: count * h * w }, (_, i) => first + Math.floor(i / (h * w)));
+    const pixels = await model.decode(codes, count);
     for (let i = 0; i < count; i++) {
       const context = paint(element("canvas"), toImage(pixels, i)).getContext("2d");
       patches.push(context.getImageData(Math.floor(w / 2) * (W / w), Math.floor(h / 2) * (H / h), W / w, H / h));
@@ -152,7 +148,6 @@ function setPlayer(values) {
   $("pause").textContent = player.isPaused ? "Resume" : "Pause";
   if (!player.isPaused) player.resume?.();
 }
-
 /** End a sample or completions in progress, and show the codes from before. */
 function stop() {
   const wasRunning = player.isRunning;
@@ -160,7 +155,6 @@ function stop() {
   setPlayer({ isRunning: false, isPaused: false });
   if (wasRunning) setCodes(state.codes, state.pixels !== null);
 }
-
 /** Draw a grid of codes with random numbers; undefined if it failed or was stopped. */
 async function drawCodes(numbers, known, onStep) {
   const [own, noise] = [turn, Float32Array.from(state.codes, numbers)];
@@ -208,7 +202,6 @@ async function showStep(codes, { cell, code, probabilities, label }) {
     context.clearRect(0, (Math.floor(cell / w) + 1) * (H / h), W, H);
   }
 }
-
 /** Bars of the likeliest codes, and of the chosen one. */
 function showBars(probabilities, chosen, title) {
   const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]).slice(0, 8);
@@ -221,7 +214,6 @@ function showBars(probabilities, chosen, title) {
     return element("li", { className }, canvas, element("span", { textContent: code }), meter, percent(value));
   }));
 }
-
 /** Bars of the selected cell, given the codes before it. */
 async function showProbabilities() {
   const { model, codes, cell, label, guidance } = state;
@@ -238,7 +230,6 @@ function eraseWhere(isErased) {
   mark(eraseCells, (cell) => state.erased[cell]);
 }
 const erase = (cell, isErased) => eraseWhere((index) => (index === cell ? isErased : state.erased[index]));
-
 /** Erase by pointer: the first cell says whether a stroke erases or restores. */
 function bindStrokes() {
   let isErased;
@@ -284,7 +275,6 @@ const measure = debounce(async () => {
   }));
   showScale(bits, posterior);
 }, 100);
-
 /** The bits beside those of the test images, as far as metrics.json tells them. */
 function showScale(bits, posterior) {
   const { bits_per_image_noise: noise, bits_per_image_marginal: marginal } = state.metrics;
@@ -320,7 +310,6 @@ const writeHash = debounce(() => {
   const settings = Object.keys(SETTINGS).map((name) => [name, $(name).value]);
   history.replaceState(null, "", `#${new URLSearchParams([["codes", Array.from(state.codes).join(".")], ...settings])}`);
 }, 200);
-
 /** Show the codes and settings of an address's hash; returns whether it has codes that fit the model. */
 export async function restore(hash) {
   const [{ model: { grid: [h, w], K } }, values] = [state, new URLSearchParams(hash.slice(1))];

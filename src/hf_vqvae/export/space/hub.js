@@ -8,27 +8,22 @@ const RUNTIME = {
 const RUNTIME_URL = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/";
 const DEFAULTS = { hub: "https://huggingface.co", revision: "main", runtime: RUNTIME_URL };
 export const failure = (message, status = 0) => Object.assign(new Error(message), { status });
-
 /** settings.json, with `?model=owner/name&revision=` of the address in place of its model. */
 export async function loadSettings() {
   const settings = { ...DEFAULTS, ...parseJson(await loadFile("settings.json"), "settings.json") };
   const query = new URLSearchParams(location.search);
-  if (query.get("model")) Object.assign(settings, { model: query.get("model"), revision: "main" });
-  if (query.get("revision")) settings.revision = query.get("revision");
-  const { model, revision } = settings;
-  const hasDots = [model, revision].map((path) => /(^|\/)\.+(\/|$)/.test(path)); // parts that are . or ..
-  const isName = /^[\w.-]+\/[\w.-]+$/.test(model) && !hasDots[0];
+  const model = query.get("model") || settings.model;
+  const revision = query.get("revision") || (query.get("model") ? DEFAULTS.revision : settings.revision);
+  const fits = (text, pattern) => pattern.test(text) && !/(^|\/)\.+(\/|$)/.test(text); // no part is . or ..
+  const isName = fits(model, /^[\w.-]+\/[\w.-]+$/);
   if (!isName) throw failure(`The model must be "owner/name", as in ?model=me/mnist: got "${model}".`);
-  const isRevision = /^[\w./-]+$/.test(revision) && !hasDots[1];
-  if (!isRevision) throw failure(`The revision must be a branch, a tag or a commit: got "${revision}".`);
-  return settings;
+  if (fits(revision, /^[\w./-]+$/)) return { ...settings, model, revision };
+  throw failure(`The revision must be a branch, a tag or a commit: got "${revision}".`);
 }
-
 /** Address of a file of the model's repo: "resolve" is the file itself, "blob" its page. */
 export function fileUrl({ hub, model, revision }, path, view = "resolve") {
   return `${hub}/${model}/${view}/${encodeURIComponent(revision)}/${path}`;
 }
-
 /** The bytes of a file; `onProgress(received, total)` is called as they arrive, with total 0 where it is not known. */
 export async function loadFile(url, onProgress = () => {}, integrity = "") {
   const { host, pathname } = new URL(url, document.baseURI);
@@ -41,12 +36,11 @@ export async function loadFile(url, onProgress = () => {}, integrity = "") {
   const total = Number(response.headers.get("Content-Length"));
   const truncated = () => fail("it is truncated, since the connection ended early. Reload the page to try again");
   const [reader, parts] = [response.body.getReader(), []];
-  for (let received = 0; ; ) {
+  for (let received = 0; ; onProgress(received, total)) {
     const { done, value } = await reader.read().catch(() => Promise.reject(truncated()));
     if (done && received < total) throw truncated(); // a compressed file has more bytes than Content-Length, not fewer
     if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
-    parts.push(value);
-    onProgress((received += value.length), total);
+    received += parts.at(parts.push(value) - 1).length;
   }
 }
 
@@ -57,22 +51,20 @@ function parseJson(bytes, name) {
     throw failure(`${name} is not valid JSON, which has no NaN or Infinity: ${error.message}.`);
   }
 }
-
 /** The bytes of a file of the model's repo; the message for an absent one says what to do. */
 export async function loadModelFile(settings, path, onProgress) {
-  const { model, revision } = settings;
   return loadFile(fileUrl(settings, path), onProgress).catch((error) => {
     if (![401, 403, 404].includes(error.status)) throw error;
-    const absent = `The model ${model} (revision ${revision}) was not found, or is private: public models can be shown.`;
+    const repo = `The model ${settings.model} (revision ${settings.revision})`;
     const remedy = `"python scripts/export_onnx.py" or "python scripts/push_to_hub.py --onnx" makes its ONNX files.`;
-    const lacks = `${model} has no ${path}, which this page needs. ${path.startsWith("onnx/") ? remedy : ""}`;
+    const lacks = `${repo} has no ${path}, which this page needs. ${path.startsWith("onnx/") ? remedy : ""}`;
+    const absent = `${repo} was not found, or is private: this page can show public models.`;
     throw failure(path === "config.json" ? absent : lacks, error.status);
   });
 }
 export async function loadModelJson(settings, path) {
   return parseJson(await loadModelFile(settings, path), `${path} of ${settings.model}`);
 }
-
 /** onnxruntime-web on one thread, from files that match the hashes above; track(name) gives an onProgress. */
 export async function loadRuntime(base, track) {
   if (typeof WebAssembly !== "object") throw failure("This browser has no WebAssembly, without which no model runs here.");

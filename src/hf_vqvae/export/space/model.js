@@ -9,7 +9,6 @@ export class Model {
   #ort;
   #sessions = {};
   #queue = Promise.resolve();
-
   /** Load config, ONNX files and runtime; `onProgress(share, text)` is called as bytes arrive. */
   static async load(settings, onProgress = () => {}) {
     const model = new Model();
@@ -32,23 +31,19 @@ export class Model {
   }
 
   #describe(config) {
-    const isAlone = config.model_type === "vqvae";
-    if (!isAlone && config.model_type !== "vqvae_image_generation") {
-      throw failure(`This page shows models of hf_vqvae: the config says "${config.model_type}".`);
-    }
-    const vqvae = { ...DEFAULTS, ...(isAlone ? config : config.vqvae_config) };
-    const prior = isAlone ? {} : config.prior_config ?? {};
+    const { model_type: type, vqvae_config, prior_config } = config;
+    const isKnown = ["vqvae", "vqvae_image_generation"].includes(type);
+    if (!isKnown) throw failure(`This page shows models of hf_vqvae: the config says "${type}".`);
+    const vqvae = { ...DEFAULTS, ...(type === "vqvae" ? config : vqvae_config) };
+    const prior = (type !== "vqvae" && prior_config) || {};
+    const [{ num_channels: channels, num_embeddings: K }, number] = [vqvae, prior.num_classes ?? null];
     const [height, width = height] = [vqvae.image_size].flat();
-    const { num_channels: channels, num_embeddings: K } = vqvae;
-    const number = prior.num_classes ?? null;
     const grid = [height, width].map((side) => side / 2 ** vqvae.hidden_sizes.length);
     const isValid = [K, ...grid, number ?? 1].every((value) => Number.isInteger(value) && value > 0);
-    if (!isValid || ![1, 2, 3, 4].includes(channels)) {
-      const sizes = `${channels} x ${height} x ${width}, codes ${K} on ${grid.join(" x ")}, classes ${number}`;
-      throw failure(`This page shows images of 1 to 4 channels: the config says ${sizes}.`);
-    }
+    const sizes = `${channels} x ${height} x ${width}, codes ${K} on ${grid.join(" x ")}, classes ${number}`;
+    if (!isValid || channels > 4) throw failure(`This page shows images of 1 to 4 channels: the config says ${sizes}.`);
     Object.assign(this, {
-      config, grid, K, size: [channels, height, width], hasPrior: !isAlone,
+      config, grid, K, size: [channels, height, width], hasPrior: type !== "vqvae",
       classes: number && Array.from({ length: number }, (_, label) => String(prior.id2label?.[label] ?? label)),
       frequencies: number && (prior.class_frequencies ?? Array(number).fill(1 / number)),
       hasNullLabel: number !== null && prior.label_dropout !== 0,
@@ -63,7 +58,6 @@ export class Model {
       throw failure(`onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes): ${message}`);
     }
   }
-
   /** Run a part, one run at a time, and return the values of its only output. */
   #run(part, feeds) {
     const tensors = Object.entries(feeds).map(([name, [data, shape]]) => {
@@ -74,24 +68,20 @@ export class Model {
     const run = async () => Object.values(await this.#sessions[part].run(Object.fromEntries(tensors)))[0].data;
     return (this.#queue = this.#queue.then(run, run));
   }
-
   /** Codes (B*h*w) of pixels (B*C*H*W). */
   async encode(pixels) {
     const batch = pixels.length / this.size.reduce((a, b) => a * b);
     return Int32Array.from(await this.#run("encoder", { pixel_values: [pixels, [batch, ...this.size]] }), Number);
   }
-
   /** Pixels (B*C*H*W), about in [-0.5, 0.5], of codes (B*h*w). */
   decode(codes, batch = 1) {
     return this.#run("decoder", { codes: [codes, [batch, ...this.grid]] });
   }
-
   /** Logits (B, K, h, w); `labels` are B integers, -1 for the null label, and ignored without classes. */
   logits(codes, labels, batch = 1) {
     const feeds = { codes: [codes, [batch, ...this.grid]], ...(this.classes && { class_labels: [labels, [batch]] }) };
     return this.#run("prior", feeds);
   }
-
   /** As a function of row, code and cell: the logits of one grid (h*w) for each of several labels, in one pass. */
   async logitsByLabel(codes, labels) {
     const [cells, batch] = [codes.length, labels.length];
@@ -99,14 +89,12 @@ export class Model {
     const logits = await this.logits(repeated, labels, batch);
     return (row, k, cell) => logits[(row * this.K + k) * cells + cell];
   }
-
   /** log p(each code | label, the codes before it): a Float64Array (h*w) for each label. */
   async logLikelihoodByClass(codes, labels = Array.from(this.classes.keys())) {
     const at = await this.logitsByLabel(codes, labels);
     return labels.map((_, row) => Float64Array.from(codes, (code, cell) =>
       at(row, code, cell) - logSumExp(Array.from({ length: this.K }, (_, k) => at(row, k, cell)))));
   }
-
   /** {nats of each cell, bits of all, posterior}; null sums over the labels, -log sum_y p(y) p(codes | y). */
   async logLikelihood(codes, label = null) {
     const isMarginal = this.classes && label === null;

@@ -4,7 +4,6 @@ const TINY = 2 ** -126; // the smallest normal float32
 const { fround } = Math;
 const descending = (values) => values.slice().sort().reverse(); // typed arrays sort by number
 const maximum = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
-
 /** Numbers in [0, 1) that float32 holds exactly (mulberry32). */
 export function random(seed) {
   let state = seed >>> 0;
@@ -27,7 +26,6 @@ function cumulativeSum(values) {
   let sum = 0;
   return values.map((value) => (sum += value)); // a Float32Array rounds what it stores, not the sum
 }
-
 /** Draw a code by inverting the cumulative distribution at `noise`; `probabilities` are those it is drawn from. */
 export function draw(logits, noise, { temperature = 1, topK = null, topP = null } = {}) {
   const largest = maximum(logits);
@@ -54,7 +52,6 @@ export function draw(logits, noise, { temperature = 1, topK = null, topP = null 
   const code = cumulative.findIndex((sum) => sum > threshold);
   return { code: code < 0 ? probabilities.findLastIndex((value) => value > 0) : code, probabilities };
 }
-
 /** The label at `noise`: of p(label), of p(label | known codes) if these come first, or else -1, the null label. */
 async function drawLabel(model, noise, known) {
   const logarithms = Float64Array.from(model.frequencies, Math.log);
@@ -67,7 +64,6 @@ async function drawLabel(model, noise, known) {
   });
   return draw(Float32Array.from(logarithms), noise).code;
 }
-
 /** Logits of a cell (K) of one grid: of labels[0], moved away from those of labels[1] by guidance if there is one. */
 export async function cellLogits(model, codes, cell, labels, guidance) {
   const at = await model.logitsByLabel(codes, labels);
@@ -75,7 +71,6 @@ export async function cellLogits(model, codes, cell, labels, guidance) {
   const logit = (k) => (labels.length > 1 ? guide(at(0, k, cell), at(1, k, cell)) : at(0, k, cell));
   return Float32Array.from({ length: model.K }, (_, k) => logit(k));
 }
-
 /**
  * Draw a grid of codes in raster order; yields {cell, code, probabilities, label} and returns the codes.
  * noise: Float32Array (h*w) in [0, 1). label: an integer, -1 for the null label, or null to draw it at labelNoise.

@@ -19,13 +19,11 @@ export function paint(canvas, image) {
 export function pictureButton(ariaLabel, image, onclick) {
   return element("button", { type: "button", ariaLabel, onclick }, paint(element("canvas"), image));
 }
-
 /** An action that starts when calls have ceased for a while. */
 export function debounce(action, milliseconds) {
   let timer;
   return () => (clearTimeout(timer), (timer = setTimeout(action, milliseconds)));
 }
-
 /** An async action that runs again if it was called while it ran, and never twice at a time. */
 export function latest(action) {
   let [running, isAsked] = [null, false];
@@ -35,7 +33,6 @@ export function latest(action) {
   };
   return () => ((isAsked = true), (running ??= run()));
 }
-
 /** Fill a grid (of so many columns) or a listbox (0) with buttons that share one tab stop; arrow keys move in it. */
 export function makeCells(container, count, columns, choose) {
   const role = columns ? "gridcell" : "option";
@@ -57,7 +54,6 @@ export function makeCells(container, count, columns, choose) {
   buttons.forEach((button, index) => (button.onclick = (event) => choose(index, event)));
   return buttons;
 }
-
 /** Draw on a canvas by mouse, pen, finger or arrow keys, a step at a time; tool() tells strokeStyle and lineWidth. */
 export function makeBoard(canvas, pen, step, tool, onChange) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -66,17 +62,11 @@ export function makeBoard(canvas, pen, step, tool, onChange) {
   let at = sides.map((side) => side / 2); // the pen of the keyboard
   const stroke = (from, to) => {
     Object.assign(context, { lineCap: "round", ...tool() });
-    context.beginPath();
-    context.moveTo(...from);
-    context.lineTo(...to);
-    context.stroke();
+    context.stroke(new Path2D(`M ${from} L ${to}`));
     onChange();
     return to;
   };
-  const position = ({ clientX, clientY }) => {
-    const { left, top, width, height } = canvas.getBoundingClientRect();
-    return [((clientX - left) / width) * sides[0], ((clientY - top) / height) * sides[1]];
-  };
+  const position = ({ offsetX: x, offsetY: y }) => [(x * sides[0]) / canvas.clientWidth, (y * sides[1]) / canvas.clientHeight];
   canvas.onpointerdown = (event) => {
     if (event.button || !event.isPrimary) return;
     canvas.setPointerCapture(event.pointerId);
