@@ -3,16 +3,16 @@ import { fileUrl, loadFile, loadModelJson, loadSettings } from "./hub.js";
 import * as images from "./images.js";
 import { Model } from "./model.js";
 import { cellLogits, draw, random, sampleCodes } from "./sampling.js";
-import { $, debounce, element, latest, makeBoard, makeCells, paint, pictureButton, wait } from "./widgets.js";
+import { $, debounce, element, makeBoard, makeCells, paint, pictureButton, wait } from "./widgets.js";
 
 const SETTINGS = { label: null, temperature: 1, topK: null, topP: null, guidance: 1, seed: 1 };
-export const state = {
-  ready: false, settings: null, model: null, metrics: {}, ...SETTINGS, // pixels: of the image that was encoded, or null
-  pixels: null, codes: null, image: null, error: null, bits: null, nats: null, cell: 0,
-  erased: [], completions: [], patches: [],
+export const state = { // pixels: of the image that was encoded, or null; image: the decoder's
+  ready: false, settings: null, model: null, metrics: {}, ...SETTINGS, pixels: null, codes: null, image: null,
+  error: null, bits: null, nats: null, cell: 0, erased: [], completions: [], patches: [],
 };
 const player = { isRunning: false, isPaused: false, resume: null };
 let turn = 0; // raised by whatever makes a sample or completions in progress obsolete
+let drawn = null; // the encoding of the drawing that is about to start
 let board, ground, scale, isDrawing, codeCells, optionCells, eraseCells;
 
 const say = (text) => ($("status").textContent = text);
@@ -22,38 +22,36 @@ const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 const mark = (cells, isSelected) => cells.forEach((cell, index) => (cell.ariaSelected = String(isSelected(index))));
 
 // 1. Image
-const encodeDrawing = latest(async () => {
+async function encodeDrawing() {
+  drawn = null;
   const [{ model }, { width, height }, started] = [state, board.canvas, performance.now()];
   let planes = images.reduceDrawing(board.getImageData(0, 0, width, height), model.size, scale);
-  const isCentred = isDrawing && model.size[0] === 1 && $("centre").checked;
+  const isCentred = isDrawing && !$("centre-label").hidden && $("centre").checked;
   if (isCentred) planes = images.centreByMass(planes, model.size, ground[0]);
   state.pixels = images.toPixels(planes, model.processor);
   paint($("input"), toImage(state.pixels));
   await setCodes(await model.encode(state.pixels), true);
   $("latency").textContent = `${Math.round(performance.now() - started)} ms`;
-});
-const changeDrawing = () => (stop(), encodeDrawing());
-
+}
+const changeDrawing = () => (stop(), (drawn ??= wait(0).then(encodeDrawing)));
 function clearBoard() {
   isDrawing = true;
   Object.assign(board, { fillStyle: `rgb(${ground.join()})` }).fillRect(0, 0, board.canvas.width, board.canvas.height);
 }
 function showPicture(picture, name) {
   const { size, processor } = state.model;
+  const image = toImage(images.toPixels(images.fitPicture(picture, size, processor), processor));
   clearBoard();
   isDrawing = board.imageSmoothingEnabled = false; // a picture is not centred
-  const image = toImage(images.toPixels(images.fitPicture(picture, size, processor), processor));
   board.drawImage(paint(element("canvas"), image), 0, 0, board.canvas.width, board.canvas.height);
   say(`${name} is shown.`);
   return changeDrawing();
 }
-
 async function openFile(file) {
   if (!file) return say("What was dropped is not a file: drop a picture.");
-  const picture = images.readImage(file, state.model, file.name);
-  await picture.then((data) => showPicture(data, file.name)).catch((error) => say(error.message));
+  const show = (picture) => showPicture(picture, file.name);
+  await images.readImage(file, state.model, file.name).then(show).catch((error) => say(error.message));
 }
-
 function buildBoard() {
   const { size: [channels, H, W], processor } = state.model;
   ground = images.readColour(processor.background);
@@ -70,9 +68,9 @@ function buildBoard() {
 }
 /** Buttons for the images of the strip figures/test_images.png, which older repos lack. */
 async function buildTests() {
-  const { settings, model, model: { size: [, H, W] } } = state;
-  const file = loadFile(fileUrl(settings, "figures/test_images.png"));
-  const strip = await file.then((bytes) => images.readImage(new Blob([bytes]), model)).catch(() => null);
+  const [{ settings, model }, [, H, W]] = [state, state.model.size];
+  const read = (bytes) => images.readImage(new Blob([bytes]), model);
+  const strip = await loadFile(fileUrl(settings, "figures/test_images.png")).then(read).catch(() => null);
   const context = strip?.height === H && paint(element("canvas"), strip).getContext("2d");
   for (let number = 1; context && number <= Math.min(20, strip.width / W); number++) {
     const [picture, name] = [context.getImageData((number - 1) * W, 0, W, H), `Test image ${number}`];
@@ -96,7 +94,6 @@ async function setCodes(codes, isOfImage = false) {
   const { model, metrics } = state;
   Object.assign(state, { codes, bits: null, nats: null, error: null }, !isOfImage && { pixels: null });
   paintCodes(codes);
-  selectCell(state.cell);
   const image = await model.decode(codes, 1);
   if (codes !== state.codes || player.isRunning) return;
   state.image = image;
@@ -105,19 +102,19 @@ async function setCodes(codes, isOfImage = false) {
   const [ours, theirs] = [image, state.pixels ?? image].map((pixels) => images.toIntensities(pixels, model.processor));
   if (state.pixels) state.error = ours.reduce((sum, value, i) => sum + (value - theirs[i]) ** 2, 0) / ours.length;
   const mean = metrics.reconstruction_mse?.value;
-  $("error").textContent = `${state.error?.toFixed(4) ?? "–"}${mean ? ` (test images: ${mean.toFixed(4)})` : ""}`;
+  const beside = mean ? ` (test images: ${mean.toFixed(4)})` : "";
+  $("error").textContent = state.pixels ? state.error.toFixed(4) + beside : "no image to compare with";
+  selectCell(state.cell);
   measure();
   writeHash();
 }
-
 function selectCell(cell) {
   state.cell = cell;
   mark(codeCells, (index) => index === cell);
   mark(optionCells, (code) => code === state.codes[cell]);
-  $("cell").textContent = `Selected: ${place(cell)}, code ${state.codes[cell]}.`;
+  $("cell").textContent = `Selected cell: ${place(cell)}, code ${state.codes[cell]}.`;
   showProbabilities();
 }
-
 function chooseCode(code) {
   stop();
   say(`${place(state.cell)}: code ${state.codes[state.cell]} became ${code}.`);
@@ -168,12 +165,7 @@ async function drawCodes(numbers, known, onStep) {
     say(error.message);
   }
 }
-
-function newRandom(seed = crypto.getRandomValues(new Uint32Array(1))[0]) {
-  setSettings({ seed });
-  return random(seed);
-}
-
+const newRandom = (seed = crypto.getRandomValues(new Uint32Array(1))[0]) => (setSettings({ seed }), random(seed));
 async function play(seed, isPaused = false) {
   stop();
   const [numbers, partial] = [newRandom(seed), state.codes.map(() => -1)];
@@ -189,7 +181,6 @@ async function play(seed, isPaused = false) {
   await setCodes(codes);
   say(`A new image of ${codes.length} codes is drawn, with seed ${state.seed}.`);
 }
-
 async function showStep(codes, { cell, code, probabilities, label }) {
   const { model, model: { size: [, H, W], grid: [h, w], classes } } = state;
   paintCodes(codes);
@@ -208,10 +199,10 @@ function showBars(probabilities, chosen, title) {
   if (!order.includes(chosen)) order[order.length - 1] = chosen;
   $("bars-title").textContent = title;
   $("bars").replaceChildren(...order.map((code) => {
-    const [canvas, value, className] = [element("canvas"), probabilities[code], code === chosen ? "chosen" : ""];
-    if (state.patches[code]) paint(canvas, state.patches[code]);
+    const [patch, value, className] = [element("canvas"), probabilities[code], code === chosen ? "chosen" : ""];
+    if (state.patches[code]) paint(patch, state.patches[code]);
     const meter = element("meter", { value, ariaLabel: `Probability of code ${code}` });
-    return element("li", { className }, canvas, element("span", { textContent: code }), meter, percent(value));
+    return element("li", { className }, patch, element("span", { textContent: code }), meter, percent(value));
   }));
 }
 /** Bars of the selected cell, given the codes before it. */
@@ -220,8 +211,8 @@ async function showProbabilities() {
   if (!model.hasPrior || (model.classes && label === null && !model.hasNullLabel)) return;
   const labels = model.classes && guidance !== 1 ? [label ?? -1, -1] : [label ?? -1];
   const { probabilities } = draw(await cellLogits(model, codes, cell, labels, guidance), 0, state);
-  const isCurrent = codes === state.codes && cell === state.cell && !player.isRunning;
-  if (isCurrent) showBars(probabilities, codes[cell], `Selected ${place(cell)}:`);
+  if (codes !== state.codes || cell !== state.cell || player.isRunning) return;
+  showBars(probabilities, codes[cell], `Selected ${place(cell)}:`);
 }
 
 // 6. Completion
@@ -234,25 +225,24 @@ const erase = (cell, isErased) => eraseWhere((index) => (index === cell ? isEras
 function bindStrokes() {
   let isErased;
   $("erase").onpointerdown = ({ target, pointerId }) => {
-    if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger enters other cells, too
-    isErased = !state.erased[eraseCells.indexOf(target)];
-    erase(eraseCells.indexOf(target), isErased);
+    if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger enters all cells
+    erase(eraseCells.indexOf(target), (isErased = !state.erased[eraseCells.indexOf(target)]));
   };
   $("erase").onpointerover = ({ target, buttons }) => buttons && erase(eraseCells.indexOf(target), isErased);
 }
-
 async function complete() {
   stop();
   if (!state.erased.includes(true)) return say("Erase cells first.");
   const known = { codes: state.codes, mask: state.erased.map((isErased) => !isErased) };
-  const numbers = newRandom();
+  const [own, numbers] = [turn, newRandom()];
   $("completions").replaceChildren();
   for (state.completions = []; state.completions.length < 5; ) {
     const codes = await drawCodes(numbers, known, ({ probabilities }) => probabilities && wait(0));
-    if (!codes) return;
+    const pixels = codes && (await state.model.decode(codes, 1));
+    if (!codes || own !== turn) return;
     const name = `Completion ${state.completions.push(codes)}`;
     const choose = () => (stop(), setCodes(codes), say(`${name} is shown above.`));
-    $("completions").append(pictureButton(name, toImage(await state.model.decode(codes, 1)), choose));
+    $("completions").append(pictureButton(name, toImage(pixels), choose));
     say(`${name} of 5 is drawn.`);
   }
   say("Five completions are drawn. Choose one to see its codes.");
@@ -261,9 +251,8 @@ async function complete() {
 // 7. Surprise
 const measure = debounce(async () => {
   const { model, codes } = state;
-  if (!model.hasPrior) return;
-  const { bits, nats, posterior } = await model.logLikelihood(codes, null);
-  if (codes !== state.codes) return;
+  const { bits, nats, posterior } = model.hasPrior ? await model.logLikelihood(codes, null) : {};
+  if (!nats || codes !== state.codes) return;
   Object.assign(state, { bits, nats });
   const most = nats.indexOf(Math.max(...nats));
   $("bits").textContent = bits.toFixed(1);
@@ -287,10 +276,8 @@ function showScale(bits, posterior) {
   $("range").style.width = percent((high - low) / end);
   const best = posterior?.indexOf(Math.max(...posterior));
   $("verdict").textContent = [
-    `These codes (red): ${bits.toFixed(1)} bits.`,
-    high && `Test images (band): ${low} to ${high}.`,
-    mean && `Their mean (dashed): ${mean.toFixed(1)}.`,
-    noise?.value && `Uniform noise: ${noise.value.toFixed(0)}.`,
+    `These codes (red): ${bits.toFixed(1)} bits.`, high && `Test images (band): ${low} to ${high}.`,
+    mean && `Their mean (dashed): ${mean.toFixed(1)}.`, noise?.value && `Uniform noise: ${noise.value.toFixed(0)}.`,
     posterior && `Likeliest class: ${state.model.classes[best]} (${percent(posterior[best], 0)}).`,
   ].filter(Boolean).join(" ");
 }
@@ -305,24 +292,21 @@ function setSettings(values) {
   }
   writeHash();
 }
-
 const writeHash = debounce(() => {
-  const settings = Object.keys(SETTINGS).map((name) => [name, $(name).value]);
-  history.replaceState(null, "", `#${new URLSearchParams([["codes", Array.from(state.codes).join(".")], ...settings])}`);
+  const values = [["codes", state.codes.join(".")], ...Object.keys(SETTINGS).map((name) => [name, $(name).value])];
+  history.replaceState(null, "", `#${new URLSearchParams(values)}`);
 }, 200);
 /** Show the codes and settings of an address's hash; returns whether it has codes that fit the model. */
 export async function restore(hash) {
   const [{ model: { grid: [h, w], K } }, values] = [state, new URLSearchParams(hash.slice(1))];
   const codes = Int32Array.from(values.get("codes")?.split(".") ?? [], Number);
-  const isValid = /^\d+(\.\d+)*$/.test(values.get("codes")) && codes.length === h * w && codes.every((code) => code < K);
-  if (!isValid && codes.length) say(`The codes of the address do not fit this model: ${h} x ${w} codes below ${K}.`);
-  if (!isValid) return false;
-  stop();
-  setSettings(Object.fromEntries([...values].filter(([name]) => name in SETTINGS)));
-  await setCodes(codes);
-  return true;
+  const fits = /^\d+(\.\d+)*$/.test(values.get("codes")) && codes.length === h * w && codes.every((code) => code < K);
+  if (!fits && codes.length) say(`The codes of the address do not fit this model: ${h} x ${w} codes below ${K}.`);
+  if (fits) stop();
+  if (fits) setSettings(Object.fromEntries([...values].filter(([name]) => name in SETTINGS)));
+  if (fits) await setCodes(codes);
+  return fits;
 }
-
 async function share() {
   await wait(250); // until the address is written
   const isCopied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
@@ -332,23 +316,19 @@ async function share() {
 // Start
 /** Point links at the lines of the model repo's files; a file that the repo lacks gets no link. */
 function linkSources() {
+  const view = state.settings.hub ? "blob" : "resolve"; // a local server has no pages
   for (const link of document.querySelectorAll("a[data-file]")) {
     const { file, find } = link.dataset;
-    link.href = fileUrl(state.settings, file, state.settings.hub ? "blob" : "resolve"); // a local server has no pages
-    loadFile(fileUrl(state.settings, file)).then((bytes) => {
-      const lines = new TextDecoder().decode(bytes).split("\n");
-      link.hash = `L${lines.findIndex((line) => line.includes(find)) + 1}`;
-    }, () => (link.hidden = true));
+    const lineOf = (bytes) => new TextDecoder().decode(bytes).split(find)[0].split("\n").length;
+    const setLine = (bytes) => (link.href = `${fileUrl(state.settings, file, view)}#L${lineOf(bytes)}`);
+    loadFile(fileUrl(state.settings, file)).then(setLine, () => (link.hidden = true));
   }
 }
-
 function buildCells() {
   const { size: [channels, H, W], grid: [h, w], K, hasPrior, hasNullLabel, classes } = state.model;
-  const sizes = Object.entries({ columns: w, ratio: W / H, patch: (W * h) / (H * w) });
-  for (const [name, value] of sizes) document.documentElement.style.setProperty(`--${name}`, value);
+  document.documentElement.style = `--columns: ${w}; --ratio: ${W / H}; --patch: ${(W * h) / (H * w)}`;
   codeCells = makeCells($("codes"), h * w, w, (cell) => (stop(), selectCell(cell)));
   optionCells = makeCells($("codebook"), K, 0, chooseCode);
-  optionCells.forEach((button, code) => paintCode(button, code));
   // A click of a pointer is a stroke.
   eraseCells = makeCells($("erase"), h * w, w, (cell, { detail }) => detail || erase(cell, !state.erased[cell]));
   eraseCells.forEach((button, cell) => (button.ariaLabel = place(cell)));
@@ -362,39 +342,32 @@ function buildCells() {
   const [before, after] = [channels * H * W * 8, h * w * Math.log2(K)].map((x) => Math.round(x).toLocaleString("en"));
   $("sizes").textContent = `Here ${H} x ${W} pixels (${before} bits) become ${h} x ${w} codes of ${K} (${after} bits).`;
 }
-
 function bindControls() {
   const { grid: [h, w] } = state.model;
   const actions = {
     complete, share, again: changeDrawing, centre: changeDrawing,
     clear: () => (clearBoard(), changeDrawing(), say("The drawing is cleared.")),
-    play: () => play(),
-    replay: () => play(state.seed),
-    pause: () => setPlayer({ isPaused: !player.isPaused }),
+    play: () => play(), replay: () => play(state.seed), pause: () => setPlayer({ isPaused: !player.isPaused }),
     step: () => (player.isRunning ? (setPlayer({ isPaused: true }), player.resume?.()) : play(undefined, true)),
     "erase-bottom": () => eraseWhere((cell) => cell >= Math.ceil(h / 2) * w),
-    "erase-right": () => eraseWhere((cell) => cell % w >= w / 2),
-    "erase-none": () => eraseWhere(() => false),
+    "erase-right": () => eraseWhere((cell) => cell % w >= w / 2), "erase-none": () => eraseWhere(() => false),
   };
   for (const [id, action] of Object.entries(actions)) $(id).onclick = action;
   $("drawing").addEventListener("keydown", ({ key }) => key === "Delete" && actions.clear());
-  const change = (name) => (setSettings({ [name]: $(name).value }), showProbabilities());
-  for (const name of Object.keys(SETTINGS)) $(name).oninput = () => change(name);
+  const change = ({ target: { id, value } }) => (setSettings({ [id]: value }), showProbabilities());
+  for (const name of Object.keys(SETTINGS)) $(name).oninput = change;
   window.onhashchange = () => restore(location.hash);
 }
-
 async function start({ hash } = location) {
   state.settings = await loadSettings();
   const { hub, model } = state.settings;
   Object.assign($("repo"), { textContent: model }, hub && { href: `${hub}/${model}` });
-  state.model = await Model.load(state.settings, (share, text) => {
-    $("progress").value = share;
-    if (text !== $("status").textContent) say(text);
-  });
+  const showProgress = (share, text) => (($("progress").value = share), text === $("status").textContent || say(text));
+  state.model = await Model.load(state.settings, showProgress);
   state.metrics = await loadModelJson(state.settings, "metrics.json").catch(() => ({}));
   for (const build of [buildCells, buildBoard, bindStrokes, bindControls]) build();
   state.codes = new Int32Array(codeCells.length);
-  setSettings({ label: "", temperature: 1, topP: 1, guidance: 1, seed: 1 });
+  setSettings({ ...SETTINGS, label: "", topK: "", topP: 1 });
   $("main").hidden = $("share").hidden = false;
   say("Ready.");
   await buildTests();

@@ -1,5 +1,4 @@
 // Settings, files of a model repo, and the runtime. Errors are sentences, with the `status` of HTTP if there is one.
-
 // sha384 of the files of the npm package onnxruntime-web 1.30.0: the smallest bundle, without WebGPU, and its wasm.
 const RUNTIME = {
   "ort.wasm.bundle.min.mjs": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
@@ -43,7 +42,6 @@ export async function loadFile(url, onProgress = () => {}, integrity = "") {
     received += parts.at(parts.push(value) - 1).length;
   }
 }
-
 function parseJson(bytes, name) {
   try {
     return JSON.parse(new TextDecoder().decode(bytes));
@@ -67,7 +65,7 @@ export async function loadModelJson(settings, path) {
 }
 /** onnxruntime-web on one thread, from files that match the hashes above; track(name) gives an onProgress. */
 export async function loadRuntime(base, track) {
-  if (typeof WebAssembly !== "object") throw failure("This browser has no WebAssembly, without which no model runs here.");
+  if (typeof WebAssembly !== "object") throw failure("This browser has no WebAssembly: no model can run in it.");
   const load = ([name, hash]) => loadFile(base + name, track(name), hash);
   const [script, wasm] = await Promise.all(Object.entries(RUNTIME).map(load));
   const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));

@@ -1,8 +1,7 @@
 // Pictures to pixels and back, as image_processing_vqvae.py does with PIL. Planes are 8-bit images (C, H, W).
-
 const MAX_CANVAS = 4e6; // pixels; the browser reduces a larger picture first
-const PRECISION = 22; // bits of PIL's coefficients
-const makeContext = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+const [PRECISION, HALF] = [22, 2 ** 21]; // bits of PIL's coefficients, and what rounds
+const makeContext = (w, h) => new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
 /** The pixels of an image file, upright (EXIF), on the background if the model has no alpha; errors are sentences. */
 export async function readImage(blob, { size: [channels], processor }, name = "The file") {
   if (blob.size > 32 * 2 ** 20) throw new Error(`${name} has more than 32 MB: save a smaller picture.`);
@@ -30,7 +29,7 @@ export function toPlanes(rgba, channels) {
   const value = (i, c) => (channels > 2 ? rgba[i + c] : c ? rgba[i + 3] : grey(i));
   return Uint8Array.from({ length: channels * count }, (_, i) => value(4 * (i % count), Math.floor(i / count)));
 }
-/** Fit an image file's pixels to the model's size: distorted ("squash"), with ends cut off ("crop") or added ("pad"). */
+/** Fit an image file's pixels to the model's size: distorted ("squash"), ends cut off ("crop") or added ("pad"). */
 export function fitPicture({ data, width: w, height: h }, [channels, H, W], { resize_mode: mode, background }) {
   const [planes, ratio] = [toPlanes(data, channels), w / h];
   const cut = ratio >= W / H ? [(w - (W / H) * h) / 2, 0] : [0, (h - w / (W / H)) / 2];
@@ -48,18 +47,17 @@ function place(planes, [w, h], [channels, H, W], [left, top], margin) {
     return y >= 0 && y < h && x >= 0 && x < w ? planes[(c * h + y) * w + x] : margin[c];
   });
 }
-/** PIL's bilinear resize with antialiasing, rows first; PIL 13 takes columns first at times, and rounds one level off. */
+/** PIL's bilinear resize with antialiasing, rows first; PIL 13 at times takes columns first: one level off. */
 function resize(planes, channels, [w, h], [W, H], [left, top] = [0, 0]) {
   const between = resample(planes, channels * h, w, 1, coefficients(w, left, W));
   return resample(between, channels, h, W, coefficients(h, top, H));
 }
 /** Resize the middle of three axes (outer, size, inner) to as many values as there are coefficients. */
 function resample(values, outer, size, inner, coefficients) {
-  const { length } = coefficients;
-  return Uint8Array.from({ length: outer * length * inner }, (_, i) => {
-    const { start, weights } = coefficients[Math.floor(i / inner) % length];
-    const first = (Math.floor(i / (length * inner)) * size + start) * inner + (i % inner);
-    return weights.reduce((sum, weight, k) => sum + weight * values[first + k * inner], 2 ** PRECISION / 2) >> PRECISION;
+  return Uint8Array.from({ length: outer * coefficients.length * inner }, (_, i) => {
+    const { start, weights } = coefficients[Math.floor(i / inner) % coefficients.length];
+    const first = (Math.floor(i / (coefficients.length * inner)) * size + start) * inner + (i % inner);
+    return weights.reduce((sum, weight, k) => sum + weight * values[first + k * inner], HALF) >> PRECISION;
   });
 }
 /** Of each of `count` values: its first source and the weights, if both ends of the side are cut off. */
@@ -93,7 +91,6 @@ export function centreByMass(plane, [, H, W], ground) {
   const offset = [(W - 1) / 2 - x / mass, (H - 1) / 2 - y / mass].map(Math.round);
   return mass ? place(plane, [W, H], [1, H, W], offset, [ground]) : plane;
 }
-
 function scaling({ do_rescale = true, rescale_factor, do_normalize = true, image_mean, image_std }) {
   return [do_rescale ? rescale_factor ?? 1 / 255 : 1, ...(do_normalize ? [image_mean ?? 0.5, image_std ?? 1] : [0, 1])];
 }
@@ -114,7 +111,6 @@ export function toImageData(pixels, [channels, H, W], processor, index = 0) {
   const byte = (_, i) => roundHalfEven((values[plane[i % 4] * H * W + (i >> 2)] ?? 1) * 255);
   return new ImageData(Uint8ClampedArray.from({ length: 4 * H * W }, byte), W, H);
 }
-
 function roundHalfEven(value) {
   const rounded = Math.round(value);
   return rounded - value === 0.5 && rounded % 2 ? rounded - 1 : rounded;

@@ -1,10 +1,8 @@
 // A model of hf_vqvae in onnxruntime-web: encoder, decoder and prior. Shapes: B batch, K codes, h x w grid.
-
 import { failure, loadModelFile, loadModelJson, loadRuntime } from "./hub.js";
 
 const RUNTIME_BYTES = 15e6; // about
 const DEFAULTS = { image_size: 28, num_channels: 1, hidden_sizes: [32, 64], num_embeddings: 128 };
-
 export class Model {
   #ort;
   #sessions = {};
@@ -29,7 +27,6 @@ export class Model {
     for (const [index, part] of parts.entries()) await model.#open(part, files[index + 2]);
     return model;
   }
-
   #describe(config) {
     const { model_type: type, vqvae_config, prior_config } = config;
     const isKnown = ["vqvae", "vqvae_image_generation"].includes(type);
@@ -49,23 +46,20 @@ export class Model {
       hasNullLabel: number !== null && prior.label_dropout !== 0,
     });
   }
-
   async #open(part, bytes) {
     try {
       this.#sessions[part] = await this.#ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
     } catch ({ message }) {
-      if (/wasm|backend/i.test(message)) throw failure(`The runtime did not start: ${message}`);
-      throw failure(`onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes): ${message}`);
+      const broken = `onnx/${part}.onnx is truncated or not ONNX (${bytes.length} bytes)`;
+      throw failure(`${/wasm|backend/i.test(message) ? "The runtime did not start" : broken}: ${message}`);
     }
   }
   /** Run a part, one run at a time, and return the values of its only output. */
   #run(part, feeds) {
-    const tensors = Object.entries(feeds).map(([name, [data, shape]]) => {
-      const isFloat = data instanceof Float32Array;
-      const values = isFloat ? data : BigInt64Array.from(data, BigInt);
-      return [name, new this.#ort.Tensor(isFloat ? "float32" : "int64", values, shape)];
-    });
-    const run = async () => Object.values(await this.#sessions[part].run(Object.fromEntries(tensors)))[0].data;
+    const toTensor = (data, shape) => (data instanceof Float32Array ? new this.#ort.Tensor("float32", data, shape)
+      : new this.#ort.Tensor("int64", BigInt64Array.from(data, BigInt), shape));
+    const tensors = Object.fromEntries(Object.entries(feeds).map(([name, pair]) => [name, toTensor(...pair)]));
+    const run = async () => Object.values(await this.#sessions[part].run(tensors))[0].data;
     return (this.#queue = this.#queue.then(run, run));
   }
   /** Codes (B*h*w) of pixels (B*C*H*W). */

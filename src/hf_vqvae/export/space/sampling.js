@@ -1,5 +1,4 @@
 // Drawing codes from logits, in the arithmetic of sampling_pixelcnn.py: float32, cumulative sums rounded from double.
-
 const TINY = 2 ** -126; // the smallest normal float32
 const { fround } = Math;
 const descending = (values) => values.slice().sort().reverse(); // typed arrays sort by number
@@ -14,14 +13,12 @@ export function random(seed) {
     return ((bits ^ (bits >>> 14)) >>> 8) / 2 ** 24;
   };
 }
-
 function softmax(logits) {
   const largest = maximum(logits);
   const powers = logits.map((logit) => Math.exp(fround(logit - largest)));
-  const sum = powers.reduce((a, b) => a + b, 0);
-  return powers.map((power) => power / sum);
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / total);
 }
-
 function cumulativeSum(values) {
   let sum = 0;
   return values.map((value) => (sum += value)); // a Float32Array rounds what it stores, not the sum
@@ -29,20 +26,14 @@ function cumulativeSum(values) {
 /** Draw a code by inverting the cumulative distribution at `noise`; `probabilities` are those it is drawn from. */
 export function draw(logits, noise, { temperature = 1, topK = null, topP = null } = {}) {
   const largest = maximum(logits);
-  if (temperature === 0) {
-    const code = logits.indexOf(largest);
-    return { code, probabilities: logits.map((_, index) => Number(index === code)) };
-  }
+  const likeliest = logits.indexOf(largest);
+  if (temperature === 0) return { code: likeliest, probabilities: logits.map((_, k) => Number(k === likeliest)) };
   const heat = fround(Math.max(temperature, TINY));
   if (temperature !== 1) logits = logits.map((logit) => fround(logit - largest) / heat);
-  if (topK !== null && topK < logits.length) {
-    const least = descending(logits)[topK - 1];
-    logits = logits.map((logit) => (logit < least ? -Infinity : logit));
-  }
-  let probabilities = softmax(logits);
+  const leastLogit = descending(logits).at(Math.min(topK ?? Infinity, logits.length) - 1);
+  let probabilities = softmax(logits.map((logit) => (logit < leastLogit ? -Infinity : logit)));
   if (topP !== null && topP < 1) {
-    const ordered = descending(probabilities);
-    const enough = fround(Math.max(topP, TINY));
+    const [ordered, enough] = [descending(probabilities), fround(Math.max(topP, TINY))];
     const count = cumulativeSum(ordered).map((sum, index) => sum - ordered[index]).findIndex((sum) => sum >= enough);
     const least = ordered.at(count < 0 ? -1 : count - 1);
     probabilities = probabilities.map((probability) => (probability < least ? 0 : probability));
@@ -59,17 +50,15 @@ async function drawLabel(model, noise, known) {
   const first = mask.includes(false) ? mask.indexOf(false) : mask.length;
   if (mask.lastIndexOf(true) >= first) return -1;
   const likelihoods = first ? await model.logLikelihoodByClass(known.codes.map((code, i) => (mask[i] ? code : 0))) : [];
-  likelihoods.forEach((cells, label) => {
-    logarithms[label] += cells.subarray(0, first).reduce((a, b) => a + b, 0);
-  });
+  likelihoods.forEach((cells, label) => cells.subarray(0, first).forEach((value) => (logarithms[label] += value)));
   return draw(Float32Array.from(logarithms), noise).code;
 }
 /** Logits of a cell (K) of one grid: of labels[0], moved away from those of labels[1] by guidance if there is one. */
 export async function cellLogits(model, codes, cell, labels, guidance) {
   const at = await model.logitsByLabel(codes, labels);
   const guide = (own, other) => other + fround(fround(guidance) * fround(own - other));
-  const logit = (k) => (labels.length > 1 ? guide(at(0, k, cell), at(1, k, cell)) : at(0, k, cell));
-  return Float32Array.from({ length: model.K }, (_, k) => logit(k));
+  const logit = (_, k) => (labels.length > 1 ? guide(at(0, k, cell), at(1, k, cell)) : at(0, k, cell));
+  return Float32Array.from({ length: model.K }, logit);
 }
 /**
  * Draw a grid of codes in raster order; yields {cell, code, probabilities, label} and returns the codes.
@@ -79,9 +68,8 @@ export async function cellLogits(model, codes, cell, labels, guidance) {
 export async function* sampleCodes(model, { noise, labelNoise = 0, known = null, guidance = 1, ...options }) {
   const label = model.classes ? options.label ?? (await drawLabel(model, labelNoise, known)) : null;
   const labels = model.classes && guidance !== 1 ? [label, -1] : [label];
-  if (labels.includes(-1) && !model.hasNullLabel) {
-    throw new Error("This prior was trained with every label shown: choose a class, and guidance 1.");
-  }
+  const lacksLabel = labels.includes(-1) && !model.hasNullLabel;
+  if (lacksLabel) throw new Error("This prior was trained with every label shown: choose a class, and guidance 1.");
   const codes = new Int32Array(noise.length);
   for (let cell = 0; cell < codes.length; cell++) {
     let [code, probabilities] = [known?.codes[cell], null];

@@ -1,37 +1,22 @@
 // Parts of the page that know nothing of models: cells with arrow keys, and a board to draw on.
-
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 export const $ = (id) => document.getElementById(id);
 export const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
 export function element(tag, properties, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
 }
-
 export function paint(canvas, image) {
   Object.assign(canvas, { width: image.width, height: image.height });
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
   return canvas;
 }
-
-export function pictureButton(ariaLabel, image, onclick) {
-  return element("button", { type: "button", ariaLabel, onclick }, paint(element("canvas"), image));
-}
+export const pictureButton = (ariaLabel, image, onclick) =>
+  element("button", { type: "button", ariaLabel, onclick }, paint(element("canvas"), image));
 /** An action that starts when calls have ceased for a while. */
-export function debounce(action, milliseconds) {
-  let timer;
+export function debounce(action, milliseconds, timer) {
   return () => (clearTimeout(timer), (timer = setTimeout(action, milliseconds)));
-}
-/** An async action that runs again if it was called while it ran, and never twice at a time. */
-export function latest(action) {
-  let [running, isAsked] = [null, false];
-  const run = async () => {
-    for (; isAsked; await wait(0)) await ((isAsked = false), action());
-    running = null;
-  };
-  return () => ((isAsked = true), (running ??= run()));
 }
 /** Fill a grid (of so many columns) or a listbox (0) with buttons that share one tab stop; arrow keys move in it. */
 export function makeCells(container, count, columns, choose) {
@@ -46,8 +31,7 @@ export function makeCells(container, count, columns, choose) {
     for (const button of buttons) button.tabIndex = button === target ? 0 : -1;
   });
   container.addEventListener("keydown", (event) => {
-    const at = buttons.indexOf(event.target);
-    const [x, y] = ARROWS[event.key] ?? { Home: [-at, 0], End: [count - 1 - at, 0] }[event.key] ?? [0, 0];
+    const [at, [x, y]] = [buttons.indexOf(event.target), ARROWS[event.key] ?? [0, 0]];
     if (x || y) event.preventDefault();
     buttons[at + x + y * perRow()]?.focus();
   });
@@ -56,8 +40,7 @@ export function makeCells(container, count, columns, choose) {
 }
 /** Draw on a canvas by mouse, pen, finger or arrow keys, a step at a time; tool() tells strokeStyle and lineWidth. */
 export function makeBoard(canvas, pen, step, tool, onChange) {
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  const sides = [canvas.width, canvas.height];
+  const [context, sides] = [canvas.getContext("2d", { willReadFrequently: true }), [canvas.width, canvas.height]];
   let last = null; // where the pointer is down
   let at = sides.map((side) => side / 2); // the pen of the keyboard
   const stroke = (from, to) => {
@@ -66,7 +49,7 @@ export function makeBoard(canvas, pen, step, tool, onChange) {
     onChange();
     return to;
   };
-  const position = ({ offsetX: x, offsetY: y }) => [(x * sides[0]) / canvas.clientWidth, (y * sides[1]) / canvas.clientHeight];
+  const position = ({ offsetX, offsetY }) => [offsetX, offsetY].map((value) => (value * sides[0]) / canvas.clientWidth);
   canvas.onpointerdown = (event) => {
     if (event.button || !event.isPrimary) return;
     canvas.setPointerCapture(event.pointerId);
