@@ -223,12 +223,13 @@ function eraseWhere(isErased) {
 const erase = (cell, isErased) => eraseWhere((index) => (index === cell ? isErased : state.erased[index]));
 /** Erase by pointer: the first cell says whether a stroke erases or restores. */
 function bindStrokes() {
-  let isErased;
+  let isErased = null; // null between strokes
   $("erase").onpointerdown = ({ target, pointerId }) => {
     if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger enters all cells
     erase(eraseCells.indexOf(target), (isErased = !state.erased[eraseCells.indexOf(target)]));
   };
-  $("erase").onpointerover = ({ target, buttons }) => buttons && erase(eraseCells.indexOf(target), isErased);
+  $("erase").onpointerover = ({ target }) => isErased !== null && erase(eraseCells.indexOf(target), isErased);
+  document.onpointerup = document.onpointercancel = () => (isErased = null);
 }
 async function complete() {
   stop();
@@ -369,9 +370,9 @@ async function start({ hash } = location) {
   state.codes = new Int32Array(codeCells.length);
   setSettings({ ...SETTINGS, label: "", topK: "", topP: 1 });
   $("main").hidden = $("share").hidden = false;
-  say("Ready.");
   await buildTests();
-  if (!(await restore(hash))) await ($("tests").firstChild?.onclick() ?? changeDrawing());
+  await ($("tests").firstChild?.onclick() ?? (say("Draw an image."), changeDrawing()));
+  await restore(hash);
   $("progress").hidden = state.ready = true;
   linkSources();
   await loadPatches();
