@@ -10,7 +10,7 @@ export const state = { // pixels: of the image that was encoded, or null; image:
   ready: false, settings: null, model: null, metrics: {}, ...SETTINGS, pixels: null, codes: null, image: null,
   error: null, bits: null, nats: null, cell: 0, erased: [], completions: [], patches: [],
 };
-const player = { isRunning: false, isPaused: false, resume: null };
+const player = { isRunning: false, isPaused: false, hasStep: false, resume: null };
 let turn = 0; // raised by whatever makes a sample or completions in progress obsolete
 let drawn = null; // the encoding of the drawing that is about to start
 let board, ground, scale, isDrawing, codeCells, optionCells, eraseCells;
@@ -79,16 +79,16 @@ async function buildTests() {
 }
 
 // 2. to 4. Codes, reconstruction, codebook: a code is shown by number, colour and patch; -1 is not drawn yet
-function paintCode(button, code, name = "") {
+function paintCode(button, code, name = "Code") {
   const [patch, shown] = [state.patches[code], `${code} ${code in state.patches}`];
   if (button.dataset.shown === shown) return;
   if (patch) paint(button.firstChild, patch);
   button.firstChild.hidden = !patch;
   button.lastChild.textContent = code < 0 ? "" : code;
-  Object.assign(button, { ariaLabel: `${name}${code < 0 ? "not drawn" : `code ${code}`}` }).dataset.shown = shown;
+  Object.assign(button, { ariaLabel: `${name} ${code < 0 ? "not drawn" : code}` }).dataset.shown = shown;
   button.style.setProperty("--hue", (code * 137.5) % 360);
 }
-const paintCodes = (codes) => codeCells.forEach((button, cell) => paintCode(button, codes[cell], `${place(cell)}: `));
+const paintCodes = (codes) => codeCells.forEach((button, cell) => paintCode(button, codes[cell], `${place(cell)}: code`));
 /** Take over codes: show them, decode them, measure them, write them into the address. */
 async function setCodes(codes, isOfImage = false) {
   const { model, metrics } = state;
@@ -143,13 +143,13 @@ function setPlayer(values) {
   Object.assign(player, values);
   $("pause").disabled = !player.isRunning;
   $("pause").textContent = player.isPaused ? "Resume" : "Pause";
-  if (!player.isPaused) player.resume?.();
+  if (!player.isPaused || player.hasStep) player.resume?.();
 }
 /** End a sample or completions in progress, and show the codes from before. */
 function stop() {
   const wasRunning = player.isRunning;
   turn++;
-  setPlayer({ isRunning: false, isPaused: false });
+  setPlayer({ isRunning: false, isPaused: false, hasStep: false });
   if (wasRunning) setCodes(state.codes, state.pixels !== null);
 }
 /** Draw a grid of codes with random numbers; undefined if it failed or was stopped. */
@@ -174,7 +174,8 @@ async function play(seed, isPaused = false) {
     partial[step.cell] = step.code;
     await showStep(partial, step);
     await wait(Number($("speed").value));
-    if (player.isPaused) await new Promise((resolve) => (player.resume = resolve));
+    if (player.isPaused && !player.hasStep) await new Promise((resolve) => (player.resume = resolve));
+    player.hasStep = false;
   });
   if (!codes) return;
   setPlayer({ isRunning: false, isPaused: false });
@@ -318,7 +319,7 @@ async function share() {
 /** Point links at the lines of the model repo's files; a file that the repo lacks gets no link. */
 function linkSources() {
   const view = state.settings.hub ? "blob" : "resolve"; // a local server has no pages
-  for (const link of document.querySelectorAll("a[data-file]")) {
+  for (const link of document.querySelectorAll("section:not([hidden]) a[data-file]")) {
     const { file, find } = link.dataset;
     const lineOf = (bytes) => new TextDecoder().decode(bytes).split(find)[0].split("\n").length;
     const setLine = (bytes) => (link.href = `${fileUrl(state.settings, file, view)}#L${lineOf(bytes)}`);
@@ -349,7 +350,7 @@ function bindControls() {
     complete, share, again: changeDrawing, centre: changeDrawing,
     clear: () => (clearBoard(), changeDrawing(), say("The drawing is cleared.")),
     play: () => play(), replay: () => play(state.seed), pause: () => setPlayer({ isPaused: !player.isPaused }),
-    step: () => (player.isRunning ? (setPlayer({ isPaused: true }), player.resume?.()) : play(undefined, true)),
+    step: () => (player.isRunning ? setPlayer({ isPaused: true, hasStep: true }) : play(undefined, true)),
     "erase-bottom": () => eraseWhere((cell) => cell >= Math.ceil(h / 2) * w),
     "erase-right": () => eraseWhere((cell) => cell % w >= w / 2), "erase-none": () => eraseWhere(() => false),
   };

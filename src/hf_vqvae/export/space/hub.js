@@ -60,9 +60,8 @@ export async function loadModelFile(settings, path, onProgress) {
     throw failure(path === "config.json" ? absent : lacks, error.status);
   });
 }
-export async function loadModelJson(settings, path) {
-  return parseJson(await loadModelFile(settings, path), `${path} of ${settings.model}`);
-}
+export const loadModelJson = async (settings, path) =>
+  parseJson(await loadModelFile(settings, path), `${path} of ${settings.model}`);
 /** onnxruntime-web on one thread, from files that match the hashes above; track(name) gives an onProgress. */
 export async function loadRuntime(base, track) {
   if (typeof WebAssembly !== "object") throw failure("This browser has no WebAssembly: no model can run in it.");

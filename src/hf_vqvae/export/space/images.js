@@ -1,6 +1,7 @@
 // Pictures to pixels and back, as image_processing_vqvae.py does with PIL. Planes are 8-bit images (C, H, W).
 const MAX_CANVAS = 4e6; // pixels; the browser reduces a larger picture first
 const [PRECISION, HALF] = [22, 2 ** 21]; // bits of PIL's coefficients, and what rounds
+const roundHalfEven = (value) => (value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 const makeContext = (w, h) => new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
 /** The pixels of an image file, upright (EXIF), on the background if the model has no alpha; errors are sentences. */
 export async function readImage(blob, { size: [channels], processor }, name = "The file") {
@@ -110,8 +111,4 @@ export function toImageData(pixels, [channels, H, W], processor, index = 0) {
   const plane = channels > 2 ? [0, 1, 2, 3] : [0, 0, 0, 1]; // a missing one is opaque alpha
   const byte = (_, i) => roundHalfEven((values[plane[i % 4] * H * W + (i >> 2)] ?? 1) * 255);
   return new ImageData(Uint8ClampedArray.from({ length: 4 * H * W }, byte), W, H);
-}
-function roundHalfEven(value) {
-  const rounded = Math.round(value);
-  return rounded - value === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }

@@ -28,7 +28,7 @@ export class Model {
     return model;
   }
   #describe(config) {
-    const { model_type: type, vqvae_config, prior_config } = config;
+    const { model_type: type = "nothing", vqvae_config, prior_config } = config ?? {};
     const isKnown = ["vqvae", "vqvae_image_generation"].includes(type);
     if (!isKnown) throw failure(`This page shows models of hf_vqvae: the config says "${type}".`);
     const vqvae = { ...DEFAULTS, ...(type === "vqvae" ? config : vqvae_config) };
