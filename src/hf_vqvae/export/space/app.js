@@ -168,12 +168,13 @@ async function drawCodes(numbers, known, onStep) {
 const newRandom = (seed = crypto.getRandomValues(new Uint32Array(1))[0]) => (setSettings({ seed }), random(seed));
 async function play(seed, isPaused = false) {
   stop();
-  const [numbers, partial] = [newRandom(seed), state.codes.map(() => -1)];
+  const [own, numbers, partial] = [turn, newRandom(seed), state.codes.map(() => -1)];
   setPlayer({ isRunning: true, isPaused });
   const codes = await drawCodes(numbers, null, async (step) => {
     partial[step.cell] = step.code;
     await showStep(partial, step);
     await wait(Number($("speed").value));
+    if (own !== turn) return;
     if (player.isPaused && !player.hasStep) await new Promise((resolve) => (player.resume = resolve));
     player.hasStep = false;
   });
