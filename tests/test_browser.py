@@ -42,7 +42,7 @@ def shake(model):
 
 def make_models():
     classes = {"num_classes": 4, "id2label": NAMES, "class_frequencies": FREQUENCIES}
-    colour = make_model({"hidden_size": 8}, image_size=32, num_channels=3, num_embeddings=64)
+    colour = make_model({"kernel_size": 5}, image_size=32, num_channels=3, num_embeddings=64)
     wide = make_model({**GATED, "num_classes": 3, "label_dropout": 0}, image_size=(8, 20))
     return {
         "digits": shake(make_digit_model(GATED | classes)),
@@ -168,6 +168,12 @@ def draw_by_mouse(visit, *points):
 
 # Encode and decode
 
+DRAWN = 280  # pixels of the canvas a side, whose red is that of any grey
+DRAWING = """
+const canvas = document.getElementById("drawing");
+return list(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, i) => i % 4 === 0));
+"""
+
 
 def test_a_drawing_by_mouse_is_encoded_and_decoded_as_in_python(visit, models):
     visit.page.get_by_role("button", name="Clear").click()
@@ -179,6 +185,8 @@ def test_a_drawing_by_mouse_is_encoded_and_decoded_as_in_python(visit, models):
     state = visit.state()
     check_shown(state, models["digits"])
     pixels = np.array(state["pixels"]).reshape(28, 28)
+    drawn = np.array(visit(DRAWING)).reshape(28, DRAWN // 28, 28, DRAWN // 28).mean((1, 3))
+    assert np.abs(pixels - (np.rint(drawn) / 255 - 0.5)).max() < 1e-6
     assert pixels[7, 14] == 0.5 and pixels[0, 0] == pixels[27, 27] == -0.5
     assert 40 < (pixels > 0).sum() < 200 and state["codes"] != empty["codes"]
 

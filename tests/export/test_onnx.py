@@ -25,7 +25,6 @@ MODELS = {
     "gated with classes": MNIST,
     "gated, colour": {"prior": GATED, "image_size": (8, 16), "num_channels": 3},
     "plain with classes": {"prior": {**PLAIN, "num_classes": 3}, "image_size": (16, 8)},
-    "plain, colour": {"prior": PLAIN, "num_channels": 3},
 }
 FILES = ("decoder.onnx", "encoder.onnx", "prior.onnx")
 CONTROL = {"Loop", "If", "Scan"}  # and whatever works on sequences: slow in ONNX Runtime, slower in a browser
