@@ -197,7 +197,7 @@ def test_a_trained_vqvae_is_trained_on_from_its_weights_and_resumes(scripts, ref
     more += ["--learning_rate", "1e-4", "--no_train_prior", "--checkpointing_steps", "4"]
     scripts.succeed(TRAIN, *TINY, *more, "--output_dir", folder)
     first, before = (read(path, "history")["vqvae"] for path in (folder, reference))
-    assert first[0]["reconstruction_mse"] < 0.7 * before[0]["reconstruction_mse"]
+    assert first[0]["reconstruction_mse"] < 0.85 * before[0]["reconstruction_mse"]
     error = "validation_reconstruction_mse"
     assert first[0][error] < 1.1 * before[-1][error]
     assert "train_vqvae" in (folder / "README.md").read_text("utf-8")
@@ -361,7 +361,7 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_and_not_as_another_run(scr
         other = scripts.run(TRAIN, *go_on, *how, "--validation_samples", "4")
         assert_refused(other, "--validation_samples was 5, not 4")
     other = scripts.run(TRAIN, *go_on, *LATEST, "--learning_rate", "1e-4")
-    assert_refused(other, "--learning_rate was 0.016, not 0.0001", "--resume_with_changes")
+    assert_refused(other, "--learning_rate was 0.008, not 0.0001", "--resume_with_changes")
     other = scripts.run(TRAIN, *go_on, *LATEST, "--max_eval_samples", "33")
     assert_refused(other, "--max_eval_samples was 32, not 33")
     nowhere = scripts.run(TRAIN, *go_on, "--resume_from_checkpoint", stopped)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae.arguments import DataArguments, VQVAEArguments
+from hf_vqvae.arguments import REPLACED, DataArguments, VQVAEArguments
 from hf_vqvae.data.codes import CodesDataset
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.rows import scale_pixels
@@ -139,7 +139,7 @@ def test_size_and_channels_are_those_of_the_data_unless_they_are_set(
     images = [Image.fromarray(pixels).resize(size).convert(mode) for pixels in pixels_of(3)]
     for split in ("train", "test"):
         write(folder, split, {"image": images, "label": [0, 1, 0]})
-    settings, config = VQVAEArguments(), VQVAEConfig()
+    settings, config = VQVAEArguments(), VQVAEConfig(**REPLACED)
     splits = load_images(arguments(streaming=streaming), config, settings)
     assert (config.image_size, config.num_channels) == (image_size, num_channels)
     # The flags as they would be given.
