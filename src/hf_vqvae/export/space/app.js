@@ -262,7 +262,7 @@ const measure = debounce(async () => {
   $("surprise").ariaLabel = `Bits of each cell: most at ${place(most)}, ${(nats[most] / Math.LN2).toFixed(1)}`;
   $("surprise").replaceChildren(...Array.from(nats, (value) => {
     const [own, light] = [value / Math.LN2, Math.max(0.25, 1 - value / 11)];
-    const style = `background: hsl(28 90% ${percent(0.96 * light)}); color: ${light > 0.45 ? "#000" : "#fff"}`;
+    const style = `background: hsl(28 90% ${percent(0.96 * light)}); color: ${light > 0.4 ? "#000" : "#fff"}`;
     return element("span", { style, textContent: own.toFixed(own < 9.95 ? 1 : 0) });
   }));
   showScale(bits, posterior);
