@@ -251,7 +251,7 @@ def test_a_change_is_not_forgotten_where_a_kill_came_before_its_first_checkpoint
     words = stop(scripts, folder, *changed, "--resume_with_changes", signals=[(1, KILL)])
     words.remove("--resume_with_changes")
     done = scripts.run(*words)
-    assert_refused(done, "vqvae-3", "learning_rate 0.016 there, 0.001 here", "resume_with_changes")
+    assert_refused(done, "vqvae-3", "learning_rate 0.008 there, 0.001 here", "resume_with_changes")
     done = scripts.run(*words, "--resume_with_changes")
     assert done.returncode == 0, done.stderr
     history = json.loads((folder / "history.json").read_text())["vqvae"]
