@@ -237,9 +237,10 @@ def test_a_card_reads_as_it_did(path, tmp_path):
     assert again.data.to_dict() == card.data.to_dict() and str(again) == str(card)
 
 
-def test_the_numbers_of_the_example_are_those_of_its_record():
-    card = ModelCard((EXAMPLE / "README.md").read_text("utf-8"))
-    metrics = json.loads((EXAMPLE / "metrics.json").read_text())
+@pytest.mark.parametrize("name", ["example", "example_cifar10"])
+def test_the_numbers_of_an_example_are_those_of_its_record(name):
+    card = ModelCard((EXAMPLE.with_name(name) / "README.md").read_text("utf-8"))
+    metrics = json.loads((EXAMPLE.with_name(name) / "metrics.json").read_text())
     assert len(card.data.eval_results) == len(metrics)
     for metric, result in zip(metrics.values(), card.data.eval_results, strict=True):
         assert result.metric_value == metric["value"] and result.metric_name == metric["name"]

@@ -13,11 +13,11 @@ class Muon(torch.optim.AdamW):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) for some parameters, AdamW for the others.
 
     The momentum of a kernel (O, I, kh, kw), as a matrix (O, I * kh * kw), is replaced by the nearest orthogonal one, so
-    that all directions are learnt at one pace. It is scaled as in Liu et al. 2025 (arXiv 2502.16982, equation 4).
+    that no direction is learned faster than another. It is scaled as in Liu et al. 2025 (arXiv 2502.16982, equation 4).
     Kernels from or to a few channels, as those of pixels, and all that are no kernels take steps of AdamW.
 
     Args:
-        parameters: of the model; those that take no gradient are left out.
+        parameters: of the model, those that take a gradient.
         momentum: of the kernels, in the form of Nesterov.
         options: `lr`, `betas` and `weight_decay` of `torch.optim.AdamW`.
     """
