@@ -38,10 +38,11 @@ def main() -> None:
         parser.error("--space_id says which Space to make: owner/name.")
 
     hf_vqvae.register()
+    from hf_vqvae.hub.requests import TIMEOUT, request_timeout
     from hf_vqvae.publishing.push import push_stopped_by_signals
 
     command = shlex.join(["python", *sys.argv])
-    with push_stopped_by_signals(command):
+    with push_stopped_by_signals(command), request_timeout(TIMEOUT):
         try:
             push(rest.model, arguments)
         except FAILURES as error:
