@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from datasets import load_from_disk
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
@@ -641,6 +642,7 @@ def hub(image_folder):
         server.add_token("hf_write", user="me")
         server.add_token("hf_read", role="read")
         files = {path.relative_to(image_folder).as_posix(): path.read_bytes() for path in image_folder.rglob("*.png")}
+        files["README.md"] = b"---\nlicense: cc-by-4.0\n---\n"
         server.add_repo("me/pictures", files, kind="dataset")
         yield server
 
@@ -678,6 +680,7 @@ def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, online, tmp_pat
     command = next(line for line in lines if "scripts/push_to_hub.py" in line)
     revision = read(folder, "run")["dataset"]["revision"]
     assert revision == hub.repo("me/pictures", "dataset").refs["main"]
+    assert "Its license, by its dataset card: `cc-by-4.0`." in (folder / "README.md").read_text("utf-8")
     _, script, *flags = command.split()
     done = online(script, *flags)
     assert done.returncode == 0, done.stderr
@@ -694,3 +697,25 @@ print(tuple(model.sample(2).shape))
     environment = hub.environment(tmp_path / "fresh")
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split("\n")[-2] == "(2, 3, 32, 32)", done.stderr
+    # A prior on the codes of the pushed model: its card names that.
+    flags = [
+        *PICTURES,
+        "--vqvae_name_or_path",
+        "me/tiny",
+        "--num_eval_samples",
+        "0",
+        "--output_dir",
+        tmp_path / "prior",
+    ]
+    done = online(TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    card = ModelCard.load(tmp_path / "prior" / "README.md")
+    assert card.data.base_model == "me/tiny" and "The VQ-VAE is that of [`me/tiny`](" in card.text
+
+
+def test_a_folder_that_is_named_like_a_repo_is_no_base_model(scripts, reference, outputs):
+    VQVAEModel.from_pretrained(reference).save_pretrained(outputs / "me" / "vqvae")
+    flags = ["--vqvae_name_or_path", "me/vqvae", "--max_train_samples", "32", "--num_eval_samples", "0"]
+    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", "prior", folder=outputs)
+    assert done.returncode == 0, done.stderr
+    assert ModelCard.load(outputs / "prior" / "README.md").data.base_model is None

@@ -417,6 +417,7 @@ def test_hostile_names_break_neither_tables_nor_html_nor_code(hostile, tmp_path)
     folder = tmp_path / "run"
     dataset = dict.fromkeys(("name", "config", "revision", "image_column", "label_column"), hostile)
     dataset |= {"train_split": hostile, "eval_split": f"{hostile}2", "label_names": [hostile] * 30}
+    dataset["license"] = hostile
     flags = {"lr_scheduler_type": hostile, "vqvae_name_or_path": f"{HOME}/{hostile}"}
     make_run(folder, dataset=dataset, model=tiny_model(classes=[hostile, "other"]), **flags)
     metrics = metrics_of(VALUES)
@@ -492,6 +493,33 @@ def test_evaluation_on_the_training_split_is_admitted(tmp_path):
 def test_the_license_is_that_of_the_flags(tmp_path):
     make_run(tmp_path / "run", hub_license="cc-by-4.0")
     assert build_card(tmp_path / "run").data.license == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    "base, trained, text",
+    [
+        ("me/__vqvae__", False, "The VQ-VAE is that of [`me/__vqvae__`](https://huggingface.co/me/__vqvae__)."),
+        ("me/vqvae", True, "began with the weights of [`me/vqvae`]("),
+        ("outputs", True, None),
+        ("me/x](http://evil.example)", True, None),
+        (None, True, None),
+    ],
+)
+def test_the_base_model_is_a_repo_on_the_hub(base, trained, text, run_folder):
+    run = json.loads((run_folder / "run.json").read_text())
+    write_json(run_folder, run=run | {"base_model": base, "kept_epochs": {"vqvae": 1} if trained else {"prior": 1}})
+    card = build_card(run_folder)
+    check_text(str(card))
+    assert card.data.base_model == (base if text else None)
+    assert text in card.text if text else ("The VQ-VAE is" not in card.text and "http://evil" not in card.text)
+
+
+@pytest.mark.parametrize("license, text", [("mit", "`mit`"), (["mit", "other"], "`mit`, `other`"), (None, None)])
+def test_the_license_of_a_dataset_is_what_its_card_says(license, text, run_folder):
+    write_json(run_folder, run={"dataset": dataset_of(license=license)})
+    card = build_card(run_folder)
+    assert f"Its license, by its dataset card: {text}." in card.text if text else "Its license" not in card.text
+    assert card.data.license == "apache-2.0"
 
 
 def test_a_folder_without_a_model_has_no_card(tmp_path):

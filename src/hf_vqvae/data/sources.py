@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import datasets
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi, constants
+from huggingface_hub import DatasetInfo, HfApi, constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..arguments import DataArguments
@@ -51,6 +51,7 @@ class Source:
         name: as given; of a folder only the last part, since no path of this machine is published.
         kind: `"hub"`, `"folder"`, `"arrays"` ([`load_arrays`]) or `"digits"`.
         revision: commit that is read, of a Hub dataset; `None` for others and where it is unknown.
+        license: what the card of a Hub dataset says, a name or a list of them; `None` where it says none.
         rows: the builder that reads the splits, or the splits themselves.
         files: prefixes of the paths and addresses of the dataset's own files; a row that names another is refused.
 
@@ -63,6 +64,7 @@ class Source:
     revision: str | None
     rows: datasets.DatasetBuilder | datasets.DatasetDict
     files: tuple[str, ...] = ()
+    license: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         named = {} if self._in_memory else self.rows.config.data_files or {}
@@ -203,7 +205,8 @@ def _refuse(flag: str, arguments: DataArguments) -> None:
 
 def _open_hub(arguments: DataArguments) -> Source:
     name = arguments.dataset_name
-    commit = _find_commit(arguments)
+    info = _find_info(arguments)
+    commit = info and info.sha
     # Without a commit, `datasets` falls back to its cache, and the builder knows which commit that is.
     builder = _find_builder(name, arguments, revision=commit, is_offline=commit is None)
     revision = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
@@ -214,7 +217,8 @@ def _open_hub(arguments: DataArguments) -> Source:
         )
     downloads = os.path.join(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "")
     files = (downloads, _cache(arguments), f"hf://datasets/{name}@")
-    return Source(name, "hub", revision, builder, files)
+    license = info.card_data.license if info and info.card_data else None
+    return Source(name, "hub", revision, builder, files, license)
 
 
 def _cache(arguments: DataArguments) -> str:
@@ -223,12 +227,12 @@ def _cache(arguments: DataArguments) -> str:
     return os.path.join(os.path.abspath(folder), "")
 
 
-def _find_commit(arguments: DataArguments) -> str | None:
-    """Look up the commit to read on the Hub; `None` if the Hub cannot be reached."""
+def _find_info(arguments: DataArguments) -> DatasetInfo | None:
+    """Look up the commit to read on the Hub, and its card; `None` if the Hub cannot be reached."""
     name, revision = arguments.dataset_name, arguments.dataset_revision
     hub = datasets.config.HF_ENDPOINT
     try:
-        return HfApi(endpoint=hub).dataset_info(name, revision=revision, timeout=30).sha
+        return HfApi(endpoint=hub).dataset_info(name, revision=revision, timeout=30)
     except (httpx.TransportError, ConnectionError):  # HF_HUB_OFFLINE=1 gives a ConnectionError
         return None
     except (json.JSONDecodeError, LookupError, TypeError):  # the login page of a network

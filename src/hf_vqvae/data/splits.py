@@ -258,6 +258,7 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
         "kind": source.kind,
         "config": arguments.dataset_config_name,
         "revision": source.revision,
+        "license": source.license,
         "image_column": decoder.image_column,
         "label_column": decoder.label_column,
         "label_names": decoder.label_names,

@@ -11,7 +11,15 @@ from ..hub.card_signature import sign_card
 from ..metrics.catalogue import METRICS
 from ..models import VQVAEForImageGenerationConfig
 from ..models.pipeline_image_generation import TASK
-from .context import describe_dataset, describe_model, describe_package, eval_results, results_table, setting_tables
+from .context import (
+    HUB_ID,
+    describe_dataset,
+    describe_model,
+    describe_package,
+    eval_results,
+    results_table,
+    setting_tables,
+)
 from .escaping import as_code, as_duration, as_setting, as_string, clean
 from .records import check_records, read_record
 
@@ -44,12 +52,14 @@ def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
     name = repo_id or clean(run_folder.name.removesuffix(".partial"))
     dataset = describe_dataset(run.get("dataset") or {})
     has_prior = isinstance(config, VQVAEForImageGenerationConfig)
+    base_model = run.get("base_model") if HUB_ID.fullmatch(str(run.get("base_model"))) else None
     known_metrics = [one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type]
     data = ModelCardData(
         license=arguments.get("hub_license") or "apache-2.0",
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["vq-vae", *(["pixelcnn"] if has_prior else []), "hf_vqvae"],
+        base_model=base_model,
         datasets=[dataset["name"]] if dataset["is_hub"] else None,
         metrics=known_metrics or None,
         model_name=name.split("/")[-1],
@@ -68,6 +78,7 @@ def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
         model_id=as_string(name),
         has_code=repo_id is not None or "auto_map" in read_record(run_folder, "config.json"),
         run=run,
+        base_model=base_model,
         package=describe_package(),
         # Each value of a record goes through one of these.
         code=as_code,

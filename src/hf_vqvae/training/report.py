@@ -43,8 +43,10 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
     if "prior" in epochs and values["prior_keep_best"] and images.held_out:
         epochs["prior"] = best_epoch(history["prior"], BEST_BY)
     versions = {name: version(name) for name in PACKAGES}
+    base = values["vqvae_name_or_path"]
     record = {
         "dataset": images.info,
+        "base_model": None if base is None or os.path.isdir(os.path.expanduser(base)) else base,  # on the Hub
         "versions": {"python": platform.python_version(), **versions},
         "hardware": _hardware(accelerator),
         "num_processes": accelerator.num_processes,
