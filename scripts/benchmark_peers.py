@@ -16,7 +16,6 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from transformers.utils import logging
 
-from benchmark_networks import make_step
 from hf_vqvae.arguments import RunArguments, TrainingArguments
 from hf_vqvae.command_line import progress_bar
 from hf_vqvae.data.loaders import local_batches
@@ -90,13 +89,17 @@ def train_vector_quantize(config: VQVAEConfig, images: ImageSplits, run: Run, **
     model = VQVAEModel(config)
     model.quantizer = VectorQuantize(config.embedding_dim, config.num_embeddings, accept_image_fmap=True, **settings)
     model.quantizer.register_forward_hook(lambda _, __, out: QuantizerOutput(out[0], out[1], None, out[2]))
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     size, count = training.train_batch_size, len(images.train)
     parts = [part for _ in range(training.num_train_epochs) for part in torch.randperm(count).split(size)]
-    batches = ({"pixel_values": images.train.__getitems__(part)["pixel_values"].to(device)} for part in parts)
-    step = make_step(model, batches, bf16=training.mixed_precision == "bf16")
-    for _ in progress_bar(parts, unit=" batches"):
-        step()
+    for part in progress_bar(parts, unit=" batches"):
+        pixel_values = images.train.__getitems__(part)["pixel_values"].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.mixed_precision == "bf16"):
+            loss = model(pixel_values, return_loss=True).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
     return partial(_reconstruct, model.eval())
 
 

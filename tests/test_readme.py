@@ -44,7 +44,7 @@ TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_s
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
 # Scripts whose first word chooses which flags there are.
-WITH_COMMANDS = {"scripts/benchmark.py": ("prior", "sample", "peers")}
+WITH_COMMANDS = {"scripts/benchmark.py": ("sample", "peers")}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -214,7 +214,7 @@ def check_installation(words, command):
 def test_every_script_that_make_runs_exists():
     text = (ROOT / "Makefile").read_text().replace("\\\n", "")
     commands = re.findall(r"python\)? (scripts/[^&\n]*)", text, re.IGNORECASE)
-    assert len(commands) == 4
+    assert len(commands) == 3
     for command in commands:
         check_script(shlex.split(command), command)
 
@@ -261,7 +261,7 @@ def test_the_commands_marked_as_tested_run(workspace):
         ("python scripts/train.py --seeed 1", "no flag --seeed"),
         ("A=1 accelerate launch --num_proceses 2 scripts/train.py", "no flag --num_proceses"),
         ("cd x && make quikstart", "no target quikstart"),
-        ("python scripts/benchmark.py prior --cases 1", "no flag --cases"),
+        ("python scripts/benchmark.py peers --cases 1", "no flag --cases"),
         ('pip install -e ".[trian]"', "no extra"),
         ("conda install everything", "unknown program conda"),
     ],
