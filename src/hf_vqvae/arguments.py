@@ -68,7 +68,7 @@ class DataArguments:
     max_train_samples: int | None = flag(None, "Train on the first N rows only.", at_least=1)
     max_eval_samples: int | None = flag(None, "Evaluate on the first N rows only.", at_least=1)
     cache_dir: str | None = flag(None, "Cache of `datasets` (default: HF_DATASETS_CACHE).", "run")
-    dataloader_num_workers: int = flag(0, "More processes, to decode a stream.", "run", at_least=0)
+    dataloader_num_workers: int = flag(0, "Threads that decode a stream (at least 1).", "run", at_least=0)
 
     def __post_init__(self):
         check_bounds(self)

@@ -14,8 +14,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-# Signals that ask a process to stop. Of a closed terminal and of SLURM are the last two, which Windows lacks.
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 # Errors of calls that a file system does not have, as many a network share.
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
@@ -116,8 +114,11 @@ def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Returns those of `STOP_SIGNALS` that are not ignored, as SIGHUP is under `nohup`."""
-    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    """Returns the signals that ask a process to stop, except ignored ones, as SIGHUP is under `nohup`."""
+    # Of a closed terminal and of SLURM are the last two, which Windows lacks.
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def keep_freed_memory() -> None:

@@ -1,7 +1,7 @@
 """Batches for training, in an order that can be resumed, and for evaluation."""
 
-import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -9,17 +9,14 @@ import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from ..arguments import TrainingArguments
 from ..command_line import progress_bar
-from ..files import STOP_SIGNALS
 from .splits import StreamedImages
 
 # Undecoded rows in the shuffle buffer of a stream.
 SHUFFLED_ROWS = 1_000
-# Rows per task of a worker: many enough to hide the cost of the transfer, few enough to wait for.
-DECODED_TOGETHER = 64
 
 
 class EpochShuffle(Sampler[int]):
@@ -49,13 +46,13 @@ class EpochShuffle(Sampler[int]):
 class EpochStream(IterableDataset):
     """Stream shuffled in a buffer, in an order that depends only on seed and epoch, cut to full batches.
 
-    This process reads, shuffles and skips undecoded rows, and workers decode them. So the order depends neither on the
-    number of workers nor on the dataset's files, and resuming an epoch decodes no row twice.
+    Undecoded rows are read, shuffled and skipped, so that resuming an epoch decodes no row twice. Threads decode the
+    next batch while the model trains on one.
 
     Args:
         steps_per_epoch: batches per epoch; later rows are left out.
-        num_workers: processes that decode; with 0, this process does.
-        decode: converts a row to the inputs of the model; None if it has them already.
+        num_workers: threads that decode, at least one.
+        decode: converts a row to the inputs of the model.
     """
 
     def __init__(
@@ -65,41 +62,29 @@ class EpochStream(IterableDataset):
         batch_size: int,
         seed: int,
         num_workers: int,
-        decode: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        decode: Callable[[dict[str, Any]], dict[str, Any]],
     ):
         self.rows = rows.shuffle(seed=seed, buffer_size=SHUFFLED_ROWS)
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.num_workers, self.decoding = num_workers, _Decoding(decode)
+        self.num_workers, self.decode = num_workers, decode
         self.epoch, self.first_batch = 0, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Start the next iteration at the `batch`-th batch of `epoch`."""
         self.epoch, self.first_batch = epoch, batch
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         self.rows.set_epoch(self.epoch)
         first = self.first_batch * self.batch_size
         rows = islice(self.rows, first, self.steps_per_epoch * self.batch_size)
-        # The loader sends its workers rows here, not indices.
-        loader = DataLoader(
-            self.decoding,
-            batch_size=DECODED_TOGETHER,
-            sampler=rows,
-            num_workers=self.num_workers,
-            generator=torch.Generator(),
-            collate_fn=_rows_or_error,
-            worker_init_fn=_leave_signals_to_parent,
-        )
-        batch, given = [], self.first_batch
-        for part in loader:
-            if isinstance(part, ValueError):
-                raise part
-            for values in zip(*part.values(), strict=True):
-                batch.append(dict(zip(part, values, strict=True)))
-                if len(batch) == self.batch_size:
-                    # Full batches only: from a stream that ends early, Accelerate would train on a part of one.
-                    yield from batch
-                    batch, given = [], given + 1
+        given, decoded = self.first_batch, iter(())
+        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
+            # Full batches only: from a stream that ends early, Accelerate would train on a part of one.
+            while len(batch := list(islice(rows, self.batch_size))) == self.batch_size:
+                following = pool.map(self.decode, batch)  # which starts now
+                yield from decoded
+                given, decoded = given + 1, following
+            yield from decoded
         if given == self.first_batch < self.steps_per_epoch:  # Accelerate fails on an empty loader
             raise ended_early(given, self.steps_per_epoch)
 
@@ -110,32 +95,6 @@ def ended_early(batches: int, expected: int) -> ValueError:
         f"the training rows ended after {batches} of {expected} batches: give the dataset's true number as "
         "--max_train_samples."
     )
-
-
-class _Decoding(Dataset):
-    """Returns for each row its decoded form, or the error that names the row; see [`_rows_or_error`]."""
-
-    def __init__(self, decode: Callable[[dict[str, Any]], dict[str, Any]] | None):
-        self.decode = decode
-
-    def __getitem__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return row if self.decode is None else self.decode(row)
-        except ValueError as error:
-            return error
-
-
-def _rows_or_error(rows: list[dict[str, Any] | ValueError]) -> dict[str, Any] | ValueError:
-    """Collate rows, or return the first error; raised in a worker, it would arrive with pages of traceback."""
-    errors = [row for row in rows if isinstance(row, ValueError)]
-    return errors[0] if errors else default_collate(rows)
-
-
-def _leave_signals_to_parent(_worker: int) -> None:
-    """Ignore signals in a worker: its end would end the run before the checkpoint is saved."""
-    signal.set_wakeup_fd(-1)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def count_steps(num_rows: int | None, arguments: TrainingArguments) -> int:
