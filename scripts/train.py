@@ -1,3 +1,16 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf_vqvae[train,plot]==0.1.0"]
+#
+# [tool.uv.sources] # in a checkout; a job has this file alone
+# hf_vqvae = { path = "..", editable = true }
+#
+# [tool.hf-jobs]
+# flavor = "l4x1"
+# timeout = "2h"
+# secrets = ["HF_TOKEN"]
+# env = { UV_NO_SOURCES = "1" }
+# ///
 """Train a VQ-VAE and a PixelCNN prior over its codes: images in, a documented model out.
 
 python scripts/train.py --dataset_name ylecun/mnist --output_dir outputs/mnist
@@ -41,17 +54,15 @@ def main() -> None:
     with locked_together(accelerator, directory.output_dir):
         with exit_on_signals(directory.partial, resume_command):
             resume, changes = run_on_main_process(accelerator, lambda: check(run))
-            if resume is None:
-                accelerator.end_training()
-                return
             for change in changes:
                 accelerator.print(f"From here on: {change}.")
-            if not resume:
+            if resume is False:
                 training = replace(training, resume_from_checkpoint=None)
                 run = replace(run, arguments=replace(arguments, training=training))
-            train(run)
+            if resume is not None:
+                train(run)
         accelerator.end_training()
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and resume is not None:
             if hub.onnx:
                 write_onnx(directory.partial)
             directory.finish()
@@ -63,17 +74,14 @@ def main() -> None:
 def check(run: "Run") -> tuple[bool | None, list[str]]:
     """Checks what there is to do, and that the result can be pushed; see [`check_run`]."""
     from hf_vqvae.hub.preflight import check_can_push
-    from hf_vqvae.publishing.push import options_of, push_command, target_of
+    from hf_vqvae.publishing.push import target_of
     from hf_vqvae.training.run import check_run
 
     hub = run.arguments.hub
-    resume, changes = check_run(run)
-    if hub.push_to_hub and resume is None:
-        command = push_command(run.directory.output_dir, hub.hub_model_id, **options_of(hub))
-        print(f"This pushes it:\n  {command}")
-    elif hub.push_to_hub:
+    checked = check_run(run)
+    if hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
-    return resume, changes
+    return checked
 
 
 def print_what_to_look_at(folder: Path) -> None:

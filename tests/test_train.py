@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import accelerate.commands.launch
@@ -23,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+import hf_vqvae
 from hf_vqvae import VQVAEForImageGeneration, VQVAEModel
 from support.hub import HubServer
 from support.runs import (
@@ -40,7 +42,7 @@ from support.runs import (
     assert_same_run,
     read,
 )
-from support.scripts import ScriptServer
+from support.scripts import ROOT, ScriptServer
 
 
 def digest(folder):
@@ -222,6 +224,18 @@ def test_a_prior_trained_in_parts_of_a_batch_is_the_one_trained_on_whole_ones(sc
     assert all(torch.equal(weights[f"vqvae.{name}"], expected[name]) for name in expected)
 
 
+def test_the_script_carries_the_package_and_the_settings_of_a_job():
+    block = re.search(r"^# /// script\n(.*?)^# ///$", Path(TRAIN).read_text(), re.MULTILINE | re.DOTALL)
+    metadata = tomllib.loads(re.sub("^# ?", "", block[1], flags=re.MULTILINE))
+    assert metadata["dependencies"] == [f"hf_vqvae[train,plot]=={hf_vqvae.__version__}"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metadata["requires-python"] == project["requires-python"]
+    # The client accepts the table, and shows what it would submit.
+    words = [Path(sys.executable).with_name("hf"), "jobs", "uv", "run", "--dry-run", TRAIN, *LATEST]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert "l4x1 (from script)" in done.stdout and "UV_NO_SOURCES=1 (from script)" in done.stdout, done.stderr
+
+
 def test_accelerate_launch_starts_the_script(scripts, outputs):
     folder = outputs / "launched"
     launch = [accelerate.commands.launch.__file__, "--cpu", "--num_processes", "1"]
@@ -235,15 +249,13 @@ def test_accelerate_launch_starts_the_script(scripts, outputs):
 
 def stop(scripts, folder, sessions):
     """Stops and resumes a run; each session is a step, the signal after it, and the newest checkpoint left."""
-    resume = []
     for step, number, checkpoint in sessions:
-        done = scripts.run(TRAIN, *TINY, *resume, "--output_dir", folder, signals=[(step, number)])
+        done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder, signals=[(step, number)])
         assert done.returncode == (-KILL if number == KILL else 128 + number), done.stderr
         assert "Traceback" not in done.stderr
         assert not folder.exists()
         found = sorted(Path(f"{folder}.partial/checkpoints").glob("[a-z]*"), key=os.path.getmtime)
         assert (found[-1].name if found else None) == checkpoint
-        resume = LATEST
     return done
 
 
@@ -275,6 +287,17 @@ def test_the_printed_line_goes_on_to_the_very_run_that_was_not_stopped(scripts, 
     assert_same_run(folder, reference)
 
 
+def test_latest_starts_a_run_where_there_is_none_and_says_so(scripts, tmp_path):
+    folder = tmp_path / "run"
+    done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", folder, signals=[(2, TERM)])
+    assert done.stdout.count(f"There is no unfinished run {folder}.partial to resume: a new run starts.") == 1
+    named = f"{folder}.partial/checkpoints/vqvae-2"
+    shutil.rmtree(f"{folder}.partial")
+    done = scripts.run(TRAIN, *TINY, "--resume_from_checkpoint", named, "--output_dir", folder)
+    assert_refused(done, "no unfinished run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_run_has_nothing_to_resume(scripts, reference):
     before = digest(reference)
     done = scripts.run(TRAIN, *TINY, *LATEST, "--output_dir", reference)
@@ -303,8 +326,7 @@ def test_a_run_is_discarded_whole_or_not_at_all(scripts, stopped):
     assert done.returncode == -KILL
     partial, discarded = (stopped.with_name(name) for name in ("run.partial", ".run.discarded"))
     assert discarded.exists() and not partial.exists()  # it died in the middle of it
-    assert_refused(scripts.run(TRAIN, *new, *LATEST), "no unfinished run")
-    scripts.run(TRAIN, *new, signals=[(1, KILL)])
+    assert "no unfinished run" in scripts.run(TRAIN, *new, *LATEST, signals=[(1, KILL)]).stdout
     assert partial.exists() and not discarded.exists()
 
 
@@ -581,7 +603,7 @@ def test_a_folder_of_colour_images_trains_in_bf16_with_clipped_gradients(scripts
         (["--push_to_hub", "--hub_model_id", "a b"], ["'a b'"]),
         (["--push_to_hub", "--hub_model_id", "me/mine"], ["token"]),
         (["--output_dir", "."], ["--output_dir ."]),
-        (LATEST, ["no unfinished run"]),
+        (["--resume_from_checkpoint", "run.partial/checkpoints/vqvae-3"], ["no unfinished run"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0][:1] == "-" else "",
 )
@@ -681,11 +703,13 @@ def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, online, tmp_pat
     revision = read(folder, "run")["dataset"]["revision"]
     assert revision == hub.repo("me/pictures", "dataset").refs["main"]
     assert "Its license, by its dataset card: `cc-by-4.0`." in (folder / "README.md").read_text("utf-8")
-    _, script, *flags = command.split()
-    done = online(script, *flags)
-    assert done.returncode == 0, done.stderr
-    assert digest(folder) == before
-    assert len(hub.repo("me/tiny").history()) == 2
+    _, *push = command.split()
+    # So does the command of the run, which finds nothing to train; what is pushed already is no second commit.
+    for words in (push, [TRAIN, *flags, *LATEST]):
+        done = online(*words)
+        assert done.returncode == 0 and "Pushed" in done.stdout, done.stderr
+        assert digest(folder) == before
+        assert len(hub.repo("me/tiny").history()) == 2
     # A fresh process with a fresh cache, which cannot import this package.
     code = """
 import sys

@@ -80,7 +80,9 @@ class TrainingArguments:
 
     output_dir: str = flag("outputs/vqvae", "Folder of the finished run; before, it is `<output_dir>.partial`.", "run")
     overwrite_output_dir: bool = flag(False, "Replace a finished or unfinished run.", "run")
-    resume_from_checkpoint: str | None = flag(None, "`latest`, or a checkpoint folder of this run.", "run")
+    resume_from_checkpoint: str | None = flag(
+        None, "`latest` (which starts a run where there is none), or a checkpoint folder of this run.", "run"
+    )
     resume_with_changes: bool = flag(False, "Allow other flags, data or devices; the result differs.", "run")
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"

@@ -29,6 +29,9 @@ def check_run(run: Run) -> tuple[bool | None, list[str]]:
             return None, []
         print(f"The run in {directory.output_dir} has other flags: a new run starts and replaces it when complete.")
         resume = False
+    elif training.resume_from_checkpoint == "latest" and not directory.partial.exists():
+        print(f"There is no unfinished run {directory.partial} to resume: a new run starts.", flush=True)
+        resume = False
     directory.check(resume=resume, overwrite=overwrite)
     if not resume:
         return False, []
