@@ -740,6 +740,6 @@ print(tuple(model.sample(2).shape))
 def test_a_folder_that_is_named_like_a_repo_is_no_base_model(scripts, reference, outputs):
     VQVAEModel.from_pretrained(reference).save_pretrained(outputs / "me" / "vqvae")
     flags = ["--vqvae_name_or_path", "me/vqvae", "--max_train_samples", "32", "--num_eval_samples", "0"]
-    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", "prior", folder=outputs)
+    done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", "unnamed", folder=outputs)
     assert done.returncode == 0, done.stderr
-    assert ModelCard.load(outputs / "prior" / "README.md").data.base_model is None
+    assert ModelCard.load(outputs / "unnamed" / "README.md").data.base_model is None
