@@ -12,12 +12,11 @@ from ..models import PixelCNNConfig, VQVAEConfig
 from .page import BLUE, GREEN, INK, MARGIN, ORANGE, WIDTH, fit_text, page, set_height
 
 PLAIN = ("#ffffff", "#707070")  # fill and edge of boxes
-LEFT, RIGHT = ("#dcedf8", BLUE), ("#d5efe6", GREEN)  # encoder and decoder; vertical and horizontal stack
+ENCODER, DECODER = ("#dcedf8", BLUE), ("#d5efe6", GREEN)
 QUANTIZER, PRIOR = ("#fdf0d2", "#a87400"), ("#f6e6ef", "#a2507f")
 GAP, LINE = 48, 42  # dots between rows, where the arrows are, and between lines of text
 PICTURE = 216  # side of the picture in a box
-PLACES = {1: (WIDTH // 2,), 2: (318, WIDTH - 318)}  # middles of one box, or of two
-WIDTHS = {1: 1228, 2: 584}
+PLACES, WIDTHS = {1: (640,), 2: (318, 962)}, {1: 1228, 2: 584}  # middles and widths of one box, or of two
 
 Box = Sequence[str]  # lines of text, the first one bold
 
@@ -35,18 +34,16 @@ class Drawing:
         """Draw one box or two of equal height.
 
         Args:
-            arrows: one arrow or two from the row above, `v` down, `^` up or a space for none, and `>` from box to box.
+            arrows: one arrow or two from the row above, `v` down or `^` up.
             picture: colours of a table of cells beside the text.
         """
         above, top = self.bottom, self.bottom + GAP
         width, height = WIDTHS[len(boxes)], max(22 + LINE * max(map(len, boxes)), PICTURE + 36 if picture else 0)
         self.bottom, middle = top + height, top + height / 2
-        vertical = arrows.rstrip(">")
-        for x, arrow in zip(PLACES.get(len(vertical), ()), vertical, strict=True):
-            if arrow != " ":
-                self._arrow((x, above), (x, top), "-|>" if arrow == "v" else "<|-")
-        if ">" in arrows:
-            self._arrow((PLACES[2][0] + width / 2, middle), (PLACES[2][1] - width / 2, middle), "-|>")
+        for x, arrow in zip(PLACES.get(len(arrows), ()), arrows, strict=True):
+            style = f"{'-|>' if arrow == 'v' else '<|-'},head_width=0.35,head_length=0.55"
+            options = {"arrowstyle": style, "color": INK, "lw": 1.6, "shrinkA": 0, "shrinkB": 0}
+            self.axes.annotate("", (x, top), (x, above), arrowprops=options)
         for x, lines, (fill, edge) in zip(PLACES[len(boxes)], boxes, colors, strict=True):
             shape = "round,pad=0,rounding_size=14"
             self.axes.add_patch(FancyBboxPatch((x - width / 2, top), width, height, shape, fc=fill, ec=edge, lw=1.6))
@@ -61,10 +58,6 @@ class Drawing:
                 x = WIDTH - 200 + cell * (column - len(fills) / 2)
                 y = middle + cell * (row - len(picture) / 2)
                 self.axes.add_patch(Rectangle((x, y), cell, cell, fc=fill, ec="#606060", lw=0.8))
-
-    def _arrow(self, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
-        options = {"arrowstyle": f"{style},head_width=0.35,head_length=0.55", "color": INK, "lw": 1.6}
-        self.axes.annotate("", end, start, arrowprops={**options, "shrinkA": 0, "shrinkB": 0})
 
 
 def plot_architecture(config: VQVAEConfig, path: str | Path, prior_config: PixelCNNConfig | None = None) -> None:
@@ -88,7 +81,7 @@ def plot_architecture(config: VQVAEConfig, path: str | Path, prior_config: Pixel
         images, *levels = autoencoder_boxes(config)
         drawing.row(*images, colors=[PLAIN, PLAIN])
         for boxes in levels:
-            drawing.row(*boxes, colors=[LEFT, RIGHT], arrows="v^")
+            drawing.row(*boxes, colors=[ENCODER, DECODER], arrows="v^")
         drawing.row(quantizer, colors=[QUANTIZER], arrows="v^", picture=codebook)
         box = [f"{grid} grid of codes", bits, f"(its 8-bit pixels: {8 * pixels:,} bits)"]
         drawing.row(box, colors=[PLAIN], arrows="v", picture=[["#fdf0d2"] * columns] * rows)
@@ -104,19 +97,15 @@ def _draw_prior(drawing: Drawing, config: PixelCNNConfig) -> None:
     fills = [[BLUE] * kernel for _ in range(radius)]
     fills += [[GREEN if gated else BLUE] * radius + [ORANGE] + ["white"] * radius]
     fills += [["white"] * kernel for _ in range(radius)]
-    seen = (
-        ["blue: seen by the vertical stack", "green: by the horizontal stack"] if gated else ["blue: codes it may see"]
-    )
+    seen = ["blue: codes it may see"]
+    if gated:
+        seen = ["blue: seen by the vertical stack", "green: by the horizontal stack"]
     name = f"{'First kernels' if gated else 'Mask A'}, {size_text(kernel, kernel)}"
     title = f"{'Gated ' * gated}PixelCNN prior: which code comes next?"
     legend = [title, name, *seen, "orange: the code to predict", "white: hidden from it"]
     drawing.row(legend, colors=[PLAIN], arrows="v", picture=fills)
-    if gated:
-        first, layers = stack_boxes(config)
-        drawing.row(*first, colors=[LEFT, RIGHT], arrows="vv>")
-        drawing.row(*layers, colors=[LEFT, RIGHT], arrows="vv>")
-    for index, box in enumerate(prior_boxes(config)):
-        drawing.row(box, colors=[PRIOR], arrows=" v" if gated and index == 0 else "v")
+    for box in prior_boxes(config):
+        drawing.row(box, colors=[PRIOR], arrows="v")
 
 
 def size_text(*numbers: int) -> str:
@@ -146,39 +135,29 @@ def autoencoder_boxes(config: VQVAEConfig) -> list[tuple[Box, Box]]:
 
 
 def prior_boxes(config: PixelCNNConfig) -> list[Box]:
-    """Return the text of the boxes one below the other, down to the logits; gated: those after the layers."""
+    """Return the text of the boxes one below the other, down to the logits."""
     hidden, wide = (size_text(*config.grid_size, size) for size in (config.hidden_size, 2 * config.hidden_size))
     logits = ["1 × 1 convolution", f"{config.num_embeddings:,} logits for each cell"]
+    classes = [f"+ embedding of {count_text(config.num_classes, 'class')}"] if config.num_classes else []
     if config.architecture == "gated":
-        skip = ["skip connections", "gates of all layers, 1 × 1 convolution", wide]
-        return [skip, ["1 × 1 convolution", wide], logits]
+        side, inner = config.kernel_size, config.gated_kernel_size
+        above, rows = side // 2, inner // 2 + 1
+        link = "+ 1 × 1 of the vertical stack"
+        first = [f"vertical stack: {above} × {side} convolution", f"horizontal stack: 1 × {above} convolution {link}"]
+        layers = [f"vertical stack: {rows} × {inner} convolution", f"horizontal stack: 1 × {rows} convolution {link}"]
+        layers += [*classes, "gates: tanh × sigmoid of the halves", "each stack is added to its input"]
+        return [
+            ["first kernels", *first, f"{hidden} each"],
+            [f"{count_text(config.num_gated_layers, 'layer')} of two stacks", *layers],
+            ["skip connections", "gates of all layers, 1 × 1 convolution", wide],
+            ["1 × 1 convolution", wide],
+            logits,
+        ]
     kernel = size_text(config.kernel_size, config.kernel_size)
-    boxes = [[f"{kernel} convolution, mask A", *_classes(config), hidden]]
+    boxes = [[f"{kernel} convolution, mask A", *classes, hidden]]
     if config.num_residual_blocks:
         blocks = count_text(config.num_residual_blocks, "residual block")
         boxes.append([blocks, "1 × 1, 3 × 3 mask B, 1 × 1", hidden])
     if config.num_pixelcnn_layers:
         boxes.append([f"{count_text(config.num_pixelcnn_layers, 'layer')} of 1 × 1 convolution", hidden])
     return [*boxes, logits]
-
-
-def stack_boxes(config: PixelCNNConfig) -> tuple[tuple[Box, Box], tuple[Box, Box]]:
-    """Return the text of the vertical and the horizontal box of the first kernels and of the gated layers."""
-    hidden, layers = size_text(*config.grid_size, config.hidden_size), count_text(config.num_gated_layers, "layer")
-    side, inner = config.kernel_size, config.gated_kernel_size
-    above, rows = side // 2, inner // 2 + 1
-    link, gate = "+ 1 × 1 of the vertical stack", [*_classes(config), "gate: tanh × sigmoid of its halves"]
-    return (
-        (
-            ["rows above", f"{above} × {side} convolution", hidden],
-            ["left in its row", f"1 × {above} convolution", link, hidden],
-        ),
-        (
-            [f"vertical stack, {layers}", f"{rows} × {inner} convolution", *gate, "added to its input"],
-            [f"horizontal stack, {layers}", f"1 × {rows} convolution", link, *gate, "1 × 1, added to its input"],
-        ),
-    )
-
-
-def _classes(config: PixelCNNConfig) -> list[str]:
-    return [f"+ embedding of {count_text(config.num_classes, 'class')}"] if config.num_classes else []
