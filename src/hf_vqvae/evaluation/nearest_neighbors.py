@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # values held at a time
-SPARE = 4  # more candidates than asked for: rounding may swap images at nearly equal distances
+CHUNK = 2**24  # values of images compared at a time
 
 
 @torch.inference_mode()
@@ -19,21 +18,9 @@ def nearest_images(queries: Tensor, images: Tensor, number: int = 1) -> tuple[Te
         Distances, float32 (N, number), nearest first, 0 for a copy; and rows of `images`, int64 (N, number).
     """
     flat = queries.flatten(1).float() / 255
-    best = torch.empty(len(flat), 0, device=flat.device)
-    rows = torch.empty(len(flat), 0, dtype=torch.long, device=flat.device)
-    step = max(1, CHUNK // max(flat.shape))
-    for start in range(0, len(images), step):
-        chunk = images[start : start + step].to(flat.device).flatten(1).float() / 255
-        # |x|^2 of the queries does not change the order.
-        squares = torch.addmm(chunk.square().sum(1), flat, chunk.T, alpha=-2)
-        new = torch.arange(start, start + len(chunk), device=flat.device).expand(len(flat), -1)
-        best, rows = torch.cat([best, squares], 1), torch.cat([rows, new], 1)
-        best, order = best.topk(min(number + SPARE, best.shape[1]), largest=False)
-        rows = rows.gather(1, order)
-    # Recomputed from differences: |x|^2 - 2xy + |y|^2 of a copy is not exactly 0.
-    found = [
-        (images[nearest.to(images.device)].to(flat.device).flatten(1).float() / 255 - query).norm(dim=1)
-        for nearest, query in zip(rows, flat, strict=True)
-    ]
-    distances, order = torch.stack(found).topk(number, largest=False)
-    return distances, rows.gather(1, order)
+    # From differences: |x|^2 - 2xy + |y|^2 of a copy is not exactly 0.
+    exactly = "donot_use_mm_for_euclid_dist"
+    parts = images.split(max(1, CHUNK // flat.shape[1]))
+    chunks = (part.to(flat.device).flatten(1).float() / 255 for part in parts)
+    distances = torch.cat([torch.cdist(flat, chunk, compute_mode=exactly) for chunk in chunks], dim=1)
+    return tuple(distances.topk(number, largest=False))
