@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
-from hf_vqvae.distributed import LONGEST_WAIT, SHARDING
+from hf_vqvae.distributed import LONGEST_WAIT
 from support.hub import HubServer
 from support.scripts import ROOT, ScriptServer
 
@@ -468,14 +468,6 @@ hf_vqvae.training.run.load_images = load_slowly
 # What is refused
 
 
-@pytest.mark.parametrize("variable", SHARDING)
-def test_sharding_is_refused_before_anything_is_written(scripts, tmp_path, variable):
-    flags = [*DATA, *ONE, "--output_dir", tmp_path / "run"]
-    done = scripts.run(TRAIN, *flags, environment={variable: "true"})
-    assert_clear(done, f"{variable}=true", SHARDING[variable], "--multi_gpu")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.fixture
 def evaluation(tmp_path):
     """The command that evaluates a tiny model."""
@@ -484,11 +476,6 @@ def evaluation(tmp_path):
     script = ROOT / "scripts/evaluate.py"
     flags = ["--dataset_name", "digits", "--max_eval_samples", "11", "--num_samples", "0"]
     return [script, tmp_path / "model", *flags]
-
-
-def test_sharding_is_refused_by_the_evaluation_too(scripts, evaluation):
-    done = scripts.run(*evaluation, environment={"ACCELERATE_USE_FSDP": "true"})
-    assert_clear(done, "ACCELERATE_USE_FSDP=true", "FSDP", "--multi_gpu")
 
 
 def test_a_process_that_the_evaluation_loses_is_named(scripts, evaluation, each):
