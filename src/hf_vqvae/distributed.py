@@ -24,14 +24,6 @@ from .files import keep_freed_memory
 LONGEST_WAIT = timedelta(hours=12)
 # A network file system may show late what another machine wrote: NFS refreshes its cache after 30 to 60 seconds.
 SHARED_FOLDER_SECONDS = 60.0
-# `accelerate launch` sets these variables to shard a model. The models here are small and update their codebook in
-# place: with two processes, FSDP 1 fails at that, and FSDP 2 silently drops the update.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
 
 
 def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
@@ -110,25 +102,20 @@ def init_distributed(**options: Any) -> Accelerator:
 
     Raises `ValueError` if the kind of launch is not supported.
     """
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() in ("1", "true"):
-            raise ValueError(
-                f"{name} ({variable}={os.environ[variable]}) does not work here, and splits models far larger than "
-                "these: launch with --multi_gpu (DistributedDataParallel), or unset the variable."
-            )
     allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     waiting = InitProcessGroupKwargs(backend=None, timeout=LONGEST_WAIT)
     accelerator = Accelerator(kwargs_handlers=[waiting], **options)
     # With `--dynamo_backend` Accelerate allows TF32, which can change which codebook vector is nearest.
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    # Processes that do not form one group would all write the same folder.
     kind, launched = accelerator.distributed_type, os.environ.get("WORLD_SIZE", "1")
+    # A codebook is updated in place: with two processes, FSDP 1 fails at that, and FSDP 2 silently drops the update.
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(
             f"training through Accelerate's {kind.value} does not work here: the codebook would differ from process "
             "to process. DistributedDataParallel does (`accelerate launch --multi_gpu`); without a TPU, "
             "USE_TORCH_XLA=0 keeps Accelerate from taking torch_xla."
         )
+    # Processes that do not form one group would all write the same folder.
     if launched != str(accelerator.num_processes):
         raise ValueError(
             f"WORLD_SIZE={launched} processes were launched, but Accelerate found no device for them to work "
