@@ -25,7 +25,7 @@ OF_LARGE_FILES = ("upload", "verify")
 LASTING = {
     401: "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",
     403: "the Hub answered 403 .*the token has no right to do this",
-    404: "the Hub answered 404 .*the repo does not exist, or the token may not see it",
+    404: "the Hub answered 404 .*or the token may not see it",
     409: "the Hub answered 409 .*it clashes with what is there",
     412: "the Hub answered 412 .*somebody else has pushed in the meantime",
     "revoke": "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",

@@ -13,7 +13,7 @@ MESSAGES = {
     401: NO_TOKEN,
     "revoke": NO_TOKEN,
     403: "the Hub answered 403: the token has no right to do this",
-    404: "the Hub answered 404: the repo does not exist, or the token may not see it",
+    404: "the Hub answered 404: .*or the token may not see it",
     409: "the Hub answered 409: it clashes with what is there",
     412: "the Hub answered 412: somebody else has pushed in the meantime",
     413: "the Hub answered 413: the Hub, or a proxy between, does not accept so large a file",
