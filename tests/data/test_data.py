@@ -75,6 +75,7 @@ def test_a_folder_of_parquet_gives_both_splits_exactly(folder, arguments):
         "kind": "folder",
         "config": None,
         "revision": None,
+        "license": None,
         "train_split": "train",
         "train_count": 6,
         "eval_split": "test",
@@ -82,7 +83,6 @@ def test_a_folder_of_parquet_gives_both_splits_exactly(folder, arguments):
         "image_column": "image",
         "label_column": "label",
         "label_names": ["cat", "dog"],
-        "load_command": 'load_dataset("./pets")',
     }
 
 

@@ -280,9 +280,9 @@ def test_hub_datasets_are_read_at_the_commit_that_is_recorded(hub):
     [
         ("no config", "`--dataset_config_name None` of .*'small', 'large'"),
         ("unknown config", "`--dataset_config_name huge` of .*'small', 'large'"),
-        ("unknown revision", "me/one`: it has no `--dataset_revision v9`.*/me/one/commits"),
-        ("unknown dataset", "no such folder, and no such dataset on http://127.0.0.1.*spelling"),
-        ("private dataset", "or it is private .then `hf auth login`"),
+        ("unknown revision", "me/one --dataset_revision v9`: .*Invalid rev id: v9.*no such repo or revision"),
+        ("unknown dataset", "no such folder, and the Hub answered 401 .*there is no such repo"),
+        ("private dataset", "me/secret`: .* set HF_TOKEN or run `hf auth login`"),
         ("evil path", "me/evil0`: Data files don't belong to me/evil0"),
         ("evil address", "me/evil1`: Data files don't belong to me/evil1"),
         ("server error", "cannot be reached, and the cache does not have it"),

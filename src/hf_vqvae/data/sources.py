@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 import datasets
 from datasets.exceptions import DatasetsError
 from huggingface_hub import DatasetInfo, HfApi, constants
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from ..arguments import DataArguments
-from ..hub.errors import httpx
+from ..hub.errors import explain, httpx
 from ..hub.requests import TIMEOUT, request_timeout, retry
 from .arrays import load_arrays
 from .digits import load_digits
@@ -230,25 +230,19 @@ def _cache(arguments: DataArguments) -> str:
 def _find_info(arguments: DataArguments) -> DatasetInfo | None:
     """Look up the commit to read on the Hub, and its card; `None` if the Hub cannot be reached."""
     name, revision = arguments.dataset_name, arguments.dataset_revision
-    hub = datasets.config.HF_ENDPOINT
     try:
-        return HfApi(endpoint=hub).dataset_info(name, revision=revision, timeout=30)
+        return HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(name, revision=revision, timeout=30)
     except (httpx.TransportError, ConnectionError):  # HF_HUB_OFFLINE=1 gives a ConnectionError
         return None
     except (json.JSONDecodeError, LookupError, TypeError):  # the login page of a network
         return None
-    except GatedRepoError:
-        reason = f"it is gated. Ask for access at {hub}/datasets/{name}, then `hf auth login`"
-    except RepositoryNotFoundError:
-        reason = f"there is no such folder, and no such dataset on {hub}, or it is private (then `hf auth login`). "
-        reason += "Check the spelling"
-    except RevisionNotFoundError:
-        reason = f"it has no `--dataset_revision {revision}`. {hub}/datasets/{name}/commits lists its commits"
     except HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return None
-        reason = f"the Hub refuses it ({error})"
-    raise DataError(f"`--dataset_name {name}`: {reason}.")
+        at = "" if revision is None else f" --dataset_revision {revision}"
+        raise DataError(
+            f"`--dataset_name {name}{at}`: there is no such folder, and {explain(error, 'download')}"
+        ) from error
 
 
 def _find_builder(

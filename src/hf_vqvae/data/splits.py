@@ -262,20 +262,7 @@ def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> 
         "image_column": decoder.image_column,
         "label_column": decoder.label_column,
         "label_names": decoder.label_names,
-        "load_command": _load_command(source, arguments),
     }
-
-
-def _load_command(source: Source, arguments: DataArguments) -> str:
-    """Return the expression that loads the dataset, after the import of its function or module."""
-    if source.kind == "digits":
-        return "hf_vqvae.digits.load_digits()"
-    if source.kind == "arrays":
-        return f"hf_vqvae.data.arrays.load_arrays({f'./{source.name}'!r})"
-    words = [source.name if source.kind == "hub" else f"./{source.name}", arguments.dataset_config_name]
-    parts = [f'"{word}"' for word in words if word is not None]
-    parts += [] if arguments.dataset_revision is None else [f'revision="{arguments.dataset_revision}"']
-    return f"load_dataset({', '.join(parts)})"
 
 
 def _decode_first(images: StreamedImages, labels: list[int], modes: list[str | None]) -> Iterator[Tensor]:

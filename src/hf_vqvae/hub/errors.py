@@ -89,7 +89,7 @@ def _explain_answer(error: BaseException, action: str) -> str:
     meanings = {
         401: "the Hub does not accept the token; set HF_TOKEN or run `hf auth login` anew",
         403: "the token has no right to do this; it needs the right to write there",
-        404: "the repo does not exist, or the token may not see it",
+        404: "there is no such repo or revision, or the token may not see it",
         409: "it clashes with what is there, or with a push at the same time; look and push again",
         412: "somebody else has pushed in the meantime; look at the repo and push again",
         413: "the Hub, or a proxy between, does not accept so large a file",
