@@ -82,18 +82,16 @@ def push_model(
     repo_id: str,
     *,
     commit_message: str | None = None,
-    commit_description: str | None = None,
-    private: bool | None = None,
     token: bool | str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
     max_shard_size: int | str | None = "50GB",
     tags: list[str] | None = None,
+    **options,
 ) -> str:
     """Upload the model to the Hub in one commit, with its image processor, its code and its card.
 
-    Arguments and return value are those of `PreTrainedModel.push_to_hub`; `save_for_hub` writes the files. A README.md
-    of the repo that was written or edited by hand is kept with a warning.
+    Arguments and return value are those of `PreTrainedModel.push_to_hub`, with `commit_description`, `private`,
+    `revision` and `create_pr` among the `options`; `save_for_hub` writes the files. A README.md of the repo that was
+    written or edited by hand is kept with a warning.
 
     Raises:
         ValueError: if `repo_id` is not a valid repo name, or `private` is asked of a repo that is public.
@@ -102,17 +100,8 @@ def push_model(
     with request_timeout(TIMEOUT), tempfile.TemporaryDirectory() as folder:
         repo_id = full_name(HfApi(token=token), repo_id)
         save_for_hub(model, folder, repo_id, max_shard_size=max_shard_size, tags=tags, token=token)
-        return commit_folder(
-            folder,
-            repo_id,
-            commit_message=commit_message or "Upload model",
-            commit_description=commit_description,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            edited_card="keep",
-        )
+        message = commit_message or "Upload model"
+        return commit_folder(folder, repo_id, commit_message=message, token=token, edited_card="keep", **options)
 
 
 def add_code(folder: Path, model_class: type) -> None:
