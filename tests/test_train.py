@@ -710,6 +710,9 @@ def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, online, tmp_pat
         assert done.returncode == 0 and "Pushed" in done.stdout, done.stderr
         assert digest(folder) == before
         assert len(hub.repo("me/tiny").history()) == 2
+    files = hub.repo("me/tiny").find("main").files
+    assert 'model_id = \\"me/tiny\\"' in files["notebook.ipynb"].content.decode()
+    assert {f"figures/gallery/{number}.png" for number in range(2)} <= files.keys()
     # A fresh process with a fresh cache, which cannot import this package.
     code = """
 import sys

@@ -31,7 +31,8 @@ assert Path(hf_vqvae.__file__).is_relative_to(installed), hf_vqvae.__file__
 assert not any(Path(module.__file__).is_relative_to(checkout / "src")
                for module in list(sys.modules.values()) if getattr(module, "__file__", None))
 assert version("hf_vqvae") == hf_vqvae.__version__
-assert template_path() == installed / "hf_vqvae" / "model_card" / "template.md"
+for name in ("template.md", "notebook.md"):
+    assert template_path(name) == installed / "hf_vqvae" / "model_card" / name
 
 config = hf_vqvae.VQVAEForImageGenerationConfig(prior_config={"hidden_size": 8})
 model = hf_vqvae.VQVAEForImageGeneration(config)
@@ -63,14 +64,15 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.timeout(60)
-def test_the_wheel_holds_the_package_its_page_its_card_template_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_its_page_its_templates_and_nothing_else(wheel):
     assert wheel.name == f"hf_vqvae-{hf_vqvae.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     files = [path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts]
     files += (SOURCE / "export" / "space").iterdir()
     expected = {f"hf_vqvae/{path.relative_to(SOURCE).as_posix()}": path for path in files}
-    expected["hf_vqvae/model_card/template.md"] = ROOT / "model_card" / "template.md"
+    for name in ("template.md", "notebook.md"):
+        expected[f"hf_vqvae/model_card/{name}"] = ROOT / "model_card" / name
     about = f"hf_vqvae-{hf_vqvae.__version__}.dist-info"
     expected[f"{about}/licenses/LICENSE"] = ROOT / "LICENSE"
     made = {f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD")}

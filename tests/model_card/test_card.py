@@ -11,9 +11,11 @@ from email.message import Message
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.data.decoding import DecodedImages
@@ -182,7 +184,7 @@ def check_text(text):
     # Only line breaks, code and references to notes are HTML of our own.
     prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
     prose = re.sub(r"`[^`\n]*`", "", prose)
-    tags = set(re.findall(r"<[^>]*>", prose)) - {"<br>", "<code>", "</code>", "<sup>", "</sup>"}
+    tags = set(re.findall(r"<[^>]*>", prose)) - {"<br>", "<Gallery />", "<code>", "</code>", "<sup>", "</sup>"}
     assert all(tag.startswith("<!-- hf_vqvae: this card was generated") for tag in tags), tags
 
 
@@ -490,6 +492,44 @@ def test_evaluation_on_the_training_split_is_admitted(tmp_path):
     assert "say nothing about new images" not in build_card(tmp_path / "run").text
 
 
+@pytest.mark.parametrize(
+    "classes, texts",
+    [
+        (None, [f"sample {number}" for number in range(1, 11)]),
+        (["zero", "two\nlines: ---"], ["zero", "two lines: ---"]),
+        ([*"abcdefghijkl"], [*"abcdefghij"]),
+    ],
+)
+def test_the_gallery_has_a_sample_of_each_class_with_its_pixels_as_squares(classes, texts, tmp_path):
+    model = make_run(tmp_path, model=tiny_model(classes=classes))
+    model.vqvae.quantizer.embedding.weight.data.normal_(0, 3)
+    write_figures(tmp_path, model, some_images(), torch.Generator().manual_seed(0))
+    card = build_card(tmp_path)
+    check_text(str(card))
+    assert "\n\n<Gallery />\n\n" in card.text
+    widget = ModelCard(str(card)).data.widget
+    assert [entry["text"] for entry in widget] == texts
+    labels = (
+        None
+        if classes is None
+        else torch.arange(min(10, len(classes))).repeat_interleave(8 * max(1, 8 // len(classes)))
+    )
+    samples = model.sample(
+        64 if classes is None else None, class_labels=labels, generator=torch.Generator().manual_seed(0)
+    )
+    step = 1 if classes is None else len(labels) // len(texts)
+    for entry, sample in zip(widget, samples[::step], strict=False):
+        pixels = np.asarray(Image.open(tmp_path / entry["output"]["url"]))
+        expected = VQVAEImageProcessorPil().postprocess(sample[None], "np")[0]
+        assert pixels.shape == (512, 512, 3) and pixels.std() > 5
+        assert np.array_equal(pixels, np.rint(expected * 255).repeat(64, 0).repeat(64, 1).repeat(3, 2))
+
+
+def test_a_model_without_a_prior_has_no_gallery(finished):
+    card = build_card(finished[False])
+    assert card.data.get("widget") is None and "Gallery" not in card.text
+
+
 def test_the_license_is_that_of_the_flags(tmp_path):
     make_run(tmp_path / "run", hub_license="cc-by-4.0")
     assert build_card(tmp_path / "run").data.license == "cc-by-4.0"
@@ -559,9 +599,9 @@ def test_figures_leave_the_model_as_it_was_and_follow_the_seed(tmp_path):
     drawn = write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
     assert {path.stem for path in drawn} == FIGURES | {"samples", "completions", "likelihoods", "test_images"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    first = {path: path.read_bytes() for path in folder.rglob("*.png")}
     write_figures(tmp_path / "run", model, some_images(), torch.Generator().manual_seed(1))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == first
 
 
 def test_figures_of_a_model_without_a_run_are_those_of_the_model(tmp_path):

@@ -7,8 +7,8 @@ import shlex
 
 from PIL import Image
 
-from hf_vqvae import VQVAEForImageGeneration, VQVAEImageProcessorPil
 from hf_vqvae.hub.card_signature import sign_card
+from hf_vqvae.hub.download import image_processor_for
 from hf_vqvae.model_card.card import write_card
 from hf_vqvae.model_card.records import hash_saved_weights
 from hf_vqvae.publishing.staging import add_code
@@ -51,8 +51,7 @@ def make_run(folder, model=None):
     """The folder of a finished run of a model, with what must never be pushed in it too."""
     model = model or model_of_run()
     model.save_pretrained(folder)
-    side = model.vqvae.config.image_size
-    VQVAEImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    image_processor_for(model.base_model.config).save_pretrained(folder)
     error = {"name": "Reconstruction MSE", "value": 0.0042, "split": "test", "count": 9}
     error |= {"scale": "[0, 1]", "stage": "vqvae", "protocol": "mean over all pixels"}
     records = {"metrics": {"reconstruction_mse": error}, "history": {}}
@@ -66,7 +65,7 @@ def make_run(folder, model=None):
     for name in ("figures", "checkpoints/step-1", "codes"):
         (folder / name).mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "figures" / "samples.png")
-    add_code(folder, VQVAEForImageGeneration)
+    add_code(folder, type(model))
     write_card(folder)
     (folder / "checkpoints" / "step-1" / "model.safetensors").write_bytes(b"0" * 100)
     (folder / "codes" / "data.arrow").write_bytes(b"0" * 100)

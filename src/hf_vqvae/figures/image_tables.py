@@ -20,6 +20,7 @@ CODE_COLORS = "viridis"
 SPACE, GAP = 4, 16  # dots between pictures; between large ones and groups of columns
 NAMES = 280  # the most dots that the names of rows take
 LINE = 38  # dots for a line of text
+GALLERY = 512  # the most dots of a picture alone, if it is enlarged
 FRAME = 208  # grey of the line around a picture
 
 
@@ -224,6 +225,15 @@ def color_codes(codes: np.ndarray, num_embeddings: int, cell: int = 1) -> np.nda
 def save_strip(images: np.ndarray, path: str | Path) -> None:
     """Write images (N, H, W, C) side by side, without a scale or frame, as the page in the browser reads them."""
     Image.fromarray(np.concatenate([displayable(image) for image in images], axis=1)).save(path)
+
+
+def save_gallery(images: np.ndarray, folder: str | Path) -> None:
+    """Write images (N, H, W, C) into `folder` as 0.png, 1.png, ..., enlarged so that a viewer does not blur them."""
+    Path(folder).mkdir(exist_ok=True)
+    height, width = shown_size(*images.shape[1:3], max(GALLERY, images.shape[2]))
+    for number, image in enumerate(images):
+        picture = Image.fromarray(displayable(image)).resize((width, height), Image.Resampling.NEAREST)
+        picture.save(Path(folder, f"{number}.png"))
 
 
 def printable(name: str, otherwise: str) -> str:

@@ -17,7 +17,8 @@ logger = logging.get_logger(__name__)
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # Files of a run that are pushed beside its model; checkpoints and codes are not.
-RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "figures/*", "onnx/*")
+RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "notebook.ipynb")
+RUN_FILES += ("figures/*", "figures/gallery/*", "onnx/*")
 
 
 class EditedCardError(ValueError):

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,19 @@ from .escaping import as_code, as_plain, as_string, clean, without_path
 
 # Names of datasets whose ids are not their names.
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+NUM_CLASSES = 10  # the most classes of which samples are shown
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def gallery(run_folder: Path, prior: PixelCNNConfig | None) -> list[dict[str, Any]]:
+    """Return the pictures of `<Gallery />`, the `widget` of the metadata: a sample of each class, by its name."""
+    names = prior.id2label if prior and prior.num_classes else {}
+    pictures = [f"figures/gallery/{number}.png" for number in range(NUM_CLASSES)]
+    return [
+        {"text": clean(names.get(number, "")) or f"sample {number + 1}", "output": {"url": picture}}
+        for number, picture in enumerate(pictures)
+        if (run_folder / picture).is_file()
+    ]
 
 
 def describe_package() -> dict[str, Any]:

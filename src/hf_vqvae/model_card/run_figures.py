@@ -20,13 +20,15 @@ from ..figures.image_tables import (
     plot_samples,
     plot_samples_by_class,
     printable,
+    save_gallery,
     save_strip,
 )
 from ..models import VQVAEForImageGeneration, VQVAEModel
+from .context import NUM_CLASSES
 from .records import read_record
 
 NUM_IMAGES, NUM_SAMPLES = 10, 64
-NUM_CLASSES, SAMPLES_PER_ROW, FEWEST_ROWS = 10, 8, 8  # of the samples of a conditional model
+SAMPLES_PER_ROW, FEWEST_ROWS = 8, 8  # of the samples of a conditional model
 NUM_COMPLETIONS, NUM_NEIGHBOURS = 5, 4
 NUM_LIKELIHOODS, MOST_LIKELIHOODS = 3, 256  # images of each kind, of the first ones
 
@@ -79,11 +81,12 @@ def write_figures(
 
 
 def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | None, path: Path) -> np.ndarray:
-    """Draw the figure of samples, by class if the prior is conditional; return the samples."""
+    """Draw the figure of samples, by class if the prior is conditional, and the gallery; return the samples."""
     config = model.config.prior_config
     if config.num_classes is None:
         samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
         plot_samples(samples, path)
+        save_gallery(samples[:NUM_CLASSES], path.with_name("gallery"))
         return samples
     # At most ten classes; few of them get several rows.
     shown = min(config.num_classes, NUM_CLASSES)
@@ -93,6 +96,7 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
     table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
     names = [printable(config.id2label[label], f"class {label}") for label in rows]
     plot_samples_by_class(table, names, path)
+    save_gallery(table[:: len(rows) // shown, 0], path.with_name("gallery"))
     # Column by column, so that successive samples are of different classes.
     return table.swapaxes(0, 1).reshape(samples.shape)
 

@@ -168,7 +168,7 @@ def check_finished(folder: Path) -> None:
     needed = ["config.json", "preprocessor_config.json", "README.md", *RECORDS]
     if (folder / "README.md").is_file():  # which shows figures
         text = (folder / "README.md").read_text("utf-8", errors="replace")
-        needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+", text))
+        needed += dict.fromkeys(re.findall(r"figures/[\w/-]+\.\w+|notebook\.ipynb", text))
     missing = [name for name in needed if not (folder / name).is_file()]
     missing += [] if any(folder.glob(WEIGHTS[0])) else ["model.safetensors"]
     if missing:

@@ -31,8 +31,9 @@ from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 logger = logging.get_logger(__name__)
 
 NO_RESULTS = "No record of a training run came with it, so this card has no results."
-# Lines of code in a card that name the model to load.
+# Lines of code in a card and in a notebook that name the model to load.
 _MODEL_ID = re.compile(r'^(model_id = )".*"$', re.MULTILINE)
+_NOTEBOOK_ID = re.compile(r'^(\s*)"model_id = .*",$', re.MULTILINE)
 
 
 def save_for_hub(
@@ -203,12 +204,18 @@ def _is_described_by_card_in(source: Path, weights: str) -> bool:
 def update_card(folder: Path, repo_id: str, *, license: str | None = None, tags: list[str] | None = None) -> None:
     """Set the license and add tags in README.md; a generated card also gets the repo id, and is signed again.
 
+    The notebook of a run gets the repo id, too.
+
     A card that was written or edited by hand stays unsigned, so that no later push overwrites it.
 
     Raises:
         ValueError: if README.md is damaged.
     """
-    path = folder / "README.md"
+    path, notebook = folder / "README.md", folder / "notebook.ipynb"
+    if notebook.exists():
+        line = json.dumps(f"model_id = {as_string(repo_id)}\n") + ","
+        named = _NOTEBOOK_ID.sub(lambda match: match[1] + line, notebook.read_text("utf-8"))
+        notebook.write_text(named, "utf-8", newline="\n")
     try:
         text = path.read_text("utf-8")
         generated = is_as_signed(text)

@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-import jinja2  # noqa: F401  (of the card: a missing package is found before training)
 import torch
 from accelerate import Accelerator
 
