@@ -4,13 +4,12 @@ python scripts/sweep.py --num_embeddings 32 64 128 256 --embedding_dim 4 16 --ou
 python scripts/sweep.py --num_embeddings 16 32 64 128 256 512 --embedding_dim 16 --num_train_epochs 30 --train_prior
 
 Each point of the grid is a run of `train.py` in a folder of its own, without a prior unless asked for. The same command
-resumes a sweep that was stopped; longer lists add points to those that are finished.
+resumes a sweep that was stopped; longer lists add points to those that are finished. To start again, remove the folder.
 """
 
 __registers_after_parsing__ = True  # --help and a wrong flag need no modeling code
 
 import math
-import re
 import time
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -29,11 +28,10 @@ from hf_vqvae.arguments import (
     flag,
 )
 from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
-from hf_vqvae.files import atomic_remove, read_json, write_json
+from hf_vqvae.files import read_json, write_json
 from hf_vqvae.models import VQVAEConfig
 
 if TYPE_CHECKING:
-    from hf_vqvae.data.splits import ImageSplits
     from hf_vqvae.training.run_directory import Run
 
 NUM_IMAGES = 8  # in a strip of reconstructions: large enough on a phone
@@ -54,11 +52,11 @@ class SweepArguments(TrainingArguments):
         "Folder of the table, the figure and a folder for each point, called KxD. Finished points "
         "are kept, unfinished ones are resumed.",
     )
-    overwrite_output_dir: bool = flag(False, "Discard all points in output_dir and start again.")
     num_train_epochs: int = flag(3, "Epochs of each point.")
     train_prior: bool = flag(False, "Train a prior at each point, which gives its bits per image.")
     num_eval_samples: int = flag(0, "Samples of each prior for the Fréchet distance; 0 skips it.")
     # Not flags: a point starts from nothing, and is resumed whenever it is not finished.
+    overwrite_output_dir: bool = field(default=False, init=False)
     resume_from_checkpoint: str = field(default="latest", init=False)
     vqvae_name_or_path: None = field(default=None, init=False)
     train_vqvae: bool = field(default=False, init=False)
@@ -68,8 +66,7 @@ class SweepArguments(TrainingArguments):
 def main() -> None:
     parts = (DataArguments, SweptVQVAEArguments, PriorArguments, SweepArguments)
     data, vqvae, prior, sweep = ScriptArgumentParser(parts, description=__doc__).parse()
-    points = make_points(data, vqvae, prior, sweep)
-    run_sweep(points, Path(sweep.output_dir), overwrite=sweep.overwrite_output_dir)
+    run_sweep(make_points(data, vqvae, prior, sweep), Path(sweep.output_dir))
 
 
 def make_points(data: DataArguments, vqvae: Any, prior: Any, sweep: SweepArguments) -> list[RunArguments]:
@@ -79,54 +76,44 @@ def make_points(data: DataArguments, vqvae: Any, prior: Any, sweep: SweepArgumen
     for size, dimension in dict.fromkeys(product(sweep.num_embeddings, sweep.embedding_dim)):
         swept = VQVAEArguments(**vars(vqvae), num_embeddings=size, embedding_dim=dimension)
         folder = str(Path(sweep.output_dir, f"{size}x{dimension}"))
-        training = TrainingArguments(**shared | {"output_dir": folder, "overwrite_output_dir": False})
-        points.append(RunArguments(data, swept, prior, training))
+        points.append(RunArguments(data, swept, prior, TrainingArguments(**shared | {"output_dir": folder})))
     return points
 
 
-def run_sweep(points: list[RunArguments], folder: Path, *, overwrite: bool) -> None:
+def run_sweep(points: list[RunArguments], folder: Path) -> None:
     """Train the points that are not finished, then write table and figure of all points."""
     hf_vqvae.register()
-    from hf_vqvae.data.splits import load_images
     from hf_vqvae.distributed import make_accelerator, run_on_main_process
     from hf_vqvae.training.locking import locked_together
-    from hf_vqvae.training.run import train
+    from hf_vqvae.training.run import check_run, train
     from hf_vqvae.training.run_directory import Run, RunDirectory
     from hf_vqvae.training.signals import exit_on_signals, same_command
 
-    config = check_points(points)  # image size and channels are the same for all
+    check_points(points)
     accelerator = make_accelerator(points[0].training, folder)
     runs = [Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points]
-    more = ["--overwrite_output_dir", "False"] if overwrite else []
-    with locked_together(accelerator, folder), exit_on_signals(folder, same_command(*more)):
-        with accelerator.main_process_first():  # one process fills the cache, the others read it
-            images = load_images(points[0].data, config, points[0].vqvae)
-        for point in points:
-            point.vqvae.image_size, point.vqvae.num_channels = points[0].vqvae.image_size, config.num_channels
-        if overwrite:
-            run_on_main_process(accelerator, lambda: discard_points(folder))
-        finished = run_on_main_process(accelerator, lambda: [is_finished(run, images.info) for run in runs])
-        for number, (run, done) in enumerate(zip(runs, finished, strict=True), start=1):
-            directory = run.directory
-            name = f"Point {number} of {len(runs)} ({directory.output_dir.name})"
-            if done:
-                accelerator.print(f"{name} is finished: kept.")
+    with exit_on_signals(folder, same_command()):
+        # Flags that contradict a point that is there are an error before any training.
+        checked = run_on_main_process(accelerator, lambda: [check_run(run) for run in runs])
+        for number, (run, (resume, changes)) in enumerate(zip(runs, checked, strict=True), start=1):
+            name = f"Point {number} of {len(runs)} ({run.directory.output_dir.name})"
+            accelerator.print("\n".join([f"{name}:", *(f"From here on: {change}." for change in changes)]))
+            if resume is None:
                 continue
-            accelerator.print(f"{name}:")
             started = time.monotonic()
-            with locked_together(accelerator, directory.output_dir):
-                train(run, images)
+            with locked_together(accelerator, run.directory.output_dir):
+                train(run)
                 if accelerator.is_main_process:
-                    directory.finish()
+                    run.directory.finish()
                 accelerator.wait_for_everyone()
             accelerator.print(f"{name} took {time.monotonic() - started:.0f} s.")
         if accelerator.is_main_process:
-            write_results(runs, images, folder)
+            write_results(runs, folder)
     accelerator.end_training()
 
 
-def check_points(points: list[RunArguments]) -> VQVAEConfig:
-    """Return the config of the last point; raise a `ValueError` that names the first point that cannot be trained."""
+def check_points(points: list[RunArguments]) -> None:
+    """Raise a `ValueError` that names the first point that cannot be trained."""
     from hf_vqvae.training.stages import start_config, start_full_config
 
     for point in points:
@@ -136,66 +123,39 @@ def check_points(points: list[RunArguments]) -> VQVAEConfig:
                 start_full_config(config, vars(point.prior))
         except ValueError as error:
             raise ValueError(f"{Path(point.training.output_dir).name}: {error}") from error
-    return config
 
 
-def discard_points(folder: Path) -> None:
-    """Delete all points, finished and unfinished, each atomically."""
-    for path in folder.glob("[0-9]*x*"):
-        if re.fullmatch(r"\d+x\d+(\..+)?", path.name):
-            atomic_remove(path, path.with_name(f".{path.name}.discarded"))
-
-
-def is_finished(run: "Run", dataset: dict[str, Any]) -> bool:
-    """Return whether a point is finished.
-
-    Raises:
-        ValueError: if it was begun with other flags or data, or something else is in its place.
-    """
-    directory, flags = run.directory, run.arguments.values
-    if not directory.is_finished:
-        started = directory.partial.exists()
-        directory.check(resume=started, overwrite=False)
-        if started:
-            with_changes = run.arguments.training.resume_with_changes
-            for change in directory.check_same_run("latest", flags, with_changes=with_changes):
-                print(f"From here on: {change}.")
-        return False
-    directory.has_finished(flags, overwrite=False)
-    directory.tidy()
-    trained_on = read_json(directory.output_dir / "run.json")["dataset"]
-    if trained_on["fingerprint"] != dataset["fingerprint"]:
-        raise ValueError(
-            f"{directory.output_dir} was trained on other data (fingerprint {trained_on['fingerprint']}, now "
-            f"{dataset['fingerprint']}): use the same data, choose another --output_dir, or discard all points with "
-            "--overwrite_output_dir."
-        )
-    return True
-
-
-def write_results(runs: "list[Run]", images: "ImageSplits", folder: Path) -> None:
+def write_results(runs: "list[Run]", folder: Path) -> None:
     """Write results.json, results.md and sweep.png of finished points into `folder`, and print the table."""
     import numpy as np
     import torch
 
     from hf_vqvae.data.decoding import to_8_bits
+    from hf_vqvae.data.splits import load_split
     from hf_vqvae.figures.sweep import plot_sweep
     from hf_vqvae.hub.download import load_model
     from hf_vqvae.model_card.run_figures import choose_images
 
     rows = [describe_point(run) for run in runs]
+    first = runs[0].directory.output_dir
+    dataset = read_json(first / "run.json")["dataset"]
+    for run in runs:
+        there = read_json(run.directory.output_dir / "run.json")["dataset"]
+        if there["fingerprint"] != dataset["fingerprint"]:
+            raise ValueError(f"{run.directory.output_dir} was trained on other data than {first}: remove one of them.")
+    images, _ = load_split(runs[0].arguments.data, VQVAEConfig.from_pretrained(first), "eval")
+    chosen = choose_images(images.labels, len(images))[:NUM_IMAGES]
     device = runs[0].accelerator.device
-    chosen = choose_images(images.eval.labels, len(images.eval))[:NUM_IMAGES]
-    pixel_values = images.eval.__getitems__(chosen)["pixel_values"].to(device)
+    pixel_values = images.__getitems__(chosen)["pixel_values"].to(device)
     strips = []
     for run in runs:
         model = load_model(str(run.directory.output_dir)).base_model.to(device)
         with torch.inference_mode():
             strips.append(to_8_bits(model.decode(model.encode(pixel_values).codes)))
-    originals = images.eval.images[chosen].permute(0, 2, 3, 1).numpy()
-    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png", dataset=images.info["name"])
-    write_json(folder / "results.json", {"dataset": images.info, "points": rows})
-    table = describe_results(rows, images.info)
+    originals = images.images[chosen].permute(0, 2, 3, 1).numpy()
+    plot_sweep(rows, originals, np.stack(strips), folder / "sweep.png", dataset=dataset["name"])
+    write_json(folder / "results.json", {"dataset": dataset, "points": rows})
+    table = describe_results(rows, dataset)
     page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
     (folder / "results.md").write_text(page, encoding="utf-8")
     print(f"\n{table}\n\nDone. Look at:")

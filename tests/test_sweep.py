@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hf_vqvae.arguments import TrainingArguments
 from hf_vqvae.files import read_json
@@ -129,8 +127,8 @@ def test_a_longer_list_adds_points_and_keeps_the_finished_ones(sweep, tmp_path, 
     grid = ["--num_embeddings", 4, 8, "--embedding_dim", 2, 3, "--checkpointing_steps", 5]
     run_main("scripts/sweep.py", *FEW, *grid, *where)
     output = capsys.readouterr().out
-    assert "Point 1 of 4 (4x2) is finished: kept." in output
-    assert "Point 2 of 4 (4x3) took" in output
+    assert f"The run in {folder / '4x2'} is finished" in output
+    assert "Point 2 of 4 (4x3) took" in output and "Point 1 of 4 (4x2) took" not in output
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("?x2/*")}
     points = read_json(folder / "results.json")["points"]
     assert [point["folder"] for point in points] == ["4x2", "4x3", "8x2", "8x3"]
@@ -146,7 +144,7 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, t
     flags = [*TINY, "--num_train_epochs", 12, "--num_embeddings", 8, "--embedding_dim", 2]
     flags += ["--checkpointing_steps", 3]
     command = [SWEEP, *flags, "--output_dir", "sweep"]
-    job = scripts.start(*command, "--overwrite_output_dir", folder=tmp_path)
+    job = scripts.start(*command, folder=tmp_path)
     checkpoints = tmp_path / "sweep" / "8x2.partial" / "checkpoints"
     until = time.monotonic() + 60
     while not list(checkpoints.glob("vqvae-*")) and time.monotonic() < until:
@@ -157,8 +155,7 @@ def test_an_interrupted_point_goes_on_and_ends_as_if_nothing_had_been(scripts, t
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + errors[-3000:]
     words = " ".join(map(str, command))
     assert "stopped by SIGTERM" in errors and "Go on with:" in errors
-    # Else the line would overwrite what is to go on.
-    assert errors.rstrip().endswith(f"{words} --overwrite_output_dir --overwrite_output_dir False")
+    assert errors.rstrip().endswith(words)
     assert not (tmp_path / "sweep" / "8x2").exists()
     reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("vqvae-*"))
     assert reached < 36  # of 12 epochs of 3 steps: it was indeed stopped on the way
@@ -196,6 +193,7 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
         (["--train_prior", "--kernel_size", 4], "4x2: `kernel_size` must be odd"),
         (["--num_train_epochs", 0], "--num_train_epochs must be at least 1, got 0"),
         (["--vqvae_name_or_path", "me/model"], "unknown argument --vqvae_name_or_path"),
+        (["--overwrite_output_dir"], "unknown argument --overwrite_output_dir"),
     ],
 )
 def test_a_value_that_no_point_can_have_is_refused(flags, message, tmp_path, run_main, capsys):
@@ -221,39 +219,14 @@ def test_a_sweep_with_other_flags_is_refused_before_any_training(flags, message,
     assert before == sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-def test_a_sweep_on_data_that_has_changed_is_refused(tmp_path, run_main):
-    folder = tmp_path / "sweep"
-    rng = np.random.default_rng(0)
-
-    def add_images(split, first, last):
-        where = tmp_path / "images" / split
-        where.mkdir(parents=True, exist_ok=True)
-        for number in range(first, last):
-            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-            Image.fromarray(pixels).save(where / f"{number}.png")
-
-    add_images("train", 0, 8)
-    add_images("test", 0, 2)
-    flags = ["--dataset_name", tmp_path / "images", "--image_size", 8, "--hidden_sizes", 4]
-    flags += ["--train_batch_size", 4, "--num_train_epochs", 1, "--output_dir", folder]
-    flags += ["--num_embeddings", 4, "--embedding_dim", 2]
-    run_main("scripts/sweep.py", *flags)
-    add_images("train", 8, 9)
-    with pytest.raises(SystemExit, match=r"4x2 was trained on other data .*: use the same data"):
-        run_main("scripts/sweep.py", *flags)
-    run_main("scripts/sweep.py", *flags, "--overwrite_output_dir")
-    assert read_json(folder / "results.json")["dataset"]["train_count"] == 9
-
-
-def test_overwriting_discards_the_points_of_before(sweep, tmp_path, run_main, capsys):
+def test_points_on_different_data_make_no_table(sweep, tmp_path, run_main):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep[0], folder)
-    (folder / "4x2 inches.txt").write_text("not a point")
-    flags = ["--num_embeddings", 4, "--embedding_dim", 2, "--seed", 1, "--overwrite_output_dir"]
-    run_main("scripts/sweep.py", *FEW, *flags, "--output_dir", folder)
-    assert "kept" not in capsys.readouterr().out
-    assert not (folder / "8x2").exists() and (folder / "4x2 inches.txt").exists()
-    assert json.loads((folder / "4x2" / "arguments.json").read_text())["seed"] == 1
+    record = read_json(folder / "8x2" / "run.json")
+    record["dataset"]["fingerprint"] = "another"
+    (folder / "8x2" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=r"8x2 was trained on other data than .*4x2: remove one"):
+        run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder)
 
 
 def test_points_are_kept_when_only_the_revision_of_their_data_differs(sweep, tmp_path, run_main, capsys):
@@ -264,7 +237,7 @@ def test_points_are_kept_when_only_the_revision_of_their_data_differs(sweep, tmp
         record["dataset"]["revision"] = "another"
         (folder / point / "run.json").write_text(json.dumps(record))
     run_main("scripts/sweep.py", *FEW, *GRID, "--output_dir", folder)
-    assert capsys.readouterr().out.count("is finished: kept") == 2
+    assert capsys.readouterr().out.count("is finished: there is nothing") == 2
 
 
 def test_a_point_that_another_run_writes_is_refused(sweep, tmp_path, scripts):
@@ -277,29 +250,6 @@ def test_a_point_that_another_run_writes_is_refused(sweep, tmp_path, scripts):
     assert f"process {os.getpid()}" in done.stderr and "8x2: wait until" in done.stderr
 
 
-def test_the_printed_line_of_a_sweep_that_overwrites_discards_nothing(tmp_path, scripts):
-    flags = [*TINY, "--num_train_epochs", "2", *GRID, "--output_dir", tmp_path / "sweep"]
-    flags += ["--overwrite-output-dir"]
-    done = scripts.run("scripts/sweep.py", *flags, signals=[(3, signal.SIGTERM)])
-    assert done.returncode == 128 + signal.SIGTERM
-    words = shlex.split(done.stderr.strip().splitlines()[-1])
-    assert words[-2:] == ["--overwrite_output_dir", "False"]
-    again = scripts.run(*words[1:], signals=[(1, signal.SIGTERM)])
-    assert "vqvae-4" in again.stderr
-
-
-def test_a_sweep_killed_while_it_is_discarded_can_be_discarded_again(sweep, tmp_path, scripts):
-    folder = tmp_path / "sweep"
-    shutil.copytree(sweep[0], folder)
-    flags = [*FEW, *GRID, "--output_dir", folder, "--seed", "1", "--overwrite_output_dir"]
-    killed = scripts.run("scripts/sweep.py", *flags, dies_at=(folder, 9))
-    assert killed.returncode == -signal.SIGKILL
-    done = scripts.run("scripts/sweep.py", *flags)
-    assert done.returncode == 0 and "kept" not in done.stdout, done.stderr
-    assert {path.name for path in folder.iterdir()} == {path.name for path in sweep[0].iterdir()}
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
-
-
 def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scripts):
     folder = tmp_path / "sweep"
     flags = [*TINY, "--num_train_epochs", "1", "--num_embeddings", "4", "--embedding_dim", "2"]
@@ -308,7 +258,7 @@ def test_a_point_killed_as_it_was_finished_is_kept_and_tidied_up(tmp_path, scrip
     assert killed.returncode == -signal.SIGKILL
     assert (folder / "4x2" / "run_id.json").exists()
     done = scripts.run("scripts/sweep.py", *flags)
-    assert done.returncode == 0 and "is finished: kept" in done.stdout, done.stderr
+    assert done.returncode == 0 and "is finished: there is nothing" in done.stdout, done.stderr
     left = {path.name for path in (folder / "4x2").iterdir()}
     assert not left & {"run_id.json", "checkpoints", "vqvae", "seconds.json"}
 

@@ -4,7 +4,7 @@ import shutil
 from functools import partial
 
 from ..data.loaders import count_steps
-from ..data.splits import ImageSplits, load_images
+from ..data.splits import load_images
 from ..distributed import check_same_images, check_shared_folder
 from ..files import write_json
 from .report import log_images, report
@@ -39,12 +39,8 @@ def check_run(run: Run) -> tuple[bool | None, list[str]]:
     return True, directory.check_same_run(wanted, values, with_changes=training.resume_with_changes)
 
 
-def train(run: Run, images: ImageSplits | None = None) -> None:
-    """Trains both stages and writes the report into the unfinished run's directory. Called by all processes.
-
-    Args:
-        images: the data, if it is loaded already.
-    """
+def train(run: Run) -> None:
+    """Trains both stages and writes the report into the unfinished run's directory. Called by all processes."""
     arguments, accelerator, directory = run.arguments, run.accelerator, run.directory
     training, resume = arguments.training, arguments.training.resume_from_checkpoint is not None
     if resume:
@@ -52,10 +48,9 @@ def train(run: Run, images: ImageSplits | None = None) -> None:
     config = start_config(arguments.vqvae, training.vqvae_name_or_path)
     if training.train_prior:
         start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
-    if images is None:
-        with accelerator.main_process_first():  # one process fills the cache, the others read it
-            images = load_images(arguments.data, config, None if training.vqvae_name_or_path else arguments.vqvae)
-        accelerator.print(images)
+    with accelerator.main_process_first():  # one process fills the cache, the others read it
+        images = load_images(arguments.data, config, None if training.vqvae_name_or_path else arguments.vqvae)
+    accelerator.print(images)
     images = images.hold_out(training.validation_samples)
     training.validation_samples = images.held_out
     check_same_images(accelerator, images.info)  # nothing is written before all could read
