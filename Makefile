@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Of test-gpu; or a local copy.
+# Of test-gpu and release-model; or a local copy.
 DATASET ?= ylecun/mnist
+# Of release-model: its folder, more flags of scripts/train.py, and the repository that the printed command names.
+OUTPUT_DIR ?= outputs/vqvae-mnist
+FLAGS ?=
+HUB_MODEL_ID ?= OWNER/vqvae-mnist
 # One thread a process: two gain little on networks of this size, and collapse on a busy machine.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-all test-browser test-gpu style wheel clean
+.PHONY: quickstart test test-all test-browser test-gpu release-model style wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -47,6 +51,12 @@ test-gpu: ## On an NVIDIA GPU: the tests that need one, the speed of sampling, a
 	$(PYTHON) scripts/benchmark.py sample --rounds 5
 	start=$$(date +%s); $(PYTHON) scripts/train.py --dataset_name $(DATASET) --output_dir outputs/mnist-gpu \
 	  --mixed_precision bf16 --overwrite_output_dir && echo "The MNIST run took $$(($$(date +%s) - start)) s."
+
+release-model: $(VENV)/.installed ## The README's MNIST run, with ONNX files, ready to push. A stopped one goes on.
+	$(BIN)/python scripts/train.py --dataset_name $(DATASET) --output_dir $(OUTPUT_DIR) --mixed_precision bf16 --onnx \
+	  --resume_from_checkpoint latest $(FLAGS)
+	@echo With a token of \"hf auth login\", this publishes it:
+	@echo $(BIN)/python scripts/push_to_hub.py $(OUTPUT_DIR) --hub_model_id $(HUB_MODEL_ID)
 
 style: $(VENV)/.installed ## Formats the code.
 	$(BIN)/ruff format .

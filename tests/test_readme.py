@@ -214,7 +214,7 @@ def check_installation(words, command):
 def test_every_script_that_make_runs_exists():
     text = (ROOT / "Makefile").read_text().replace("\\\n", "")
     commands = re.findall(r"python\)? (scripts/[^&\n]*)", text, re.IGNORECASE)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         check_script(shlex.split(command), command)
 

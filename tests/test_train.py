@@ -746,3 +746,20 @@ def test_a_folder_that_is_named_like_a_repo_is_no_base_model(scripts, reference,
     done = scripts.run(TRAIN, *TINY, *flags, "--output_dir", "unnamed", folder=outputs)
     assert done.returncode == 0, done.stderr
     assert ModelCard.load(outputs / "unnamed" / "README.md").data.base_model is None
+
+
+@pytest.mark.long
+def test_make_release_model_leaves_a_folder_that_the_printed_command_publishes(hub, tmp_path):
+    flags = "--num_train_epochs 1 --prior_num_train_epochs 1 --max_train_samples 140 --max_eval_samples 32"
+    variables = {"DATASET": "digits", "OUTPUT_DIR": tmp_path / "weights", "HUB_MODEL_ID": "me/weights"}
+    variables |= {"FLAGS": f"{flags} --num_eval_samples 0 --hidden_size 8", "BIN": Path(sys.executable).parent}
+    words = [f"{name}={value}" for name, value in variables.items()]
+    environment = hub.environment(tmp_path / "home", "hf_write")
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    installed = ["VENV=no", "--old-file", "no/.installed"]  # the environment that this test runs in is complete
+    done = subprocess.run(["make", *installed, "release-model", *words], **options)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(shlex.split(done.stdout.splitlines()[-1]), **options)
+    assert done.returncode == 0 and "Pushed" in done.stdout, done.stderr
+    files = hub.repo("me/weights").find("main").files.keys()
+    assert {"model.safetensors", "onnx/encoder.onnx", "onnx/prior.onnx", "notebook.ipynb", "README.md"} <= files
