@@ -13,16 +13,10 @@ def load_digits() -> datasets.DatasetDict:
 
     `image` is 8-bit grey, white on black, `label` the digit. No network is needed.
 
-    Raises:
-        ModuleNotFoundError: without scikit-learn (extra `demo`).
+    They come with scikit-learn (extra `demo`).
     """
-    try:
-        from sklearn.datasets import load_digits as load_small_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The embedded digits come with scikit-learn: pip install 'hf_vqvae[demo]', or in a "
-            "checkout pip install -e '.[demo]'."
-        ) from error
+    from sklearn.datasets import load_digits as load_small_digits
+
     digits = load_small_digits()
     # numpy keeps the stream of RandomState fixed, unlike that of newer generators.
     order = np.random.RandomState(0).permutation(len(digits.target))

@@ -10,7 +10,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from datasets.utils.file_utils import xopen
 from PIL import Image
 from torch import Tensor
@@ -208,12 +207,6 @@ class RowDecoder:
         image = read_image(cell)
         # The modes I and F would add bits to 8, and no values.
         return image.convert(self.mode) if self.mode and self.mode[0] not in "IF" else image
-
-    def decode_streamed(self, row: dict[str, Any], number: int) -> dict[str, Any]:
-        """Decode a row to `pixel_values` float32 (C, H, W) and, if any, `labels`."""
-        pixels, label, _ = self.decode(row, number)
-        example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
-        return example if self.label_column is None else example | {"labels": label}
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

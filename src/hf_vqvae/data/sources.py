@@ -135,11 +135,6 @@ class Source:
 
     def stream(self, split: str) -> datasets.IterableDataset:
         """Open the rows of a split, which are fetched as they are read."""
-        if "[" in split:
-            raise DataError(
-                f"A slice of a split, here {split!r}, cannot be streamed: leave out `--streaming`, or "
-                "take the first rows of a split (`--max_train_samples`, `--max_eval_samples`)."
-            )
         with self._errors_named():
             if self._in_memory:
                 return self.rows[split].to_iterable_dataset()
@@ -177,7 +172,7 @@ def open_source(arguments: DataArguments) -> Source:
             rows = load_digits()
         elif path.exists():
             rows = load_arrays(path)
-    except (*BROKEN, ImportError, EOFError, BadZipFile) as error:
+    except (*BROKEN, EOFError, BadZipFile) as error:
         raise DataError(f"`--dataset_name {name}`: {error}") from error
     if rows is not None:
         _refuse("dataset_config_name", arguments)

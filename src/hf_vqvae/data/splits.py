@@ -21,7 +21,7 @@ from ..hub.download import image_processor_for
 from ..models.configuration_vqvae import VQVAEConfig
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from .decoding import ROWS_PER_BATCH, DecodedImages, check_memory, decode_rows, report_conversions
-from .rows import RowDecoder, collect_names, find_columns, has_names
+from .rows import RowDecoder, collect_names, find_columns, has_names, scale_pixels
 from .sources import DataError, Source, open_source
 
 VARIANCE_ROWS = 10_000
@@ -46,7 +46,9 @@ class StreamedImages(torch.utils.data.IterableDataset):
 
     def decode(self, row: dict[str, Any]) -> dict[str, Any]:
         """Decode one of `rows`."""
-        return self.decoder.decode_streamed(row, row[ROW_NUMBER])
+        pixels, label, _ = self.decoder.decode(row, row[ROW_NUMBER])
+        example = {"pixel_values": scale_pixels(torch.from_numpy(pixels))}
+        return example if self.decoder.label_column is None else example | {"labels": label}
 
 
 @dataclass

@@ -32,7 +32,8 @@ def list_checkpoints(folder: Path, stage: str = "") -> list[Path]:
     # An incomplete one has a dot before its name.
     name = re.compile(rf"{stage or '[a-z]+'}-[0-9]+")
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((path for path in found if name.fullmatch(path.name)), key=_order)
+    saved = (path for path in found if name.fullmatch(path.name))
+    return sorted(saved, key=lambda path: (_number(path), int(path.name.rpartition("-")[2])))
 
 
 def discard_checkpoints(checkpoints: Iterable[Path]) -> None:
@@ -214,10 +215,6 @@ def _number(checkpoint: Path) -> float:
         return float(read_json(checkpoint / "state.json")["number"])
     except (OSError, ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _order(checkpoint: Path) -> tuple[float, int]:
-    return _number(checkpoint), int(checkpoint.name.rpartition("-")[2])
 
 
 def _digest_of(state: dict[str, Any]) -> str:
