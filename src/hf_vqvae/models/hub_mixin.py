@@ -19,6 +19,9 @@ PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "t
 class HubMixin:
     """`from_pretrained`, `save_pretrained` and `push_to_hub` for the models of this package; precedes `PreTrainedModel` among the bases."""
 
+    # The losses are means: `transformers.Trainer` is to divide them where it accumulates gradients.
+    accepts_loss_kwargs = False
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load a model as `PreTrainedModel.from_pretrained` does, from safetensors files only.

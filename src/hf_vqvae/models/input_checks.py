@@ -4,7 +4,9 @@
 Numbers and arrays may be those of Python, numpy or torch. Shapes: N grids, h x w grid.
 """
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -201,3 +203,21 @@ def draw_noise(
         for noise in noises:
             noise[index].uniform_(generator=own)
     return [noise.to(device) for noise in noises]
+
+
+class with_optional_labels:
+    """Decorator of a `forward`: `transformers.Trainer` then trains and evaluates on rows with and without labels.
+
+    The Trainer drops what the `forward` of a model has no argument for, and evaluates no loss of rows that lack one of
+    the arguments called labels of its class. So the signature of the class alone is without these.
+    """
+
+    def __init__(self, forward: Callable):
+        self.forward = forward
+        self.of_class = functools.wraps(forward)(lambda *args, **kwargs: forward(*args, **kwargs))
+        signature = inspect.signature(forward)
+        others = [argument for name, argument in signature.parameters.items() if "label" not in name]
+        self.of_class.__signature__ = signature.replace(parameters=others)
+
+    def __get__(self, model, model_class=None):
+        return self.of_class if model is None else self.forward.__get__(model)

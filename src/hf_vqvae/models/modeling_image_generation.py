@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_image_generation import VQVAEForImageGenerationConfig
 from .hub_mixin import HubMixin
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .input_checks import as_batch, count_grids, require
+from .input_checks import as_batch, count_grids, require, with_optional_labels
 from .modeling_pixelcnn import PixelCNNLikelihoodOutput, PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
@@ -28,7 +28,7 @@ class VQVAEForImageGenerationOutput(ModelOutput):
     """Output of [`VQVAEForImageGeneration`].
 
     Attributes:
-        loss: scalar, with `return_loss=True`: the prior's negative log-likelihood in nats per code.
+        loss: scalar, unless `return_loss=False`: the prior's negative log-likelihood in nats per code.
         logits: (B, K, h, w), the prior's.
         codes: (B, h, w), the image's codes.
         hidden_states: with `output_hidden_states=True`, the prior's.
@@ -110,12 +110,14 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         self.vqvae.requires_grad_(False)
         return self
 
+    @with_optional_labels
     @can_return_tuple
     def forward(
         self,
         pixel_values: torch.FloatTensor,
         class_labels: torch.LongTensor | None = None,
-        return_loss: bool | None = None,
+        return_loss: bool = True,
+        labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VQVAEForImageGenerationOutput:
         r"""
@@ -123,12 +125,13 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
             pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
             class_labels: (B,) integers in [0, `num_classes`), and -1 where the class is not known.
             return_loss: whether to compute `loss`, in nats per code.
+            labels: `class_labels`, as `transformers.Trainer` calls them; without effect if there are no classes.
         """
         if self.config.output_hidden_states:
             kwargs.setdefault("output_hidden_states", True)
         with torch.no_grad():
             codes = self.vqvae.encode(pixel_values).codes
-        prior = self.prior(codes, class_labels=class_labels, return_loss=return_loss, return_dict=True, **kwargs)
+        prior = self.prior(codes, class_labels, return_loss, labels, return_dict=True, **kwargs)
         return VQVAEForImageGenerationOutput(codes=codes, **prior)
 
     @torch.no_grad()

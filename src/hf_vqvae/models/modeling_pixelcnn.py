@@ -31,6 +31,7 @@ from .input_checks import (
     draw_noise,
     known_codes,
     require,
+    with_optional_labels,
 )
 from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, draw_uniform, dropout
 from .sampling_pixelcnn import DrawSettings, sample_codes
@@ -41,7 +42,7 @@ class PixelCNNOutput(ModelOutput):
     """Output of [`PixelCNNModel`].
 
     Attributes:
-        loss: scalar, with `return_loss=True`: mean negative log-likelihood in nats per code.
+        loss: scalar, unless `return_loss=False`: mean negative log-likelihood in nats per code.
         logits: (B, K, h, w); `logits[:, :, i, j]` sees only the codes before (i, j).
         hidden_states: with `output_hidden_states=True`, the input and the output of every block (gated: the horizontal stack's).
     """
@@ -71,7 +72,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
 
     ```python
     >>> prior = PixelCNNModel(PixelCNNConfig(architecture="gated", num_classes=10))
-    >>> prior(codes, class_labels=labels, return_loss=True).loss  # nats per code
+    >>> prior(codes, class_labels=labels).loss  # nats per code
     >>> prior.sample(16, class_labels=3)  # codes (16, 7, 7)
     ```
     """
@@ -136,13 +137,15 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
+    @with_optional_labels
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         codes: torch.LongTensor,
         class_labels: torch.LongTensor | None = None,
-        return_loss: bool | None = None,
+        return_loss: bool = True,
+        labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PixelCNNOutput:
         r"""
@@ -151,10 +154,13 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
             class_labels: (B,) integers in [0, `num_classes`), and -1 where the class is not known; None for none known.
                 In training mode a share of `label_dropout` is taken for not known.
             return_loss: whether to compute `loss`, in nats per code.
+            labels: `class_labels`, as `transformers.Trainer` calls them; without effect if there are no classes.
 
         Raises `TypeError` or `ValueError` if dtype, shape or values of `codes` or `class_labels` do not fit the config.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size)
+        if class_labels is None and self.config.num_classes:
+            class_labels = labels
         labels = self._embedding_rows(class_labels, codes)
         blocks = self._plain if self.config.architecture == "plain" else self._gated
         hidden = blocks(codes, labels)
@@ -207,7 +213,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size).long()
         labels = as_labels(class_labels, self.config, count_grids("codes", len(codes), class_labels=class_labels))
         if labels is not None or self.config.num_classes is None:
-            logits = self(codes, class_labels=labels).logits.float()
+            logits = self(codes, labels, return_loss=False).logits.float()
         else:
             # The mean of the classes' distributions, each weighted by p(y | the codes before), class by class.
             logits = torch.zeros((), device=codes.device)
@@ -231,7 +237,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         for label, frequency in enumerate(self._class_frequencies().tolist()):
             if frequency > 0:
                 labels = torch.full((len(codes),), label, device=codes.device)
-                own = self(codes, class_labels=labels).logits.float().log_softmax(1)
+                own = self(codes, labels, return_loss=False).logits.float().log_softmax(1)
                 taken = own.gather(1, codes[:, None]).flatten(1).cpu().double()
                 yield label, own, nn.functional.pad(taken, (1, 0)).cumsum(1) + math.log(frequency)
 

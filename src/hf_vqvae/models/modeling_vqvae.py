@@ -40,7 +40,7 @@ class VQVAEOutput(ModelOutput):
     """Output of [`VQVAEModel`].
 
     Attributes:
-        loss: scalar, with `return_loss=True`: `reconstruction_loss / data_variance + codebook_loss +
+        loss: scalar, unless `return_loss=False`: `reconstruction_loss / data_variance + codebook_loss +
             commitment_cost * commitment_loss` (eq. 3; no codebook loss where the codebook learns by moving average).
         reconstruction: (B, C, H, W), on the scale of `pixel_values`; not clipped.
         reconstruction_loss: scalar mean squared error per pixel; the same on the [0, 1] scale.
@@ -130,12 +130,12 @@ class VQVAEModel(HubMixin, PreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: torch.FloatTensor, return_loss: bool | None = None, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.FloatTensor, return_loss: bool = True, **kwargs: Unpack[TransformersKwargs]
     ) -> VQVAEOutput:
         r"""
         Args:
             pixel_values: (B, C, H, W) in [-0.5, 0.5], from the image processor.
-            return_loss: whether to compute `loss`.
+            return_loss: whether to compute `loss`. `transformers.Trainer` needs the default, and its `labels` have no effect.
         """
         pixel_values = self._checked_pixels(pixel_values)
         latents = self.encoder(pixel_values)

@@ -217,7 +217,7 @@ def draw_shifts(count: int, radius: int, share: float, device: torch.device) -> 
 
 def _likelihoods(prior: torch.nn.Module, inputs: dict[str, str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Loss and accuracy of each row of a batch of codes; `inputs` as in [`Stage`]."""
-    logits = prior(**{name: batch[key] for name, key in inputs.items()}).logits.float()
+    logits = prior(**{name: batch[key] for name, key in inputs.items()}, return_loss=False).logits.float()
     nats = torch.nn.functional.cross_entropy(logits, batch["codes"], reduction="none")
     hits = logits.argmax(1) == batch["codes"]
     return {BEST_BY: nats.mean((1, 2)), "validation_accuracy": hits.float().mean((1, 2))}
