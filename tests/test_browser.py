@@ -241,6 +241,25 @@ def test_pictures_are_read_as_the_image_processor_reads_them(visit, models, tmp_
     check_shown(state, models["digits"])
 
 
+def test_means_and_deviations_may_differ_by_channel(visit):
+    rng = np.random.default_rng(0)
+    for channels, scale in ((1, {}), (3, {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 1]})):
+        image = rng.integers(0, 256, (channels, 8, 8), np.uint8)
+        processor = VQVAEImageProcessorPil(size={"height": 8, "width": 8}, **scale)
+        expected = processor(image, return_tensors="pt").pixel_values
+        pixels, intensities = visit.page.evaluate(
+            """async ([planes, processor]) => {
+              const images = await import("./images.js");
+              const pixels = images.toPixels(planes, processor);
+              return [[...pixels], [...images.toIntensities(pixels, processor)]];
+            }""",
+            [image.flatten().tolist(), json.loads(processor.to_json_string())],
+        )
+        assert np.abs(np.array(pixels) - expected.flatten().numpy()).max() < 1e-6
+        again = processor.postprocess(expected, output_type="np")[0].transpose(2, 0, 1)
+        assert np.abs(np.array(intensities) - again.flatten()).max() < 1e-6
+
+
 def test_a_changed_code_changes_the_image(visit, models):
     visit.page.get_by_role("button", name="Test image 1").click()
     before = visit.state()

@@ -80,9 +80,10 @@ class ScriptArgumentParser(HfArgumentParser):
 
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     """Runs a script; an error that is no bug, or one of `errors`, ends it with status 1 and one line."""
-    # Figures are files, and the backend of a notebook may be missing in the environment of its `!python`.
-    os.environ["MPLBACKEND"] = "Agg"
-    sys.stdout.reconfigure(errors="replace")  # as stderr, it ends no run where it is not UTF-8
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's kernel, with `%run`, lacks it and needs neither
+        # Figures are files, and the backend of a notebook may be missing in the environment of its `!python`.
+        os.environ["MPLBACKEND"] = "Agg"
+        sys.stdout.reconfigure(errors="replace")  # as stderr, it ends no run where it is not UTF-8
     if not shows_progress():
         logging.disable_progress_bar()  # of transformers and huggingface_hub
         os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # read when `datasets` is imported

@@ -152,8 +152,7 @@ def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path
 
 def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
     """Raises `ValueError` on all processes if one has read other images than `info` describes. Called by all."""
-    here = (info["fingerprint"][:12], info["train_count"], info["eval_count"])
-    read = gather_object([here])
+    read = gather_object([(info["fingerprint"][:12], info["train_count"], info["eval_count"])])
     if len(set(read)) > 1:
         listed = ", ".join(
             f"process {number} {train_count} to train on and {eval_count} to evaluate on (fingerprint {fingerprint})"

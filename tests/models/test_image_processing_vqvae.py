@@ -243,13 +243,51 @@ def test_postprocess_refuses_what_it_does_not_know(processor, images, output_typ
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rescale_factor": 0}, {"image_std": -1}, {"image_mean": float("nan")}, {"image_std": [1.0]}]
+    "wrong", [{"rescale_factor": 0}, {"image_std": -1}, {"image_mean": float("nan")}, {"image_std": [1, 0]}]
 )
 def test_scales_that_cannot_be_undone_are_refused(processor, wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be a finite number"):
         VQVAEImageProcessorPil(**wrong)
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be a finite number"):
         processor(every_value(1), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([0.1307], [0.3081]), ([0.49, 0.48, 0.44], (0.2, 0.24, 0.26)), ([0.5] * 3, 2.0), (0.2, [1.0, 2.0, 3.0, 4.0])],
+)
+def test_mean_and_deviation_may_be_a_number_for_each_channel(mean, std, tmp_path):
+    made = VQVAEImageProcessorPil(size={"height": 16, "width": 24}, image_mean=mean, image_std=std)
+    made.save_pretrained(tmp_path)
+    VQVAEConfig().save_pretrained(tmp_path)
+    channels = max(np.size(mean), np.size(std))
+    image = every_value(channels)
+    expected = ((image / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
+    for processor in (made, AutoImageProcessor.from_pretrained(tmp_path), type(made).from_dict(made.to_dict())):
+        pixels = processor([image, image], return_tensors="pt").pixel_values
+        np.testing.assert_allclose(pixels[1], expected, atol=1e-6)
+        again = processor.postprocess(pixels)
+        np.testing.assert_array_equal(np.asarray(again[1]).reshape(image.shape), image)
+        np.testing.assert_allclose(processor.postprocess(pixels, "np")[0], image / 255, atol=1e-6)
+    usual = VQVAEImageProcessorPil(size={"height": 16, "width": 24})
+    assert torch.equal(usual(image, image_mean=mean, image_std=std, return_tensors="pt").pixel_values[0], pixels[0])
+
+
+@pytest.mark.parametrize(("channels", "numbers"), [(1, 3), (3, 2), (3, 4), (1, 0)])
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_as_many_means_as_channels(processor, name, channels, numbers):
+    with pytest.raises(ValueError, match=f"must have {channels} elements if it is an iterable, got {numbers}"):
+        processor(every_value(channels), **{name: [0.5] * numbers})
+    made = VQVAEImageProcessorPil(**{name: [0.5] * numbers})
+    with pytest.raises(ValueError, match="`images` must be of the channels of mean and deviation, got"):
+        made.postprocess(torch.zeros(2, channels, 4, 4))
+
+
+def test_the_scripts_take_models_of_one_scale_alone():
+    RowDecoder("train", "image", None, None, VQVAEImageProcessorPil(image_mean=[0.5] * 3, image_std=[1, 1, 1]))
+    for name, value in {"image_mean": [0.5, 0.4, 0.5], "image_std": 2, "do_rescale": False}.items():
+        with pytest.raises(ValueError, match=rf"json: {name}` must be \S+ for the scripts, .*, got .*\.$"):
+            RowDecoder("train", "image", None, None, VQVAEImageProcessorPil(**{name: value}))
 
 
 def test_the_processor_survives_saving_and_is_found_by_auto_classes(processor, tmp_path):

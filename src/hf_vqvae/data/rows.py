@@ -17,6 +17,7 @@ from torch import Tensor
 from ..arguments import DataArguments
 from ..models.configuration_utils import MAX_CLASSES, shown
 from ..models.image_processing_vqvae import MODES, VQVAEImageProcessorPil, read_image
+from ..models.input_checks import require
 from .sources import DataError, is_own_file
 
 UNKNOWN_LABEL = -1
@@ -139,7 +140,7 @@ class RowDecoder:
         original: width and height that all images must have, or `None`.
 
     Raises:
-        DataError: if `label_names` cannot be written to a config or a card.
+        ValueError: if `label_names` cannot be written to a config or a card, or `processor` scales to other values.
     """
 
     split: str
@@ -152,6 +153,10 @@ class RowDecoder:
     original: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"):
+            value, usual = (getattr(one, name) for one in (self.processor, VQVAEImageProcessorPil))
+            rule = f"{usual} for the scripts, which scale images to [-0.5, 0.5] (transformers.Trainer takes any scale)"
+            require(set(np.ravel(value)) == {usual}, f"preprocessor_config.json: {name}", value, rule)
         for name in self.label_names or []:
             # Other types and invalid Unicode could not be saved at the end of training.
             is_text = isinstance(name, str) and not re.search("[\ud800-\udfff]", name)

@@ -3,7 +3,7 @@
 
 from typing import Literal
 
-from .configuration_utils import CODES, LAYERS, MAX_CLASSES, SHARE, SIZE, StrictConfig, setting, shown, strict
+from .configuration_utils import CLASSES, CODES, KERNEL, LAYERS, SHARE, SIZE, StrictConfig, setting, shown, strict
 
 # Defaults of settings that are None.
 _BY_ARCHITECTURE = {"plain": {"hidden_size": 128, "dropout": 0.0}, "gated": {"hidden_size": 64, "dropout": 0.2}}
@@ -36,24 +36,17 @@ class PixelCNNConfig(StrictConfig):
     hidden_size: int | None = setting(
         None,
         "Channels of the prior's hidden layers, even if plain (default: 128 plain, 64 gated).",
-        at_least=2,
-        at_most=SIZE["at_most"],
+        **SIZE | {"at_least": 2},
     )
-    kernel_size: int = setting(
-        7, "Side of the prior's first kernel (mask A); odd.", at_least=3, at_most=SIZE["at_most"]
-    )
+    kernel_size: int = setting(7, "Side of the prior's first kernel (mask A); odd.", **KERNEL)
     num_residual_blocks: int = setting(2, "Residual blocks of a plain prior.", **LAYERS)
     num_pixelcnn_layers: int = setting(2, "1x1 layers of a plain prior at its end.", **LAYERS)
     num_gated_layers: int = setting(5, "Layers of a gated prior.", at_least=1, at_most=LAYERS["at_most"])
-    gated_kernel_size: int = setting(
-        3, "Side of the kernels of a gated prior's layers; odd.", at_least=3, at_most=SIZE["at_most"]
-    )
+    gated_kernel_size: int = setting(3, "Side of the kernels of a gated prior's layers; odd.", **KERNEL)
     dropout: float | int | None = setting(
         None, "Dropout probability of the prior (default: 0 plain, 0.2 gated).", **SHARE
     )
-    num_classes: int | None = setting(
-        None, "Classes that the prior is conditioned on.", at_least=1, at_most=MAX_CLASSES
-    )
+    num_classes: int | None = setting(None, "Classes that the prior is conditioned on.", **CLASSES)
     label_dropout: float | int = setting(
         0.1, "Share of labels hidden in training, for guidance.", at_least=0, at_most=1
     )

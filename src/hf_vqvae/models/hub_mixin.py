@@ -1,8 +1,11 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
-"""Load and save safetensors weights; push with the package `hf_vqvae`, which is not among the files of a repo."""
+"""Load and save safetensors weights; push with the package `hf_vqvae`, which is not in a repo; train with `Trainer`."""
 
+import functools
+import inspect
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -16,11 +19,27 @@ logger = logging.get_logger(__name__)
 PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
+class with_optional_labels:
+    """Decorator of a `forward`, so that `transformers.Trainer` trains and evaluates on rows with and without labels.
+
+    The Trainer drops columns that the `forward` of the model does not name, and evaluates no loss without all labels that
+    the `forward` of its class names. So the signature of the model has them, and that of the class has not.
+    """
+
+    def __init__(self, forward: Callable):
+        self.forward, signature = forward, inspect.signature(forward)
+        others = [argument for name, argument in signature.parameters.items() if "label" not in name]
+        self.of_class = functools.wraps(forward)(lambda *args, **kwargs: forward(*args, **kwargs))
+        self.of_class.__signature__ = signature.replace(parameters=others)
+
+    def __get__(self, model, model_class=None):
+        return self.of_class if model is None else self.forward.__get__(model)
+
+
 class HubMixin:
     """`from_pretrained`, `save_pretrained` and `push_to_hub` for the models of this package; precedes `PreTrainedModel` among the bases."""
 
-    # The losses are means: `transformers.Trainer` is to divide them where it accumulates gradients.
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = False  # the losses are means: `Trainer` divides them where it accumulates gradients
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

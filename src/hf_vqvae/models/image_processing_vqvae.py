@@ -45,8 +45,8 @@ class VQVAEImageProcessorPil(PilBackend):
         background (`str`, *optional*, defaults to `"black"`):
             Colour behind transparent pixels where no alpha channel is kept, and of padding: a name or `#rrggbb`.
         do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std:
-            As in every image processor. Mean 0.5 and deviation 1 are numbers, not lists, and so fit any number of
-            channels. Pass `do_rescale=False` for floating-point images in [0, 1].
+            As in every image processor: mean and deviation are a number, or a list of one for each channel. Pass
+            `do_rescale=False` for floating-point images in [0, 1].
 
     Raises:
         ValueError: if there is no image, it cannot be read without loss, its layout, channels or values are not those
@@ -79,8 +79,7 @@ class VQVAEImageProcessorPil(PilBackend):
         """Read the files among `images`, and make arrays and tensors (H, W) to (1, H, W). Of addresses, as RGB."""
         if isinstance(images, list | tuple):
             return [self.fetch_images(image) for image in images]
-        is_file = isinstance(images, bytes | os.PathLike)
-        if is_file or (isinstance(images, str) and os.path.isfile(images)):
+        if isinstance(images, bytes | os.PathLike) or (isinstance(images, str) and os.path.isfile(images)):
             return read_image(images)
         if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 2:
             return images[None]
@@ -142,15 +141,16 @@ class VQVAEImageProcessorPil(PilBackend):
         require(len(shape) == 4, "images", shape, "of shape (batch, channels, height, width)")
         images = images.detach().float()
         if self.do_normalize:
-            images = images * self.image_std + self.image_mean
+            mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.image_mean, self.image_std))
+            require({len(mean), len(std)} <= {1, shape[1]}, "images", shape, "of the channels of mean and deviation")
+            images = images * std + mean
         images = images.clamp(0, 1)
         if output_type == "pt":
             return images
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         if output_type == "np":
             return arrays
-        rule = f"'np' or 'pt' for images of {shape[1]} channels"
-        require(shape[1] in (1, 3, 4), "output_type", output_type, rule)
+        require(shape[1] in (1, 3, 4), "output_type", output_type, f"'np' or 'pt' for images of {shape[1]} channels")
         if np.isnan(arrays).any():
             raise ValueError("`images` contains NaN: the training of the model diverged.")
         arrays = np.rint(arrays * 255).astype(np.uint8)
@@ -225,11 +225,13 @@ def _resize(image: Image.Image, settings: dict) -> Image.Image:
 
 
 def _check_settings(settings: dict) -> None:
-    """Check names, and that factor, mean and deviation can be undone for any number of channels."""
+    """Check names, and that factor, mean and deviation can be undone."""
     for name, more in {"rescale_factor": " above 0", "image_mean": "", "image_std": " above 0"}.items():
         value = settings.get(name)
-        number = isinstance(value, int | float) and math.isfinite(value) and (value > 0 or not more)
-        require(value is None or number, name, value, f"a finite number{more}")
+        lists = " or a list of them" if name.startswith("image") else ""
+        each = value if lists and isinstance(value, list | tuple) else [value]
+        fit = all(isinstance(one, int | float) and math.isfinite(one) and (one > 0 or not more) for one in each)
+        require(value is None or fit, name, value, f"a finite number{more}{lists}")
     mode, background = settings.get("resize_mode"), settings.get("background")
     require(mode in (None, "squash", "crop", "pad"), "resize_mode", mode, "squash, crop or pad")
     try:

@@ -4,9 +4,7 @@
 Numbers and arrays may be those of Python, numpy or torch. Shapes: N grids, h x w grid.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
@@ -107,8 +105,7 @@ def check_labels(class_labels, num_classes: int | None, batch: int) -> Tensor | 
 
 def count_grids(name: str, number: int | None, **arguments: ClassLabels | Seeds | None) -> int:
     """Return how many grids to draw: `number`, which is called `name`, or as many as an argument has entries, or 1."""
-    is_valid = number is None or (is_integer(number) and number >= 1)
-    require(is_valid, name, number, "an integer of at least 1")
+    require(number is None or (is_integer(number) and number >= 1), name, number, "an integer of at least 1")
     for key, value in arguments.items():
         length = _count_entries(key, value)
         if length == 0:
@@ -196,28 +193,9 @@ def draw_noise(
         raise TypeError(f"`seeds` must be a list or tensor of integers, got {shown(seeds)}.")
     noises = [torch.empty(shape, dtype=torch.float32, device="cpu") for shape in shapes]
     for index, seed in enumerate(seeds):
-        is_valid = is_integer(seed) and 0 <= seed < 2**63
-        require(is_valid, "seeds", seed, "integers from 0 to 2**63 - 1")
+        require(is_integer(seed) and 0 <= seed < 2**63, "seeds", seed, "integers from 0 to 2**63 - 1")
         # On the CPU, so that a seed means the same noise on every device.
         own = torch.Generator("cpu").manual_seed(seed)
         for noise in noises:
             noise[index].uniform_(generator=own)
     return [noise.to(device) for noise in noises]
-
-
-class with_optional_labels:
-    """Decorator of a `forward`: `transformers.Trainer` then trains and evaluates on rows with and without labels.
-
-    The Trainer drops what the `forward` of a model has no argument for, and evaluates no loss of rows that lack one of
-    the arguments called labels of its class. So the signature of the class alone is without these.
-    """
-
-    def __init__(self, forward: Callable):
-        self.forward = forward
-        self.of_class = functools.wraps(forward)(lambda *args, **kwargs: forward(*args, **kwargs))
-        signature = inspect.signature(forward)
-        others = [argument for name, argument in signature.parameters.items() if "label" not in name]
-        self.of_class.__signature__ = signature.replace(parameters=others)
-
-    def __get__(self, model, model_class=None):
-        return self.of_class if model is None else self.forward.__get__(model)

@@ -13,9 +13,9 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_image_generation import VQVAEForImageGenerationConfig
-from .hub_mixin import HubMixin
+from .hub_mixin import HubMixin, with_optional_labels
 from .image_processing_vqvae import VQVAEImageProcessorPil
-from .input_checks import as_batch, count_grids, require, with_optional_labels
+from .input_checks import as_batch, count_grids, require
 from .modeling_pixelcnn import PixelCNNLikelihoodOutput, PixelCNNModel
 from .modeling_vqvae import VQVAEModel
 
@@ -196,8 +196,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         drawn = self.prior.sample(number, batch_size=batch_size, **options)
         parts = [self.vqvae.decode(part) for part in drawn.split(batch_size)]
         if output_type != "pt":
-            processor = VQVAEImageProcessorPil()
-            parts = [processor.postprocess(part, output_type=output_type) for part in parts]
+            parts = [VQVAEImageProcessorPil().postprocess(part, output_type) for part in parts]
         if output_type == "pil":
             images = [image for part in parts for image in part]
         else:
@@ -216,8 +215,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         device = self.vqvae.device if self.vqvae.device.type != "meta" else pixel_values.device
         pixel_values, pixel_mask = pixel_values.to(device), pixel_mask.to(device)
         filled = _fill_unknown(pixel_values, pixel_mask[:, None])
-        rule = "finite where `pixel_mask` is True"
-        require(bool(filled.isfinite().all()), "pixel_values", float("nan"), rule)
+        require(bool(filled.isfinite().all()), "pixel_values", float("nan"), "finite where `pixel_mask` is True")
         cells = pixel_mask.unflatten(2, (columns, side)).unflatten(1, (rows, side))
         return self.vqvae.encode(filled).codes, cells.all(dim=(2, 4))
 

@@ -20,7 +20,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pixelcnn import PixelCNNConfig
-from .hub_mixin import HubMixin
+from .hub_mixin import HubMixin, with_optional_labels
 from .input_checks import (
     ClassLabels,
     Seeds,
@@ -31,7 +31,6 @@ from .input_checks import (
     draw_noise,
     known_codes,
     require,
-    with_optional_labels,
 )
 from .pixelcnn_layers import CodeConv2d, CodeLookup, GatedPixelCNNLayer, PixelCNNResidualBlock, draw_uniform, dropout
 from .sampling_pixelcnn import DrawSettings, sample_codes
@@ -159,9 +158,8 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         Raises `TypeError` or `ValueError` if dtype, shape or values of `codes` or `class_labels` do not fit the config.
         """
         codes = check_codes(codes, self.config.num_embeddings, self.config.grid_size)
-        if class_labels is None and self.config.num_classes:
-            class_labels = labels
-        labels = self._embedding_rows(class_labels, codes)
+        labels = labels if class_labels is None and self.config.num_classes else class_labels
+        labels = self._embedding_rows(labels, codes)
         blocks = self._plain if self.config.architecture == "plain" else self._gated
         hidden = blocks(codes, labels)
         for layer in self.layers:

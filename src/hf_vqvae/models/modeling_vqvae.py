@@ -144,8 +144,7 @@ class VQVAEModel(HubMixin, PreTrainedModel):
         error = nn.functional.mse_loss(reconstruction.float(), pixel_values.float())
         loss = None
         if return_loss:
-            loss = error / self.config.data_variance
-            loss = loss + self.config.commitment_cost * quantized.commitment_loss
+            loss = error / self.config.data_variance + self.config.commitment_cost * quantized.commitment_loss
             if quantized.codebook_loss is not None:
                 loss = loss + quantized.codebook_loss
         return VQVAEOutput(

@@ -45,8 +45,7 @@ class ImageGenerationPipeline(Pipeline):
         labels = arguments.get("class_labels")
         number = count_grids("num_images", inputs["num_images"], class_labels=labels)
         if seed is not None:
-            is_valid = is_integer(seed) and 0 <= seed < 2**62
-            require(is_valid, "seed", seed, "an integer from 0 to 2**62 - 1")
+            require(is_integer(seed) and 0 <= seed < 2**62, "seed", seed, "an integer from 0 to 2**62 - 1")
             arguments["seeds"] = range(int(seed), int(seed) + number)
         return {"images": self.model.sample(number, **arguments)}
 

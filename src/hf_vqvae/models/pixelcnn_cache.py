@@ -128,11 +128,8 @@ class PlainCache(PixelCNNCache):
             (row[:, column + 1], row[:, column : column + 2].flatten(1), above[:, column])
             for column in range(self.width)
         ]
-        weights = (
-            *self._pointwise(block.conv1),
-            kernel[1, :2].reshape(-1, half).contiguous(),
-            *self._pointwise(block.conv2),
-        )
+        masked = kernel[1, :2].reshape(-1, half).contiguous()
+        weights = (*self._pointwise(block.conv1), masked, *self._pointwise(block.conv2))
         from_above = kernel[0].reshape(-1, half).contiguous()
         return row, above, from_above, self._weight(conv, "bias"), weights, steps
 

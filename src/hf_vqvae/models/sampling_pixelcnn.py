@@ -36,14 +36,10 @@ class DrawSettings:
         # Numbers of numpy would decide the dtype of what they are multiplied with.
         numbers = (self.temperature, self.top_k, self.top_p, self.guidance_scale)
         heat, k, p, scale = (as_list(number) for number in numbers)
-        is_valid = _within(heat, sys.float_info.max)
-        require(is_valid, "temperature", heat, "at least 0 and finite")
-        is_valid = k is None or (is_integer(k) and k >= 1)
-        require(is_valid, "top_k", k, "an integer of at least 1, or None")
-        is_valid = p is None or (_within(p, 1) and p > 0)
-        require(is_valid, "top_p", p, "above 0 and at most 1, or None")
-        is_valid = _within(scale, _MAX_SCALE)
-        require(is_valid, "guidance_scale", scale, f"from 0 to {_MAX_SCALE:g}")
+        require(_within(heat, sys.float_info.max), "temperature", heat, "at least 0 and finite")
+        require(k is None or (is_integer(k) and k >= 1), "top_k", k, "an integer of at least 1, or None")
+        require(p is None or (_within(p, 1) and p > 0), "top_p", p, "above 0 and at most 1, or None")
+        require(_within(scale, _MAX_SCALE), "guidance_scale", scale, f"from 0 to {_MAX_SCALE:g}")
         self.temperature, self.top_k, self.top_p, self.guidance_scale = heat, k, p, scale
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
             number = error.args[0] if error.args else signal.SIGINT
             stopped = f"stopped by {signal.Signals(number).name}"
         if is_first_process():
-            way_out = "Nothing had been written yet."
-            if written.exists():
-                way_out = f"Go on with:\n  {command}"
+            way_out = f"Go on with:\n  {command}" if written.exists() else "Nothing had been written yet."
             print(f"\nThe run was {stopped}. {way_out}", file=sys.stderr)
         sys.exit(128 + number)
     except OSError as error:

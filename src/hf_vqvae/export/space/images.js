@@ -92,18 +92,21 @@ export function centreByMass(plane, [, H, W], ground) {
   const offset = [(W - 1) / 2 - x / mass, (H - 1) / 2 - y / mass].map(Math.round);
   return mass ? place(plane, [W, H], [1, H, W], offset, [ground]) : plane;
 }
-function scaling({ do_rescale = true, rescale_factor, do_normalize = true, image_mean, image_std }) {
-  return [do_rescale ? rescale_factor ?? 1 / 255 : 1, ...(do_normalize ? [image_mean ?? 0.5, image_std ?? 1] : [0, 1])];
+/** The rescale factor, and mean and deviation of value i of one image: a number each, or one for each channel. */
+function scaling({ do_rescale = true, rescale_factor, do_normalize = true, image_mean, image_std }, { length }) {
+  const byChannel = (numbers) => (i) => numbers[Math.floor((i * numbers.length) / length)];
+  const [mean, deviation] = do_normalize ? [image_mean ?? 0.5, image_std ?? 1] : [0, 1];
+  return [do_rescale ? rescale_factor ?? 1 / 255 : 1, byChannel([mean].flat()), byChannel([deviation].flat())];
 }
-/** Planes to pixels in the model's scale, [-0.5, 0.5]. */
+/** Planes of an image to pixels in the model's scale, [-0.5, 0.5]. */
 export function toPixels(planes, processor) {
-  const [factor, mean, deviation] = scaling(processor);
-  return Float32Array.from(planes, (value) => Math.fround(Math.fround(value * factor) - mean) / deviation);
+  const [factor, mean, deviation] = scaling(processor, planes);
+  return Float32Array.from(planes, (value, i) => Math.fround(Math.fround(value * factor) - mean(i)) / deviation(i));
 }
-/** Pixels in the model's scale to intensities, clipped to [0, 1]. */
+/** Pixels of an image in the model's scale to intensities, clipped to [0, 1]. */
 export function toIntensities(pixels, processor) {
-  const [, mean, deviation] = scaling(processor);
-  return pixels.map((value) => Math.min(1, Math.max(0, Math.fround(value * deviation) + mean)));
+  const [, mean, deviation] = scaling(processor, pixels);
+  return pixels.map((value, i) => Math.min(1, Math.max(0, Math.fround(value * deviation(i)) + mean(i))));
 }
 /** An image of a batch (B, C, H, W) of pixels as ImageData. */
 export function toImageData(pixels, [channels, H, W], processor, index = 0) {
