@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae import VQVAEModel
 from hf_vqvae.data.decoding import to_8_bits
 from hf_vqvae.figures.image_tables import save_strip
 from hf_vqvae.model_card.card import write_card
@@ -92,7 +91,8 @@ def execute(tmp_path, monkeypatch):
     def run(cells, environment):
         (tmp_path / "kernels" / "bare").mkdir(parents=True)
         (tmp_path / "kernels" / "bare" / "kernel.json").write_text(json.dumps(spec | {"env": environment}))
-        notebook = nbformat.from_dict({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+        whole = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+        notebook = nbformat.reads(json.dumps(whole), as_version=nbformat.NO_CONVERT)
         nbformat.validate(notebook)
         NotebookClient(notebook, kernel_name="bare", timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
         return notebook.cells
@@ -144,15 +144,20 @@ def check(name, model, pictures, text):
     assert (str(CLASSES) in text) == (name == "classes")
 
 
-@pytest.mark.parametrize("name", ["vqvae", "prior", "classes"])
-def test_the_code_of_a_notebook_runs_in_the_folder_of_the_run(name, models, tmp_path, monkeypatch, capsys):
-    folder = finished_run(tmp_path / name, models[name])
+def run_code(folder, monkeypatch):
+    """The pictures that the code of a notebook shows, run in its folder, without the installation."""
     cells = json.loads((folder / "notebook.ipynb").read_text("utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     monkeypatch.chdir(folder)
     pictures = []
-    exec("\n".join(code[1:]), {"display": lambda picture: pictures.append(np.asarray(picture))})
-    check(name, models[name], pictures, capsys.readouterr().out)
+    exec("\n".join(code[1:]), {"display": pictures.append})
+    return pictures
+
+
+@pytest.mark.parametrize("name", ["vqvae", "prior", "classes"])
+def test_the_code_of_a_notebook_runs_in_the_folder_of_the_run(name, models, tmp_path, monkeypatch, capsys):
+    pictures = run_code(finished_run(tmp_path / name, models[name]), monkeypatch)
+    check(name, models[name], [np.asarray(picture) for picture in pictures], capsys.readouterr().out)
 
 
 @pytest.mark.long
@@ -179,10 +184,14 @@ def test_a_pushed_notebook_loads_the_repo_that_it_is_in(published, name):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_a_notebook_is_for_images_that_a_file_can_hold(channels, tmp_path):
-    model = VQVAEModel(make_model(num_channels=channels).config.vqvae_config)
-    make_run(tmp_path / "run", model)
+def test_a_notebook_is_for_images_that_a_file_can_hold(channels, tmp_path, monkeypatch):
+    """Of a single row of codes, the left half is completed."""
+    labels = {"num_classes": 2, "label_dropout": 0}
+    make_run(tmp_path / "run", make_model(labels, num_channels=channels, image_size=(4, 16)))
     assert not (tmp_path / "run" / "notebook.ipynb").exists(), "it has no test images"
-    save_strip(np.zeros((2, 8, 8, channels), np.uint8), tmp_path / "run" / "figures" / "test_images.png")
+    save_strip(np.zeros((2, 4, 16, channels), np.uint8), tmp_path / "run" / "figures" / "test_images.png")
     write_card(tmp_path / "run")
     assert (tmp_path / "run" / "notebook.ipynb").exists() == (channels in (1, 3, 4))
+    if channels in (1, 3, 4):
+        sizes = [(picture.height / 24, picture.width / 96) for picture in run_code(tmp_path / "run", monkeypatch)]
+        assert sizes == [(2, 2), (2, 10), (1, 2), (1, 10)]
