@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import hf_vqvae
 from hf_vqvae.arguments import flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
-from hf_vqvae.hub.errors import FAILURES, PushError, explain
+from hf_vqvae.hub.errors import PushError
 
 
 @dataclass
@@ -38,17 +38,10 @@ def main() -> None:
         parser.error("--space_id says which Space to make: owner/name.")
 
     hf_vqvae.register()
-    from hf_vqvae.hub.requests import TIMEOUT, request_timeout
-    from hf_vqvae.publishing.push import push_stopped_by_signals
+    from hf_vqvae.publishing.push import explained_push
 
-    command = shlex.join(["python", *sys.argv])
-    with push_stopped_by_signals(command), request_timeout(TIMEOUT):
-        try:
-            push(rest.model, arguments)
-        except FAILURES as error:
-            if isinstance(error, PushError) or type(error) is ValueError:
-                raise
-            raise PushError(f"{explain(error)}\nThis tries again:\n\n    {command}\n") from error
+    with explained_push(shlex.join(["python", *sys.argv])):
+        push(rest.model, arguments)
 
 
 def push(model: str, arguments: SpaceArguments) -> None:

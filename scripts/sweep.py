@@ -59,6 +59,7 @@ class SweepArguments(TrainingArguments):
     overwrite_output_dir: bool = field(default=False, init=False)
     resume_from_checkpoint: str = field(default="latest", init=False)
     vqvae_name_or_path: None = field(default=None, init=False)
+    codes_dataset_name: None = field(default=None, init=False)
     train_vqvae: bool = field(default=False, init=False)
     log_with: list[str] = field(default_factory=list, init=False)
 

@@ -35,7 +35,7 @@ TEXTS = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
 TREES = ["scripts/README.md", "src/hf_vqvae/README.md", "model_card/README.md"]
 # Pages of other kinds: generated, or not for the reader of this version.
 NO_PAGES = {"CHANGELOG.md", "model_card/template.md", "model_card/example/README.md"}
-NO_PAGES |= {"model_card/example_cifar10/README.md", "model_card/notebook.md"}
+NO_PAGES |= {"model_card/example_cifar10/README.md", "model_card/notebook.md", "model_card/dataset_template.md"}
 RUN = "outputs/quickstart"
 TINY = ["--num_train_epochs", "1", "--prior_num_train_epochs", "1", "--hidden_sizes", "4", "8"]
 TINY += ["--num_embeddings", "16", "--embedding_dim", "4", "--hidden_size", "8"]

@@ -71,7 +71,7 @@ def test_the_wheel_holds_the_package_its_page_its_templates_and_nothing_else(whe
     files = [path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts]
     files += (SOURCE / "export" / "space").iterdir()
     expected = {f"hf_vqvae/{path.relative_to(SOURCE).as_posix()}": path for path in files}
-    for name in ("template.md", "notebook.md"):
+    for name in ("template.md", "notebook.md", "dataset_template.md"):
         expected[f"hf_vqvae/model_card/{name}"] = ROOT / "model_card" / name
     about = f"hf_vqvae-{hf_vqvae.__version__}.dist-info"
     expected[f"{about}/licenses/LICENSE"] = ROOT / "LICENSE"

@@ -87,6 +87,7 @@ class TrainingArguments:
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"
     )
+    codes_dataset_name: str | None = flag(None, "Its codes by scripts/encode.py, in place of images.", "model")
     train_vqvae: bool = flag(False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model")
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)
@@ -165,6 +166,8 @@ class TrainingArguments:
                 f"--vqvae_name_or_path {self.vqvae_name_or_path} with --no_train_prior leaves nothing to train: "
                 "leave one out, or add --train_vqvae."
             )
+        if self.codes_dataset_name and (not self.keeps_vqvae or self.prior_shift):
+            raise ValueError("--codes_dataset_name needs --vqvae_name_or_path, and no --train_vqvae or --prior_shift.")
 
     @property
     def keeps_vqvae(self) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_vqvae import VQVAEConfig, VQVAEModel
-from hf_vqvae.arguments import DataArguments, TrainingArguments
+from hf_vqvae.arguments import DataArguments
 from hf_vqvae.data.codes import CodesDataset, encode_split
 from hf_vqvae.data.decoding import DecodedImages
 from hf_vqvae.data.splits import StreamedImages, load_images
@@ -40,8 +40,7 @@ def encode(vqvae, count, streaming, accelerator, output):
     if accelerator.is_main_process:
         folder.partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    arguments = TrainingArguments(eval_batch_size=4)
-    return encode_split(vqvae, load(count, streaming), "train", arguments, accelerator, folder.partial)
+    return encode_split(vqvae, load(count, streaming), "train", 4, accelerator, folder.partial)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +116,8 @@ def test_images_without_labels_have_codes_alone(vqvae, accelerator, tmp_path):
     images.labels = None
     folder = RunDirectory(tmp_path / "run")
     folder.partial.mkdir()
-    codes = encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial)
-    assert set(codes.__getitems__([4, 0])) == {"codes"} and codes.largest_label is None
+    codes = encode_split(vqvae, images, "train", 256, accelerator, folder.partial)
+    assert set(codes.__getitems__([4, 0])) == {"codes"} and codes.labels is None
 
 
 def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelerator, tmp_path):
@@ -128,7 +127,7 @@ def test_what_a_killed_session_left_half_written_is_written_anew(vqvae, accelera
     (codes / "train.writing" / "data-00000-of-00001.arrow").write_bytes(b"half")
     (codes / "train.arrow.writing").write_bytes(b"half")
     images = load(5, False)
-    assert len(encode_split(vqvae, images, "train", TrainingArguments(), accelerator, folder.partial)) == 5
+    assert len(encode_split(vqvae, images, "train", 256, accelerator, folder.partial)) == 5
     assert [path.name for path in codes.iterdir()] == ["train"]
 
 
@@ -138,7 +137,7 @@ def test_a_row_that_cannot_be_encoded_leaves_no_codes(accelerator, vqvae, tmp_pa
     folder = RunDirectory(tmp_path / "run")
     folder.partial.mkdir()
     with pytest.raises(ValueError, match="row 7 of split 'train'"):
-        encode_split(vqvae, images, "train", TrainingArguments(eval_batch_size=4), accelerator, folder.partial)
+        encode_split(vqvae, images, "train", 4, accelerator, folder.partial)
     assert not (folder.partial / "codes" / "train").exists()
 
 
@@ -171,7 +170,7 @@ def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, par
     ]
     folder = tmp_path_factory.mktemp("codes") / "train"
     datasets.concatenate_datasets(tables).save_to_disk(str(folder), num_shards=len(parts))
-    opened = CodesDataset.load(folder)
+    opened = CodesDataset.open(datasets.load_from_disk(str(folder)))
     inside = CodesDataset([codes], labels if labelled else None)
     rows = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=9))
     here, there = opened.__getitems__(rows), inside.__getitems__(rows)
@@ -179,4 +178,3 @@ def test_rows_are_found_in_whatever_parts_they_lie_on_disk(tmp_path_factory, par
     for name, values in here.items():
         assert values.dtype == torch.int64 and torch.equal(values, there[name])
     assert torch.equal(here["codes"], torch.from_numpy(codes[rows]))
-    assert opened.largest_label == (labels.max() if labelled else None)

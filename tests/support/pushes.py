@@ -8,9 +8,8 @@ import shlex
 from PIL import Image
 
 from hf_vqvae.hub.card_signature import sign_card
-from hf_vqvae.hub.download import image_processor_for
+from hf_vqvae.hub.download import hash_saved_weights, image_processor_for
 from hf_vqvae.model_card.card import write_card
-from hf_vqvae.model_card.records import hash_saved_weights
 from hf_vqvae.publishing.staging import add_code
 from support.models import make_model
 from support.scripts import ScriptServer

@@ -53,7 +53,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
 
 @dataclass
 class ImageSplits:
-    """Training and evaluation images of a run.
+    """Training and evaluation images of a run, or their codes (`CodesDataset`) alone.
 
     Args:
         train: images of the training split, in memory or a stream; those held out are among them.
@@ -63,6 +63,7 @@ class ImageSplits:
             stream, on those of its first 10,000 rows).
         data_variance: population variance of the pixels of `train` on [0, 1]; of a stream, of its first 10,000 rows.
         processor: converted the images, and is saved with the model.
+        streaming: whether the first rows of `train` are held out for validation, not random ones.
         held_out: number of rows of `train` that are held out for validation.
     """
 
@@ -71,6 +72,7 @@ class ImageSplits:
     info: dict[str, Any]
     data_variance: float
     processor: VQVAEImageProcessorPil
+    streaming: bool = False
     held_out: int = 0
 
     def hold_out(self, number: int | None = None) -> "ImageSplits":
@@ -89,7 +91,7 @@ class ImageSplits:
         seed: a prior that is trained later is validated on rows that its VQ-VAE did not see either.
         """
         number, count = self.held_out, len(rows)
-        if isinstance(self.train, StreamedImages):
+        if self.streaming:
             return Subset(rows, range(number, count)), Subset(rows, range(number))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         return tuple(Subset(rows, part.sort().values.tolist()) for part in (order[number:], order[:number]))
@@ -107,8 +109,8 @@ class ImageSplits:
 
     def __str__(self) -> str:
         """One line: which columns are used for what."""
-        labels, names = self.info["label_column"], self.info["label_names"]
-        used = f"Dataset {self.info['name']!r}: images from column {self.info['image_column']!r}, "
+        labels, names, images = (self.info[key] for key in ("label_column", "label_names", "image_column"))
+        used = f"Dataset {self.info['name']!r}: {f'images from column {images!r}' if images else 'codes'}, "
         if labels is None:
             return used + "no labels (`--label_column` names their column; unpack archives of class folders)."
         numbers = getattr(self.train, "labels", None)
@@ -141,17 +143,16 @@ def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = N
     source = open_source(arguments)
     source.check_split(arguments.train_split, "--train_split")
     source.check_split(arguments.eval_split, "--eval_split")
-    train = _open_split(source, arguments, config, "train")
+    train = open_split(source, arguments, config, "train")
     if settings is not None:
         train.decoder = _take_own_format(train, config, settings)
-    evaluation = _open_split(source, arguments, config, "eval", train.decoder.label_names)
+    evaluation = open_split(source, arguments, config, "eval", train.decoder.label_names)
     evaluation.decoder = replace(evaluation.decoder, original=train.decoder.original)
     if not arguments.streaming:
         check_memory(train.count, train.decoder)
     eval_images = decode_rows(evaluation.rows, evaluation.count, evaluation.decoder)
     if arguments.streaming:
-        rows = train.rows.map(lambda row, number: {ROW_NUMBER: number}, with_indices=True)
-        train_images = StreamedImages(rows, train.decoder)
+        train_images = StreamedImages(train.rows, train.decoder)
         labels, modes = [], []
         pixels = _decode_first(train_images, labels, modes)
     else:
@@ -167,8 +168,8 @@ def load_images(arguments: DataArguments, config: VQVAEConfig, settings: Any = N
             digest.update(part.contiguous().numpy())
     counts = {"train_count": train.count, "eval_count": len(eval_images)}
     splits = {"train_split": arguments.train_split, "eval_split": arguments.eval_split}
-    info = _describe(source, arguments, train.decoder) | splits | counts | {"fingerprint": digest.hexdigest()}
-    return ImageSplits(train_images, eval_images, info, variance, train.decoder.processor)
+    info = describe_source(source, arguments, train.decoder) | splits | counts | {"fingerprint": digest.hexdigest()}
+    return ImageSplits(train_images, eval_images, info, variance, train.decoder.processor, arguments.streaming)
 
 
 def _take_own_format(train: _Split, config: VQVAEConfig, settings: Any) -> RowDecoder:
@@ -208,13 +209,13 @@ def load_split(
     split = getattr(arguments, f"{role}_split")
     source = open_source(arguments)
     source.check_split(split, f"--{role}_split")
-    opened = _open_split(source, arguments, config, role, label_names)
+    opened = open_split(source, arguments, config, role, label_names)
     images = decode_rows(opened.rows, opened.count, opened.decoder)
-    info = _describe(source, arguments, opened.decoder)
+    info = describe_source(source, arguments, opened.decoder)
     return images, info | {"split": split, "count": len(images)}
 
 
-def _open_split(
+def open_split(
     source: Source, arguments: DataArguments, config: VQVAEConfig, role: str, label_names: list[str] | None = None
 ) -> _Split:
     """Open a split, limited to `max_*_samples` rows and to the columns in use; arguments as of [`load_split`]."""
@@ -241,6 +242,8 @@ def _open_split(
     kind = rows.features[image_column]
     if isinstance(kind, datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    if arguments.streaming:
+        rows = rows.map(lambda row, number: {ROW_NUMBER: number}, with_indices=True)
     given = {"resize_mode": arguments.resize_mode, "background": arguments.background}.items()
     decoder = RowDecoder(
         split,
@@ -254,7 +257,7 @@ def _open_split(
     return _Split(rows, count, decoder)
 
 
-def _describe(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
+def describe_source(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
     return {
         "name": source.name,
         "kind": source.kind,

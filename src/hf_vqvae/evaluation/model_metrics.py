@@ -23,7 +23,7 @@ MARGINAL_PASSES = 100_000
 
 @torch.inference_mode()
 def evaluate_model(
-    model: Model, images: DecodedImages, accelerator: Accelerator, *, batch_size: int = 256, split: str = "test"
+    model: Model, images: Any, accelerator: Accelerator, *, batch_size: int = 256, split: str = "test"
 ) -> tuple[dict[str, dict[str, Any]], list[int]]:
     """Measure a VQ-VAE, and its prior if it has one, on all of `images`.
 
@@ -34,6 +34,7 @@ def evaluate_model(
 
     Args:
         model: on the device of `accelerator`; also as returned by `accelerator.prepare`. It is put into eval mode.
+        images: `DecodedImages`, or `CodesDataset`, which leaves the reconstructions out.
         batch_size: images per process at a time; it changes at most the last digits.
         split: name of the split of `images`, for the records.
 
@@ -46,7 +47,7 @@ def evaluate_model(
     model = accelerator.unwrap_model(model).eval()
     vqvae, prior = model.base_model, getattr(model, "prior", None)
     num_embeddings = vqvae.config.num_embeddings
-    processor = VQVAEImageProcessorPil()
+    processor, has_images = VQVAEImageProcessorPil(), isinstance(images, DecodedImages)
     quality, usage = ReconstructionQuality(), CodebookUsage(num_embeddings)
     likelihood, marginal = CodeLikelihood(num_embeddings), CodeLikelihood(num_embeddings)
     bits: list[float] = []  # of the images of this process, without labels
@@ -55,11 +56,12 @@ def evaluate_model(
     limit = len(images) if classes == 1 else max(1, MARGINAL_PASSES // classes)
     for number, batch in enumerate(local_batches(images, accelerator, batch_size, f"Evaluate ({split})")):
         start = (number * accelerator.num_processes + accelerator.process_index) * batch_size
-        codes = vqvae.encode(batch["pixel_values"]).codes
-        # Decode from codes only, as a user of stored codes would.
-        reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
-        references = processor.postprocess(batch["pixel_values"], output_type="pt")
-        quality.add_batch(predictions=reconstructions, references=references)
+        codes = vqvae.encode(batch["pixel_values"]).codes if has_images else batch["codes"]
+        if has_images:
+            # Decode from codes only, as a user of stored codes would.
+            reconstructions = processor.postprocess(vqvae.decode(codes), output_type="pt")
+            references = processor.postprocess(batch["pixel_values"], output_type="pt")
+            quality.add_batch(predictions=reconstructions, references=references)
         usage.add_batch(predictions=codes)
         if given_labels:
             likelihood.add_batch(**_predict_codes(prior, codes, batch["labels"]))
@@ -69,7 +71,7 @@ def evaluate_model(
             bits += (unlabelled["negative_log_likelihoods"].sum((1, 2)) / math.log(2)).tolist()
     noise = None if prior is None else model.log_likelihood(_noise(vqvae)).bits.mean().item()
     values = {}
-    for metric in (quality, usage, *([likelihood] if given_labels else [])):
+    for metric in (*([quality] if has_images else []), usage, *([likelihood] if given_labels else [])):
         metric.sum_over_processes_(accelerator)
         values |= metric.compute()
     facts = _facts(vqvae.config, given_labels) | {"split": split, "count": len(images), "labels": ""}

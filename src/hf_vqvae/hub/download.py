@@ -1,14 +1,18 @@
-"""Download a model from the Hub; load it, if its weights are complete, and its image processor."""
+"""Download a model from the Hub; load it, if its weights are complete, and its image processor; hash weights."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -148,3 +152,20 @@ def weight_files(folder: str) -> list[Path]:
         return [index.with_name(name) for name in list_shards(index)]
     except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the index {index.name} is damaged: download it again") from error
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and values, whatever files or devices the tensors are on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_saved_weights(folder: Path) -> str:
+    """Return [`hash_weights`] of the safetensors files of the model in `folder`."""
+    weights = {}
+    for file in weight_files(folder):
+        weights |= load_file(file)
+    return hash_weights(weights)

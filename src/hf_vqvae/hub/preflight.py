@@ -34,7 +34,7 @@ def check_can_push(
 
     Args:
         token, private, revision, create_pr, license: as of `push_folder`.
-        repo_type: "model" or "space".
+        repo_type: "model", "dataset" or "space".
 
     Raises:
         ValueError: if the name is invalid, or the Hub refuses the license.

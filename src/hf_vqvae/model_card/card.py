@@ -1,11 +1,13 @@
-"""Build and write the model card of a run, and its notebook, from the files in its folder."""
+"""Build and write the model card of a run, and its notebook, from its files; write the card of a dataset of codes."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import yaml
 from jinja2 import Template
 from transformers import AutoConfig
 
@@ -20,7 +22,7 @@ from .records import check_records, read_record
 
 
 def template_path(name: str = "template.md") -> Path:
-    """Return the path of the template of the card, or of the notebook, in the installed package or in a checkout."""
+    """Return the path of the template of a card or of the notebook, in the installed package or in a checkout."""
     packaged = Path(__file__).with_name(name)
     if packaged.is_file():
         return packaged
@@ -117,3 +119,17 @@ def write_card(run_folder: str | Path, repo_id: str | None = None) -> None:
         partial = Path(run_folder, f"{name}.partial")
         partial.write_text(text, "utf-8", newline="\n")
         atomic_replace(partial, partial.with_name(name))
+
+
+def write_dataset_card(folder: Path, repo_id: str, config: Any, encoding: dict[str, Any]) -> None:
+    """Write the card of a dataset of codes with the record `encoding`; `repo_id` is its name, `config` the model's."""
+    names = {str(number): name for number, name in enumerate(encoding["label_names"] or ())}
+    text = Template(template_path("dataset_template.md").read_text("utf-8")).render(
+        model=context.describe_model(config),
+        dataset=context.describe_dataset(encoding),
+        class_names=yaml.safe_dump(names, default_flow_style=True, width=math.inf),
+        repo_id=repo_id,
+        code=as_code,
+        string=as_string,
+    )
+    (folder / "README.md").write_text(sign_card(text), "utf-8", newline="\n")

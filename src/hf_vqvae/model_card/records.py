@@ -1,18 +1,13 @@
 """Read the records of a run, and check that they belong to its weights."""
 
-import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
 from ..arguments import HubArguments
 from ..hub.commit import WEIGHTS
-from ..hub.download import weight_files
+from ..hub.download import hash_saved_weights
 from ..models.configuration_utils import shown
 
 
@@ -36,23 +31,6 @@ def training_alone(arguments: dict[str, Any], dataset: dict[str, Any]) -> dict[s
     if dataset.get("revision"):
         others["dataset_revision"] = dataset["revision"]
     return {name: others.get(name, value) for name, value in arguments.items()}
-
-
-def hash_weights(weights: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and values, whatever files or devices the tensors are on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def hash_saved_weights(folder: Path) -> str:
-    """Return [`hash_weights`] of the safetensors files of the model in `folder`."""
-    weights = {}
-    for file in weight_files(folder):
-        weights |= load_file(file)
-    return hash_weights(weights)
 
 
 def check_records(folder: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.codes import CodesDataset
 from ..data.decoding import DecodedImages, to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
@@ -37,7 +38,7 @@ NUM_LIKELIHOODS, MOST_LIKELIHOODS = 3, 256  # images of each kind, of the first 
 def write_figures(
     run_folder: str | Path,
     model: VQVAEModel | VQVAEForImageGeneration,
-    images: DecodedImages,
+    images: DecodedImages | CodesDataset,
     generator: torch.Generator | None = None,
     train_images: DecodedImages | None = None,
 ) -> list[Path]:
@@ -47,7 +48,7 @@ def write_figures(
 
     Args:
         model: a VQ-VAE, or one with a prior, which also gets samples and completions. It is set to evaluation mode.
-        images: the evaluation split. The first image of each label is shown, or the first ten.
+        images: the evaluation split. The first image of each label is shown, or the first ten; of codes, none.
         generator: random generator of the samples, on the model's device.
         train_images: the training split. Without it (a stream is not in memory) there are no nearest neighbours.
     """
@@ -55,22 +56,23 @@ def write_figures(
     folder = run_folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     vqvae, prior = model.base_model, getattr(model, "prior", None)
-    chosen = choose_images(images.labels, len(images))
     model.eval()
-    pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
-    codes = vqvae.encode(pixel_values).codes
-    inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
     if prior is not None:
         samples = _draw_samples(model, generator, folder / "samples.png")
-        _draw_completions(model, pixel_values, outputs, generator, folder / "completions.png")
-        _draw_likelihoods(model, images, folder / "likelihoods.png")
         if train_images is not None:
             draw_neighbours(samples[:NUM_IMAGES], train_images, model.device, folder / "neighbours.png")
-    codes = codes.cpu().numpy()
     plot_architecture(vqvae.config, folder / "architecture.png", None if prior is None else prior.config)
-    save_strip(inputs, folder / "test_images.png")
-    plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
-    plot_codes(inputs, codes, outputs, vqvae.config.num_embeddings, folder / "codes.png")
+    if isinstance(images, DecodedImages):
+        chosen = choose_images(images.labels, len(images))
+        pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
+        codes = vqvae.encode(pixel_values).codes
+        inputs, outputs = to_8_bits(pixel_values), to_8_bits(vqvae.decode(codes))
+        if prior is not None:
+            _draw_completions(model, pixel_values, outputs, generator, folder / "completions.png")
+            _draw_likelihoods(model, images, folder / "likelihoods.png")
+        save_strip(inputs, folder / "test_images.png")
+        plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
+        plot_codes(inputs, codes.cpu().numpy(), outputs, vqvae.config.num_embeddings, folder / "codes.png")
     history = read_record(run_folder, "history.json")
     if any(history.values()):
         plot_training_curves(history, folder / "training_curves.png")

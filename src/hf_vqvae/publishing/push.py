@@ -155,6 +155,18 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def explained_push(command: str) -> Iterator[None]:
+    """As [`push_stopped_by_signals`], with a time limit for requests; a [`PushError`] explains a push that fails."""
+    with push_stopped_by_signals(command), request_timeout(TIMEOUT):
+        try:
+            yield
+        except FAILURES as error:
+            if isinstance(error, PushError) or type(error) is ValueError:
+                raise
+            raise PushError(f"{explain(error)}\nThis tries again:\n\n    {command}\n") from error
+
+
 def check_finished(folder: Path) -> None:
     """Raise [`PushError`] with what is missing if `folder` is not that of a finished run; the Hub is not asked."""
     partial = folder if folder.name.endswith(".partial") else Path(f"{folder}.partial")

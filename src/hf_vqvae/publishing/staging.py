@@ -19,12 +19,12 @@ from ..arguments import HubArguments
 from ..files import write_json
 from ..hub.card_signature import CARD_DAMAGE, is_as_signed, sign_card, unsigned
 from ..hub.commit import RUN_FILES, WEIGHTS, commit_folder, full_name
-from ..hub.download import image_processor_for
+from ..hub.download import hash_saved_weights, hash_weights, image_processor_for
 from ..hub.errors import httpx
 from ..hub.requests import TIMEOUT, is_ambiguous, request_timeout, retry
 from ..model_card.context import describe_package
 from ..model_card.escaping import as_string, without_path
-from ..model_card.records import hash_saved_weights, hash_weights, read_record, training_alone
+from ..model_card.records import read_record, training_alone
 from ..models.image_processing_vqvae import VQVAEImageProcessorPil
 from ..models.pipeline_image_generation import TASK, ImageGenerationPipeline
 

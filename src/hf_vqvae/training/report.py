@@ -13,8 +13,9 @@ from ..evaluation.model_metrics import evaluate_model
 from ..evaluation.sample_quality import SampleQualityArguments, choose_classifier, measure_samples
 from ..figures.image_tables import color_codes, image_grid
 from ..files import read_json, write_json, writing_errors
+from ..hub.download import hash_weights
 from ..model_card.card import write_card
-from ..model_card.records import hash_weights, training_alone
+from ..model_card.records import training_alone
 from ..model_card.run_figures import to_8_bits, write_figures
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from ..publishing.staging import add_code
@@ -82,7 +83,7 @@ def _measure_samples(
     try:
         if not isinstance(train, DecodedImages):
             raise ValueError(
-                "the training images are a stream; scripts/evaluate.py, without --streaming, measures the finished run."
+                "no training images are in memory; scripts/evaluate.py, without --streaming, measures the finished run."
             )
         if min(len(train), len(images.eval)) < 2:
             raise ValueError("it takes 2 images in the training split and in the evaluation split.")

@@ -3,6 +3,7 @@
 import shutil
 from functools import partial
 
+from ..data.codes import load_codes
 from ..data.loaders import count_steps
 from ..data.splits import load_images
 from ..distributed import check_same_images, check_shared_folder
@@ -49,7 +50,10 @@ def train(run: Run) -> None:
     if training.train_prior:
         start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
     with accelerator.main_process_first():  # one process fills the cache, the others read it
-        images = load_images(arguments.data, config, None if training.vqvae_name_or_path else arguments.vqvae)
+        if training.codes_dataset_name:
+            images = load_codes(training, arguments.data, config)
+        else:
+            images = load_images(arguments.data, config, None if training.vqvae_name_or_path else arguments.vqvae)
     accelerator.print(images)
     images = images.hold_out(training.validation_samples)
     training.validation_samples = images.held_out

@@ -163,7 +163,7 @@ def train_prior(
         return _load_model(VQVAEForImageGeneration, done, run)
     set_seed(arguments.seed)
     train_codes, eval_codes = (
-        encode_split(vqvae, split, name, arguments, accelerator, folder)
+        encode_split(vqvae, split, name, arguments.eval_batch_size, accelerator, folder)
         for split, name in ((images.train, "train"), (images.eval, "eval"))
     )
     training, validation = images.split_train(train_codes)
@@ -227,10 +227,10 @@ def _make_full_model(
     vqvae_config: VQVAEConfig, images: ImageSplits, train_codes: CodesDataset, eval_codes: CodesDataset, run: Run
 ) -> VQVAEForImageGeneration:
     """Makes the trained VQ-VAE and a new prior, which is conditioned on the labels if there are any."""
-    arguments, names, largest = run.arguments.training, None, train_codes.largest_label
+    arguments, names, labels = run.arguments.training, None, train_codes.labels
     settings = dict(vars(run.arguments.prior))
-    if arguments.class_conditional and largest is not None and largest >= 0:
-        largest = max(largest, eval_codes.largest_label or 0)
+    if arguments.class_conditional and labels is not None and labels.max() >= 0:
+        largest = max(int(part.labels.max()) for part in (train_codes, eval_codes) if part.labels is not None)
         names = images.info["label_names"] or [str(number) for number in range(largest + 1)]
         settings["class_frequencies"] = train_codes.class_frequencies(len(names))
     config = start_full_config(vqvae_config, settings, names)
