@@ -19,8 +19,6 @@ KEY = 50  # dots of a line of the legend
 # its page prints (https://keras.io/examples/generative/vq_vae/); its prior has no labels.
 KERAS_EXAMPLE = (73.7, 0.0041)
 
-Curve = tuple[list[dict[str, Any]], dict[str, Any]]  # points by size of the codebook, and style
-
 
 def plot_sweep(
     points: Sequence[dict[str, Any]],
@@ -43,33 +41,21 @@ def plot_sweep(
         for point in points
     ]
     table = Table(np.stack([originals, *reconstructions]), row_names=names)
-    curves = _curves(points)
-    top = HEAD + KEY * math.ceil((len(curves) + 4) / 2)
+    dimensions = sorted({point["embedding_dim"] for point in points})
+    top = HEAD + KEY * math.ceil((len(dimensions) + 4) / 2)
     below = top + PANEL + FOOT + 56
     with page(path, below + len(table.canvas)) as figure:
         write_text(figure, MARGIN, 56, "Error against bits per image", weight="bold", size=13)
         height = figure.bbox.height
         box = (LEFT / WIDTH, 1 - (top + PANEL) / height, 1 - (LEFT + RIGHT) / WIDTH, PANEL / height)
         axes = figure.add_axes(box, yscale="log", xlabel="bits per image", ylabel="reconstruction MSE")
-        _draw_rates(axes, curves, Path(dataset).name.lower() == "mnist")
+        _draw_rates(axes, points, dimensions, Path(dataset).name.lower() == "mnist")
         write_text(figure, MARGIN, below - 8, "Reconstructions", weight="bold", size=13)
         table.draw(figure)
 
 
-def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
-    """Return the curve of each dimension."""
-    curves = []
-    for index, dimension in enumerate(sorted({point["embedding_dim"] for point in points})):
-        line = [point for point in points if point["embedding_dim"] == dimension]
-        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-        style = {"color": color, "marker": marker, "markersize": 8, "label": f"D = {dimension:,}"}
-        curves.append((sorted(line, key=lambda point: point["num_embeddings"]), style))
-    return curves
-
-
-def _draw_rates(axes: Axes, curves: list[Curve], is_mnist: bool) -> None:
-    """Draw errors against each rate, with the codebook's sizes at the first and last curve."""
-    points = [point for line, _ in curves for point in line]
+def _draw_rates(axes: Axes, points: Sequence[dict[str, Any]], dimensions: list[int], is_mnist: bool) -> None:
+    """Draw a curve of errors against each rate for each dimension, with the codebook's sizes at the first and last."""
     rates = {
         "bits_per_image_at_most": ({}, "at most: log2 K per code"),
         "bits_per_image_entropy": ({"markerfacecolor": "white"}, "by entropy: log2 perplexity"),
@@ -87,10 +73,14 @@ def _draw_rates(axes: Axes, curves: list[Curve], is_mnist: bool) -> None:
     room = 1.1 * (max(errors) / min(errors)) ** 0.08  # for the text beside the outermost points
     axes.set_ylim(min(errors) / room, max(errors) * room)
     plain_log_axis(axes)
-    for index, (line, style) in enumerate(curves):
+    for index, dimension in enumerate(dimensions):
+        line = [point for point in points if point["embedding_dim"] == dimension]
+        line.sort(key=lambda point: point["num_embeddings"])
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        style = {"color": color, "marker": marker, "markersize": 8, "label": f"D = {dimension:,}"}
         y = [point["reconstruction_mse"] for point in line]
         bits = {key: [point[key] for point in line] for key in rates}
-        axes.hlines(y, *(list(map(end, *bits.values())) for end in (min, max)), style["color"], ":", linewidth=1.2)
+        axes.hlines(y, *(list(map(end, *bits.values())) for end in (min, max)), color, ":", linewidth=1.2)
         for key, (look, _) in rates.items():
             hidden = {} if key == drawn else {"linestyle": "", "label": None}
             axes.plot(bits[key], y, **style | look | hidden)
@@ -98,9 +88,9 @@ def _draw_rates(axes: Axes, curves: list[Curve], is_mnist: bool) -> None:
         place = {"xytext": (6, 4), "ha": "left", "va": "bottom"}
         if index:
             place = {"xytext": (-6, -4), "ha": "right", "va": "top"}
-        if index in (0, len(curves) - 1):
+        if index in (0, len(dimensions) - 1):
             for point, *end in zip(line, bits[drawn], y, strict=True):
-                options = {"textcoords": "offset points", "color": style["color"], "size": 10}
+                options = {"textcoords": "offset points", "color": color, "size": 10}
                 axes.annotate(f"K {point['num_embeddings']:,}", end, **place, **options)
     mark = {"color": INK, "marker": "o", "markersize": 8, "linestyle": ""}
     marks = [Line2D([], [], label=label, **mark | look) for look, label in rates.values()]

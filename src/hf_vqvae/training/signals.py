@@ -18,15 +18,9 @@ from ..distributed import named_distributed_errors
 from ..files import stop_signals
 from .run_directory import KEPT
 
-NO_SIGNAL = 0
-
 
 class Interrupted(Exception):
-    """A signal stopped training after a checkpoint was saved."""
-
-    def __init__(self, signal_number: int, checkpoint: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}")
-        self.signal_number = signal_number
+    """A signal stopped training after a checkpoint was saved; of the number of the signal, and the checkpoint."""
 
 
 @contextmanager
@@ -49,9 +43,7 @@ def catch_signals() -> Iterator[list[int]]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        writing.setblocking(True)  # no handler writes any more, and the watcher still reads
-        # Closing does not end a connection that forked workers share.
-        writing.send(bytes([NO_SIGNAL]))
+        writing.shutdown(socket.SHUT_WR)  # closing does not end a connection that forked processes share
         watcher.join()
         writing.close()
         reading.close()
@@ -63,8 +55,8 @@ def _end_on_second(reading: socket.socket, numbers: list[signal.Signals]) -> Non
     A handler would have to wait for the main thread, which may be blocked in a collective operation.
     """
     first = None
-    while (number := reading.recv(1)[0]) != NO_SIGNAL:
-        now = time.monotonic()
+    while word := reading.recv(1):
+        number, now = word[0], time.monotonic()
         if number not in numbers:
             continue
         name = signal.Signals(number).name
@@ -99,14 +91,11 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
         with named_distributed_errors():
             yield
     except (Interrupted, KeyboardInterrupt) as error:
-        if isinstance(error, Interrupted):
-            number, stopped = error.signal_number, f"{error}"
-        else:
-            number = error.args[0] if error.args else signal.SIGINT
-            stopped = f"stopped by {signal.Signals(number).name}"
+        number, *checkpoints = error.args or (signal.SIGINT,)
+        saved = "".join(f"; saved {path}" for path in checkpoints)
         if is_first_process():
             way_out = f"Go on with:\n  {command}" if written.exists() else "Nothing had been written yet."
-            print(f"\nThe run was {stopped}. {way_out}", file=sys.stderr)
+            print(f"\nThe run was stopped by {signal.Signals(number).name}{saved}. {way_out}", file=sys.stderr)
         sys.exit(128 + number)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
