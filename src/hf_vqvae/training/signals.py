@@ -4,9 +4,7 @@ import errno
 import os
 import shlex
 import signal
-import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,45 +28,29 @@ def catch_signals() -> Iterator[list[int]]:
     Signals within a second of the first count as one: a launcher forwards a signal that its processes receive too.
     """
     caught: list[int] = []
-    numbers = stop_signals()
-    before = {number: signal.signal(number, lambda n, _frame: caught.append(n)) for number in numbers}
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_end_on_second, args=(reading, numbers), daemon=True)
-    watcher.start()
+    first = 0.0
+
+    def catch(number: int, _frame: Any) -> None:
+        nonlocal first
+        name = signal.Signals(number).name
+        if not caught:
+            caught.append(number)
+            first = time.monotonic()
+            say(f"{name}: saving a checkpoint after this step. A second signal ends the run at once.")
+        elif time.monotonic() - first > 1:
+            say(f"{name}: ended without a checkpoint.")
+            os._exit(128 + number)
+
+    def say(text: str) -> None:
+        if is_first_process():
+            os.write(2, f"\n{text}\n".encode())  # not `print`, which the signal may have interrupted
+
+    before = {number: signal.signal(number, catch) for number in stop_signals()}
     try:
         yield caught
     finally:
-        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        writing.shutdown(socket.SHUT_WR)  # closing does not end a connection that forked processes share
-        watcher.join()
-        writing.close()
-        reading.close()
-
-
-def _end_on_second(reading: socket.socket, numbers: list[signal.Signals]) -> None:
-    """Ends the process at the second signal whose number arrives in a socket; runs in a thread.
-
-    A handler would have to wait for the main thread, which may be blocked in a collective operation.
-    """
-    first = None
-    while word := reading.recv(1):
-        number, now = word[0], time.monotonic()
-        if number not in numbers:
-            continue
-        name = signal.Signals(number).name
-        if first is None:
-            first = now
-            if is_first_process():
-                line = f"\n{name}: saving a checkpoint after this step. A second signal ends the run at once."
-                print(line, file=sys.stderr, flush=True)
-        elif now - first > 1:
-            if is_first_process():
-                print(f"\n{name}: ended without a checkpoint.", file=sys.stderr, flush=True)
-            os._exit(128 + number)
 
 
 @contextmanager
