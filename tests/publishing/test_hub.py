@@ -184,6 +184,60 @@ print("\\n" + json.dumps([config.model_type, images.tolist(), pixels.max().item(
     assert {"metrics.json", "preprocessor_config.json"}.isdisjoint(alone)
 
 
+def test_the_snippet_of_the_hub_loads_it_onto_devices_and_in_low_precision(published, server, tmp_path):
+    results = run_afresh(
+        server,
+        tmp_path,
+        WITHOUT_PACKAGE
+        + """
+import json, torch
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("me/tiny", trust_remote_code=True)
+pixels = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+results = {}
+
+def use(name, **options):
+    model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True, **options)
+    codes = model.vqvae.encode(pixels).codes
+    known = results["plain"][1] if results else codes
+    images = model.vqvae.decode(known)
+    drawn = model.sample(seeds=range(64), return_dict=True)
+    pictures = processor.postprocess(drawn.images)
+    results[name] = codes, known, images.float(), drawn.codes
+    dtypes = [str(one.dtype) for one in (model, images, drawn.images, *model.vqvae.buffers())]
+    same = [(mine == theirs).float().mean().item() for mine, theirs in zip(results[name], results["plain"])]
+    error = (results[name][2] - results["plain"][2]).abs().max().item()
+    bits = model.log_likelihood(codes=known).bits.mean().item()
+    finite = drawn.images.isfinite().all().item()
+    offloaded = sum(parameter.is_meta for parameter in model.parameters())
+    return [dtypes, same[0], same[3], error, bits, finite, len(pictures), offloaded]
+
+found = {"plain": use("plain")}
+size = sum(weight.nbytes for weight in AutoModel.from_pretrained("me/tiny", trust_remote_code=True).parameters())
+for name, options in {
+    "map": {"device_map": "auto"},
+    "auto": {"device_map": "auto", "dtype": "auto"},
+    "bfloat16": {"device_map": "auto", "dtype": torch.bfloat16},
+    "float16": {"dtype": "float16"},
+    "disk": {"device_map": "auto", "max_memory": {"cpu": size // 2}, "offload_folder": "offload"},
+}.items():
+    found[name] = use(name, **options)
+print("\\n" + json.dumps(found))
+""",
+    )
+    plain = results["plain"]
+    for name in ("map", "auto", "disk"):
+        assert results[name][:-1] == plain[:-1], name
+    assert [result[-1] > 0 for result in results.values()] == [name == "disk" for name in results]
+    for name, error in {"bfloat16": 1e-2, "float16": 1e-3}.items():
+        dtypes, encoded, drawn, difference, bits, finite, pictures, _ = results[name]
+        # The codebook's averages stay as they are, and so does how codes are found.
+        assert dtypes[:3] == [f"torch.{name}"] * 3 and set(dtypes[3:]) == {"torch.float32"}
+        assert encoded >= 0.95 and drawn >= 0.95 and difference < error and finite and pictures == 64
+        assert bits == pytest.approx(plain[4], rel=1e-2)
+
+
 def test_a_model_of_the_code_in_a_repo_is_pushed_by_the_installed_package(published, server, tmp_path):
     result = run_afresh(
         server,
