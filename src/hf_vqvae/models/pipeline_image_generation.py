@@ -42,8 +42,7 @@ class ImageGenerationPipeline(Pipeline):
         return inputs
 
     def _forward(self, inputs, seed=None, **arguments):
-        labels = arguments.get("class_labels")
-        number = count_grids("num_images", inputs["num_images"], class_labels=labels)
+        number = count_grids("num_images", inputs["num_images"], class_labels=arguments.get("class_labels"))
         if seed is not None:
             require(is_integer(seed) and 0 <= seed < 2**62, "seed", seed, "an integer from 0 to 2**62 - 1")
             arguments["seeds"] = range(int(seed), int(seed) + number)
