@@ -30,7 +30,7 @@ from hf_vqvae.metrics import (
     frechet_distance,
 )
 from hf_vqvae.models.configuration_utils import own_fields
-from hf_vqvae.publishing.push import PushError, check_repo_id, push_folder
+from hf_vqvae.publishing.push import PushError, push_folder
 
 VALUES = {
     "none": None,
@@ -149,7 +149,6 @@ ENTRIES |= {
     "RowDecoder.decode": lambda value: RowDecoder("train", "image", None, None, PROCESSOR).decode({"image": value}, 0),
     "push_folder": lambda value: push_folder("/dev/null/x", value),
     "push_folder(folder)": lambda value: push_folder(value, "me/x"),
-    "check_repo_id": lambda value: check_repo_id(value),
     "fetch_model": lambda value: fetch_model(value),
     "open_source": lambda value: open_source(DataArguments(dataset_name=value)),
     "VQVAEModel.push_to_hub": lambda value: model().vqvae.push_to_hub(value),

@@ -13,7 +13,7 @@ import torch
 from hf_vqvae import VQVAEForImageGeneration
 from hf_vqvae.hub.card_signature import is_as_signed, sign_card
 from hf_vqvae.hub.errors import PushError
-from hf_vqvae.hub.preflight import check_can_push, check_repo_id
+from hf_vqvae.hub.preflight import check_can_push
 from hf_vqvae.model_card.card import build_card
 from hf_vqvae.publishing.push import push_command, push_folder
 from support.hub import HubServer, read_card_metadata
@@ -578,8 +578,8 @@ def test_records_belong_to_weights_however_these_are_saved(tmp_path, shards):
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "-a", "a--b", "me/na me", "me/x.git", "x" * 97])
 def test_a_name_the_hub_does_not_allow_is_refused(name):
-    with pytest.raises(ValueError, match="repo"):
-        check_repo_id(name)
+    with pytest.raises(ValueError, match=r"(?i)repo.id"):
+        check_can_push(name, "token")
 
 
 def test_an_unfinished_folder_is_refused_and_what_is_missing_named(tmp_path):
@@ -679,12 +679,6 @@ def test_what_begins_with_a_dash_is_no_flag_of_the_command():
     command = push_command("-tiny", "me/a", revision="", commit_message="-x")
     words = ["--hub_model_id", "me/a", "--hub_revision", "", "--hub_commit_message=-x"]
     assert shlex.split(command)[3:] == words
-
-
-@pytest.mark.parametrize("revision", ["", " "])
-def test_a_revision_without_a_name_is_refused(revision):
-    with pytest.raises(PushError, match=r"`--hub_revision` must name a branch, got '.*to main"):
-        check_can_push("me/x", TOKEN, revision=revision)
 
 
 def test_a_signed_card_shows_any_edit():

@@ -21,7 +21,6 @@ from ..models.input_checks import require
 from .sources import DataError, is_own_file
 
 UNKNOWN_LABEL = -1
-MAX_NAME = 1000  # characters of the name of a class
 # `datasets` takes these names of split folders for classes where a folder of images has no folders of classes.
 SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "dev"}
 SPLIT_FOLDERS |= {"test", "testing", "eval", "evaluation"}
@@ -140,7 +139,7 @@ class RowDecoder:
         original: width and height that all images must have, or `None`.
 
     Raises:
-        ValueError: if `label_names` cannot be written to a config or a card, or `processor` scales to other values.
+        ValueError: if `processor` scales to other values.
     """
 
     split: str
@@ -157,14 +156,6 @@ class RowDecoder:
             value, usual = (getattr(one, name) for one in (self.processor, VQVAEImageProcessorPil))
             rule = f"{usual} for the scripts, which scale images to [-0.5, 0.5] (transformers.Trainer takes any scale)"
             require(set(np.ravel(value)) == {usual}, f"preprocessor_config.json: {name}", value, rule)
-        for name in self.label_names or []:
-            # Other types and invalid Unicode could not be saved at the end of training.
-            is_text = isinstance(name, str) and not re.search("[\ud800-\udfff]", name)
-            if not is_text or len(name) > MAX_NAME:
-                raise DataError(
-                    f"Column {self.label_column!r} has the class name {shown(name)}: names must be texts of at most "
-                    f"{MAX_NAME} characters. Rename the classes, or cast the column to whole numbers."
-                )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -3,21 +3,11 @@
 import textwrap
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import FAILURES, PushError, explain
 from .requests import TIMEOUT, request_timeout, retry
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Raise `ValueError` with the rule if the Hub allows no such name of a repo, `name` or `owner/name`."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is not a valid repo name: {error}") from None
-    if not repo_id:
-        raise ValueError("the name of a repo must be name or owner/name, got an empty string.")
 
 
 def check_can_push(
@@ -25,7 +15,6 @@ def check_can_push(
     token: str | None = None,
     *,
     private: bool = False,
-    revision: str | None = None,
     create_pr: bool = False,
     license: str | None = None,
     repo_type: str = "model",
@@ -33,7 +22,7 @@ def check_can_push(
     """Check, without changing anything on the Hub, whether a push would be accepted; return the full name of the repo.
 
     Args:
-        token, private, revision, create_pr, license: as of `push_folder`.
+        token, private, create_pr, license: as of `push_folder`.
         repo_type: "model", "dataset" or "space".
 
     Raises:
@@ -41,9 +30,7 @@ def check_can_push(
         PushError: if there is no token, the Hub does not accept it, it has no right to write there, the Hub cannot be
             reached, or the options contradict the repo.
     """
-    check_repo_id(repo_id)
-    if revision is not None and not revision.strip():
-        raise PushError(f"`--hub_revision` must name a branch, got {revision!r}: leave it out to push to main.")
+    validate_repo_id(repo_id)
     token = token or get_token()
     if not token:
         raise PushError(

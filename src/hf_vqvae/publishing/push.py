@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
 
 from .. import models
 from ..arguments import HubTargetArguments
 from ..files import stop_signals
 from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
-from ..hub.preflight import check_repo_id
 from ..hub.requests import TIMEOUT, request_timeout
 from ..model_card.records import check_records, read_record
 from .staging import add_code, copy_files, copy_run_files, update_card
@@ -53,7 +53,7 @@ def push_folder(
         ValueError: if the name is invalid.
         PushError: if the folder is not a finished run, or the push failed; the message has the command that repeats it.
     """
-    check_repo_id(repo_id)
+    validate_repo_id(repo_id)
     folder = Path(os.path.expanduser(folder))
     check_finished(folder)
     options = {"private": private or None, "revision": revision, "create_pr": create_pr}
@@ -92,13 +92,12 @@ def push_folder(
 
 def target_of(hub: HubTargetArguments) -> dict:
     """Return the options of `check_can_push` from a script's flags."""
-    names = ("private", "revision", "create_pr", "license")
-    return {name: getattr(hub, f"hub_{name}") for name in names}
+    return {"private": hub.hub_private, "create_pr": hub.hub_create_pr, "license": hub.hub_license}
 
 
 def options_of(hub: HubTargetArguments) -> dict:
     """Return the options of `push_folder` from a script's flags."""
-    return target_of(hub) | {"commit_message": hub.hub_commit_message}
+    return target_of(hub) | {"revision": hub.hub_revision, "commit_message": hub.hub_commit_message}
 
 
 def push_command(
