@@ -77,10 +77,12 @@ def check(run: "Run") -> tuple[bool | None, list[str]]:
     from hf_vqvae.publishing.push import target_of
     from hf_vqvae.training.run import check_run
 
-    hub = run.arguments.hub
+    hub, training = run.arguments.hub, run.arguments.training
     checked = check_run(run)
     if hub.push_to_hub:
         check_can_push(hub.hub_model_id, **target_of(hub))
+    if training.trackio_space_id:
+        training.trackio_space_id = check_can_push(training.trackio_space_id, repo_type="space")
     return checked
 
 

@@ -692,7 +692,7 @@ def test_a_token_that_cannot_write_is_found_before_training(online, tmp_path):
 def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, online, tmp_path):
     folder = tmp_path / "run"
     hub.fail("POST", "/commit/", status=403, times=1)
-    flags = [*PICTURES, *PUSH, "--output_dir", folder]
+    flags = [*PICTURES, *PUSH, "--log_with", "tensorboard", "--output_dir", folder]
     done = online(TRAIN, *flags)
     # The push fails: the run is whole, and one command pushes it.
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -713,6 +713,13 @@ def test_a_run_on_a_dataset_of_the_hub_is_pushed_back_to_it(hub, online, tmp_pat
     files = hub.repo("me/tiny").find("main").files
     assert 'model_id = \\"me/tiny\\"' in files["notebook.ipynb"].content.decode()
     assert {f"figures/gallery/{number}.png" for number in range(2)} <= files.keys()
+    # For the Hub's tab "Training metrics": the event files of this run, without paths of this machine.
+    events = {path: blob.content for path, blob in files.items() if path.startswith("trackers/")}
+    written = {path.relative_to(folder).as_posix() for path in folder.glob("trackers/**/events*")}
+    assert events.keys() == written and len(written) == 2
+    assert any(b"vqvae/validation_reconstruction_mse" in content for content in events.values())
+    assert any(b"output_dir" in content for content in events.values())
+    assert not any(str(tmp_path).encode() in content or b"hf_write" in content for content in events.values())
     # A fresh process with a fresh cache, which cannot import this package.
     code = """
 import sys
@@ -763,3 +770,50 @@ def test_make_release_model_leaves_a_folder_that_the_printed_command_publishes(h
     assert done.returncode == 0 and "Pushed" in done.stdout, done.stderr
     files = hub.repo("me/weights").find("main").files.keys()
     assert {"model.safetensors", "onnx/encoder.onnx", "onnx/prior.onnx", "notebook.ipynb", "README.md"} <= files
+
+
+# Runs a script with a module in place of trackio, which is no dependency, and writes down what it was asked for.
+WITH_TRACKIO = """
+import json, runpy, sys, types
+import accelerate.tracking
+
+class Run:
+    def log(self, values, step):
+        calls.extend(["log", name, step] for name in values)
+
+    def finish(self):
+        calls.append(["finish"])
+
+calls, trackio = [], types.ModuleType("trackio")
+trackio.config, trackio.Image = {}, type
+trackio.init = lambda **options: calls.append(["init", options]) or Run()
+trackio.freeze = lambda *words, **options: calls.append(["freeze", words, options]) or "me/runs_static"
+sys.modules["trackio"] = trackio
+accelerate.tracking._available_trackers.append(accelerate.utils.LoggerType.TRACKIO)
+place, *sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+with open(place, "w") as file:
+    json.dump([calls, trackio.config], file)
+"""
+
+
+def test_a_space_shows_the_run_live_and_the_card_links_to_its_static_copy(hub, online, tmp_path):
+    (tmp_path / "with_trackio.py").write_text(WITH_TRACKIO)
+    hub.add_repo("me/runs", kind="space")
+    flags = [*TINY, "--num_train_epochs", "1", "--no_train_prior", "--trackio_space_id", "runs"]
+    flags += ["--output_dir", tmp_path / "run"]
+    refused = online(TRAIN, *flags)
+    assert_refused(refused, "--log_with trackio", "pip install trackio")
+    done = online(tmp_path / "with_trackio.py", tmp_path / "calls.json", TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    (start, *logged, finish, freeze), config = json.loads((tmp_path / "calls.json").read_text())
+    name = start[1].pop("name")
+    assert start == ["init", {"project": "hf_vqvae", "space_id": "me/runs", "private": None, "resume": "allow"}]
+    assert re.fullmatch("run-[0-9a-f]{8}", name)
+    assert ["log", "vqvae/validation_reconstruction_mse", 4] in logged
+    assert (finish, freeze) == (["finish"], ["freeze", ["me/runs", "hf_vqvae"], {"private": False}])
+    assert config["learning_rate"] == "0.008" and not any(str(tmp_path) in str(value) for value in config.values())
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.tags[-2:] == ["trackio", "trackio:https://huggingface.co/spaces/me/runs_static"]
+    assert "[me/runs_static](https://huggingface.co/spaces/me/runs_static)" in card.text
+    assert read(tmp_path / "run", "arguments")["trackio_space_id"] is None

@@ -147,9 +147,14 @@ class TrainingArguments:
         1000, "Samples for the Fréchet distance to the evaluation split; 0 skips it.", "evaluation"
     )
     log_with: list[str] = flag([], "Trackers to log to.", "run", choices=["tensorboard", "wandb", "trackio"])
+    trackio_space_id: str | None = flag(
+        None, "Space on the Hub that shows the run live, made if missing (implies --log_with trackio).", "run"
+    )
 
     def __post_init__(self):
         check_bounds(self)
+        if self.trackio_space_id and "trackio" not in self.log_with:
+            self.log_with = [*self.log_with, "trackio"]
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
             raise ValueError(f"--num_eval_samples must be 0 or at least 2, got {self.num_eval_samples}.")
         if self.train_batch_size % self.gradient_accumulation_steps:

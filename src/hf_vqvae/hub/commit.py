@@ -19,6 +19,8 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # Files of a run that are pushed beside its model; checkpoints and codes are not.
 RUN_FILES = ("README.md", "metrics.json", "history.json", "arguments.json", "run.json", "notebook.ipynb")
 RUN_FILES += ("figures/*", "figures/gallery/*", "onnx/*")
+# Event files of TensorBoard: curves and pictures, and below them the flags.
+RUN_FILES += ("trackers/*/events.out.tfevents.*", "trackers/*/*/events.out.tfevents.*")
 
 
 class EditedCardError(ValueError):

@@ -27,7 +27,7 @@ def training_alone(arguments: dict[str, Any], dataset: dict[str, Any]) -> dict[s
     """Return the flags of arguments.json that repeat the training alone, on the commit of the dataset in run.json."""
     others = {one.name: one.default for one in fields(HubArguments) if one.name != "hub_license"}
     others |= {"resume_from_checkpoint": None, "resume_with_changes": False}
-    others |= {"overwrite_output_dir": False, "cache_dir": None}
+    others |= {"overwrite_output_dir": False, "cache_dir": None, "trackio_space_id": None}
     if dataset.get("revision"):
         others["dataset_revision"] = dataset["revision"]
     return {name: others.get(name, value) for name, value in arguments.items()}

@@ -153,14 +153,15 @@ def copy_run_files(source: Path, folder: Path) -> None:
     if (folder / "arguments.json").exists():
         dataset = read_record(folder, "run.json").get("dataset") or {}
         values = training_alone(read_record(folder, "arguments.json"), dataset)
-        write_json(folder / "arguments.json", _without_paths(values))
+        write_json(folder / "arguments.json", without_paths(values))
 
 
-def _without_paths(value):
+def without_paths(value):
+    """Return a value of JSON, with the last part alone of every path on this machine."""
     if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
+        return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_paths(item) for item in value]
+        return [without_paths(item) for item in value]
     return without_path(value) if isinstance(value, str) else value
 
 

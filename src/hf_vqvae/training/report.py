@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import HfApi
 
 from ..data.splits import DecodedImages, ImageSplits
 from ..evaluation.model_metrics import evaluate_model
@@ -25,6 +26,7 @@ from .trainer import best_epoch
 
 PACKAGES = ("hf_vqvae", "torch", "transformers", "huggingface_hub", "accelerate", "datasets")
 PACKAGES += ("evaluate", "safetensors")
+PROJECT = "hf_vqvae"  # of the trackers
 TRACKED_IMAGES = 16
 
 
@@ -56,6 +58,7 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
         "seed": values["seed"],
         "codebook_counts": counts,
         "weights_sha256": hash_weights(model.state_dict()),
+        "dashboard": _freeze_dashboard(run),
     }
     with writing_errors(folder / "model.safetensors", KEPT):
         model.save_pretrained(folder)
@@ -132,6 +135,26 @@ def log_images(
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             pictures = {name: grid[None] for name, grid in grids.items()}
             tracker.log_images(pictures, step=step, **layout)
+
+
+def _freeze_dashboard(run: Run) -> str | None:
+    """Ends the run in trackio; returns the static Space with a copy of its dashboard, or else the live one, if any."""
+    space, trackers = run.arguments.training.trackio_space_id, run.accelerator.trackers
+    if space is None:
+        return None
+    import trackio
+
+    (tracker,) = [one for one in trackers if one.name == "trackio"]
+    trackers.remove(tracker)
+    tracker.finish()
+    live = None
+    try:
+        private = HfApi().space_info(space).private  # then it is not copied, as a static Space is public
+        live = space
+        return trackio.freeze(space, PROJECT, private=private)
+    except Exception as error:  # of any kind: the run is complete without the copy
+        print(f"trackio made no static copy of the Space {space}: {error}")
+    return live
 
 
 def _hardware(accelerator: Accelerator) -> str:

@@ -2,13 +2,16 @@
 
 import shutil
 from functools import partial
+from typing import Any
 
 from ..data.codes import load_codes
 from ..data.loaders import count_steps
 from ..data.splits import load_images
 from ..distributed import check_same_images, check_shared_folder
 from ..files import write_json
-from .report import log_images, report
+from ..model_card.records import training_alone
+from ..publishing.staging import without_paths
+from .report import PROJECT, log_images, report
 from .run_directory import Run
 from .stages import start_config, start_full_config, train_prior, train_vqvae
 
@@ -75,11 +78,20 @@ def train(run: Run) -> None:
         write_json(directory.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
     check_shared_folder(accelerator, directory.partial, directory.output_dir)
-    accelerator.init_trackers("hf_vqvae", config={name: str(value) for name, value in arguments.values.items()})
-
+    _start_trackers(run, images.info)
     image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)
     model = train_vqvae(config, images, run, image_logger)
     if training.train_prior:
         model = train_prior(model, images, run, image_logger)
     report(model, images, run)
     accelerator.wait_for_everyone()
+
+
+def _start_trackers(run: Run, dataset: dict[str, Any]) -> None:
+    """Starts the trackers with the flags that may be published; a resumed run goes on in the same run of trackio."""
+    arguments, directory = run.arguments, run.directory
+    flags = without_paths(training_alone(arguments.values, dataset))
+    options = {"name": f"{directory.output_dir.name}-{directory.run_id[:8]}", "resume": "allow"}
+    options |= {"space_id": arguments.training.trackio_space_id, "private": arguments.hub.hub_private or None}
+    config = {name: str(value) for name, value in flags.items()}
+    run.accelerator.init_trackers(PROJECT, config=config, init_kwargs={"trackio": options})
