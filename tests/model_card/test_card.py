@@ -554,6 +554,16 @@ def test_the_base_model_is_a_repo_on_the_hub(base, trained, text, run_folder):
     assert text in card.text if text else ("The VQ-VAE is" not in card.text and "http://evil" not in card.text)
 
 
+@pytest.mark.parametrize("space", ["me/runs", "me/runs) <script>", "runs", None, 3])
+def test_the_dashboard_is_a_space_on_the_hub(space, run_folder):
+    write_json(run_folder, run=json.loads((run_folder / "run.json").read_text()) | {"dashboard": space})
+    card = build_card(run_folder)
+    check_text(str(card))
+    tags = ["trackio", "trackio:https://huggingface.co/spaces/me/runs"] if space == "me/runs" else []
+    assert [tag for tag in card.data.tags if "trackio" in tag] == tags
+    assert ("[me/runs](https://huggingface.co/spaces/me/runs)" in card.text) == bool(tags)
+
+
 @pytest.mark.parametrize("license, text", [("mit", "`mit`"), (["mit", "other"], "`mit`, `other`"), (None, None)])
 def test_the_license_of_a_dataset_is_what_its_card_says(license, text, run_folder):
     write_json(run_folder, run={"dataset": dataset_of(license=license)})
