@@ -79,6 +79,7 @@ def train(run: Run) -> None:
     accelerator.wait_for_everyone()
     check_shared_folder(accelerator, directory.partial, directory.output_dir)
     _start_trackers(run, images.info)
+
     image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)
     model = train_vqvae(config, images, run, image_logger)
     if training.train_prior:
