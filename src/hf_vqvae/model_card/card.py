@@ -51,9 +51,7 @@ def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
     has_prior = isinstance(config, VQVAEForImageGenerationConfig)
     base_model = run.get("base_model") if context.HUB_ID.fullmatch(str(run.get("base_model"))) else None
     pictures = context.gallery(run_folder, getattr(config, "prior_config", None))
-    dashboard = run.get("dashboard") if context.HUB_ID.fullmatch(str(run.get("dashboard"))) else None
-    # The Hub shows the Space of this tag under "Training metrics".
-    tracked = ["trackio", f"trackio:https://huggingface.co/spaces/{dashboard}"] if dashboard else []
+    tracked = context.dashboard_tags(run)
     known_metrics = [one.hub_type for key, one in METRICS.items() if key in metrics and one.hub_type]
     data = ModelCardData(
         license=arguments.get("hub_license") or "apache-2.0",
@@ -82,7 +80,7 @@ def build_card(run_folder: str | Path, repo_id: str | None = None) -> ModelCard:
         has_code=repo_id is not None or "auto_map" in read_record(run_folder, "config.json"),
         run=run,
         base_model=base_model,
-        dashboard=dashboard,
+        dashboard=run["dashboard"] if tracked else None,
         package=context.describe_package(),
         # Each value of a record goes through one of these.
         code=as_code,

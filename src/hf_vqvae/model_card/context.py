@@ -104,6 +104,12 @@ def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
     return {**dataset, "name": name, "kind": kind, "is_hub": is_hub, "code": code}
 
 
+def dashboard_tags(run: dict[str, Any]) -> list[str]:
+    """Return the tags for which the Hub shows the run's Space of trackio under "Training metrics", if it has one."""
+    space = str(run.get("dashboard"))
+    return ["trackio", f"trackio:https://huggingface.co/spaces/{space}"] if HUB_ID.fullmatch(space) else []
+
+
 def eval_results(metrics: dict[str, dict], dataset: dict[str, Any]) -> list[EvalResult]:
     """Return one result per finite metric, for the model-index of the metadata."""
     # A type with a space in it is no name that a dataset on the Hub could have.
