@@ -93,11 +93,8 @@ def _parts(model: Model) -> dict[str, tuple[_Part, dict[str, Tensor], str]]:
         inputs = {"codes": codes}
         if model.config.prior_config.num_classes:
             inputs["class_labels"] = torch.tensor([-1, 0, model.config.prior_config.num_classes - 1])
-        parts["prior"] = (
-            _Part(model.prior, lambda *inputs: model.prior(*inputs, return_loss=False).logits),
-            inputs,
-            "logits",
-        )
+        prior = _Part(model.prior, lambda *inputs: model.prior(*inputs, return_loss=False).logits)
+        parts["prior"] = prior, inputs, "logits"
     return parts
 
 
