@@ -14,7 +14,7 @@ from .. import models
 from ..files import write_json
 from ..hub.card_signature import is_as_signed, sign_card, unsigned
 from ..hub.commit import commit_folder
-from ..hub.download import fetch_model, load_model
+from ..hub.download import FILES, fetch_model, load_model
 from ..hub.errors import FAILURES, explain
 from ..hub.requests import retry
 from .onnx import FOLDER, check_packages, export_onnx
@@ -50,7 +50,7 @@ def write_local_page(folder: str | Path, name_or_path: str, revision: str | None
         ValueError: if there is no such model.
     """
     write_page(folder, hub="", model=LOCAL_MODEL, revision="main")
-    source = Path(fetch_model(name_or_path, revision, more=MODEL_FILES))
+    source = Path(fetch_model(name_or_path, revision, files=FILES + MODEL_FILES))
     target = Path(folder, LOCAL_MODEL, "resolve", "main")
     for pattern in MODEL_FILES:
         for path in source.glob(pattern):

@@ -30,10 +30,17 @@ from .errors import FAILURES, explain
 from .requests import TIMEOUT, request_timeout, retry
 
 Model = VQVAEModel | VQVAEForImageGeneration
+FILES = ("config.json", "preprocessor_config.json", *WEIGHTS)
+WAY_OUT = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
 
 
 def fetch_model(
-    name_or_path: str, revision: str | None = None, *, more: tuple[str, ...] = (), timeout: float = TIMEOUT
+    name_or_path: str,
+    revision: str | None = None,
+    *,
+    files: tuple[str, ...] = FILES,
+    way_out: str = WAY_OUT,
+    timeout: float = TIMEOUT,
 ) -> str:
     """Return the folder of a model: a local one, or the snapshot of a repo in the cache.
 
@@ -41,7 +48,8 @@ def fetch_model(
     cannot be reached, a snapshot in the cache is used.
 
     Args:
-        more: patterns of files to download besides weights and configs.
+        files: patterns of the files to download.
+        way_out: the end of the message of an error.
         timeout: seconds to wait for an answer of the Hub.
 
     Raises:
@@ -52,7 +60,6 @@ def fetch_model(
         return str(folder)
     name = str(name_or_path)
     failed = f"cannot get the model {name!r}: there is no folder {name}, and"
-    way_out = "Name a folder with config.json and model.safetensors, as training writes it, or owner/name on the Hub."
     try:
         validate_repo_id(name)
         is_name = bool(name) and not Path(name).is_file()
@@ -61,9 +68,8 @@ def fetch_model(
     if not is_name:
         raise ValueError(f"{failed} it is no name of a repo. {way_out}")
     try:
-        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS, *more]
         with request_timeout(timeout):
-            return retry(snapshot_download, name, revision=revision, allow_patterns=patterns)
+            return retry(snapshot_download, name, revision=revision, allow_patterns=list(files))
     except FAILURES as error:
         cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
         begun = cached.is_dir() and not isinstance(error, RevisionNotFoundError)
