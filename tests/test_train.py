@@ -628,7 +628,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_missing_extra_is_one_line_before_any_work(scripts, tmp_path, package):
     (tmp_path / "without.py").write_text(WITHOUT)
     done = scripts.run(tmp_path / "without.py", package, TRAIN, *TINY, "--output_dir", tmp_path / "run")
-    assert_refused(done, package, "pip install 'hf_vqvae[train,plot,demo,onnx]'")
+    assert_refused(done, package, "pip install 'hf_vqvae[train,plot,demo,onnx,keras]'")
     assert [path.name for path in tmp_path.iterdir()] == ["without.py"]
 
 

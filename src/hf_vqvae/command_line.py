@@ -93,7 +93,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         package = (error.name or "").partition(".")[0]
         if package == "hf_vqvae":
             raise
-        extras = "[train,plot,demo,onnx]"
+        extras = "[train,plot,demo,onnx,keras]"
         sys.exit(f"Error: {error}: pip install 'hf_vqvae{extras}', or in a checkout pip install -e '.{extras}'.")
     except (ValueError, OSError, FloatingPointError, *errors) as error:
         # Names in models and datasets and answers of servers may hold escape sequences.

@@ -115,5 +115,5 @@ def test_a_missing_package_is_one_line_before_any_work(refusal, tmp_path, monkey
     to = ["--output_dir", tmp_path / "run"]
     for words in (["scripts/train.py", *TINY, "--onnx", *to], [SCRIPT, "no model", *to]):
         line = refusal(*words)
-        assert "onnxscript" in line and "pip install 'hf_vqvae[train,plot,demo,onnx]'" in line
+        assert "onnxscript" in line and "pip install 'hf_vqvae[train,plot,demo,onnx,keras]'" in line
     assert not list(tmp_path.iterdir())

@@ -73,7 +73,8 @@ class Layers:
         found = self.find(*sizes, transposed=transposed)
         if not found:
             kind = "transposed convolution" if transposed else "convolution"
-            raise LookupError("there is no {0}x{0} {3} from {1} to {2} channels".format(*sizes, kind))
+            side, inputs, outputs = ("any" if size is None else size for size in sizes)
+            raise LookupError(f"there is no {side}x{side} {kind} from {inputs} to {outputs} channels")
         if near is not None:
             shared = {one: len(commonprefix([one.path, near.path])) for one in found}  # noqa: RUF071 (not of strings)
             found.sort(key=lambda one: (-shared[one], abs(one.place - near.place)))
@@ -129,8 +130,10 @@ def _take_vqvae(layers: Layers, codebook: Layer, image_size: int | tuple[int, ..
     dim, num_embeddings = codebook.kernel.shape
     encoder = [layers.take(1, None, dim, near=codebook)]  # from its end to its beginning
     channels = [encoder[0].kernel.shape[2]]
-    # Until as many layers are left as the decoder has.
-    while layers.find(3, None, channels[-1]) and len(layers.find(3, None, None, transposed=True)) > len(encoder):
+    # Until as many layers are left as the decoder has; they must be one at least.
+    while len(encoder) == 1 or (
+        layers.find(3, None, channels[-1]) and len(layers.find(3, None, None, transposed=True)) > len(encoder)
+    ):
         encoder.append(layers.take(3, None, channels[-1], near=encoder[-1]))
         channels.append(encoder[-1].kernel.shape[2])
     decoder = [layers.take(3, *sizes, transposed=True) for sizes in pairwise([dim, *channels])]
