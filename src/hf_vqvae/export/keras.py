@@ -14,7 +14,6 @@ from ..files import atomic_replace, write_json
 from ..hub.card_signature import sign_card, unsigned
 from ..hub.download import fetch_model
 from ..model_card.card import write_card
-from ..model_card.records import hash_weights
 from ..models import PixelCNNConfig, PixelCNNModel, VQVAEConfig, VQVAEModel
 from ..models import VQVAEForImageGeneration as FullModel
 from ..models import VQVAEForImageGenerationConfig as FullConfig
@@ -155,17 +154,13 @@ def _take_prior(layers: Layers, grid_size: tuple[int, ...]) -> tuple[list[Layer]
     # With as many codes as channels, the last layer has the sizes of those before it. It is no part of another layer,
     # as masked ones are; in a SavedModel, that shows only by another path than the first's; else it is the last.
     outputs = layers.find(1, channels, num_embeddings)
-    outputs.sort(key=lambda one: (len(one.path), _kind(one) == _kind(first), -one.place))
+    kind = {one: re.sub("_?[0-9]+", "", "/".join(one.path)) for one in (first, *outputs)}
+    outputs.sort(key=lambda one: (len(one.path), kind[one] == kind[first], -one.place))
     last = layers.take(1, channels, num_embeddings, near=next(iter(outputs), None))
     between = [layers.take(1, channels, channels) for _ in layers.find(1, channels, channels)]
     sizes = {"grid_size": grid_size, "hidden_size": channels, "kernel_size": side, "num_embeddings": num_embeddings}
     config = PixelCNNConfig(**sizes, num_residual_blocks=len(blocks) // 3, num_pixelcnn_layers=len(between))
     return [first, *blocks, *between, last], config
-
-
-def _kind(layer: Layer) -> list[str]:
-    """Return the path without numbers."""
-    return [re.sub("_?[0-9]+", "", part) for part in layer.path]
 
 
 def convert_sources(names: list[str], output_dir: Path, **sizes: int | tuple[int, ...]) -> str:
@@ -194,10 +189,10 @@ def convert_sources(names: list[str], output_dir: Path, **sizes: int | tuple[int
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as writing:
         folder = Path(writing, output_dir.name)
         save_for_hub(model, folder)
-        record = {"converted_from": sources, "weights_sha256": hash_weights(model.state_dict())}
-        record["base_model"] = next((source["name"] for source in sources if "revision" in source), None)
+        base_model = next((source["name"] for source in sources if "revision" in source), None)
         for name in RECORDS:
-            write_json(folder / name, record if name == "run.json" else {})
+            write_json(folder / name, {})
+        write_json(folder / "run.json", {"converted_from": sources, "base_model": base_model})
         if isinstance(model, PixelCNNModel):  # which has a plain card
             text = unsigned((folder / "README.md").read_text("utf-8"))
             text = text.replace(NO_RESULTS, f"Converted from {sources[0]['name']}, a PixelCNN of the Keras example.")
