@@ -334,16 +334,6 @@ def test_a_file_damaged_for_one_process_ends_both_with_its_message(scripts, two_
     assert not list(two_folders.glob("run*"))
 
 
-def test_other_images_for_one_process_end_all_before_anything_is_written(scripts, two_folders, each):
-    pictures = two_folders / "1" / "pictures" / "train"
-    shutil.copy(pictures / "6.png", pictures / "7.png")
-    start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
-    flags = ["--dataset_name", "pictures", *ONE, "--output_dir", two_folders / "run"]
-    for done in scripts.run_together(start, TRAIN, *flags):
-        assert_clear(done, "did not read the same images", "process 1 19 to train on", "dataset")
-    assert not list(two_folders.glob("*run*"))
-
-
 def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scripts, tmp_path, each):
     (tmp_path / "0" / "run").mkdir(parents=True)
     (tmp_path / "1").mkdir()
@@ -354,58 +344,6 @@ def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scrip
         assert_clear(done, "Error: run exists and is not empty")
     for done in scripts.run_together(start, TRAIN, *flags, "--resume_from_checkpoint", "vqvae-3", timeout=60):
         assert_clear(done, "there is no unfinished run run.partial")
-
-
-def test_an_output_folder_that_is_not_shared_is_an_early_clear_error(scripts, tmp_path, each):
-    (tmp_path / "0").mkdir()
-    (tmp_path / "1").mkdir()
-    start = each(f"""
-import hf_vqvae.distributed
-hf_vqvae.distributed.SHARED_FOLDER_SECONDS = 1.0
-os.chdir({str(tmp_path)!r} + "/" + rank)
-""")
-    for done in scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "run"):
-        assert_clear(done, "--output_dir run", "process 1 in", f"{tmp_path}/1/run.partial", "share")
-        assert f"{tmp_path}/0/run.partial" in done.stderr
-    assert not list((tmp_path / "1").iterdir())
-    assert not list((tmp_path / "0" / "run.partial").glob(".seen*"))
-
-
-@pytest.mark.long
-def test_a_sweep_goes_by_what_the_first_process_finds_and_needs_a_shared_folder(scripts, tmp_path, each):
-    for rank in "01":
-        (tmp_path / rank).mkdir()
-    start = each(f"""
-import hf_vqvae.distributed
-hf_vqvae.distributed.SHARED_FOLDER_SECONDS = 1.0
-os.chdir({str(tmp_path)!r} + "/" + rank)
-""")
-    flags = [*DATA, "--image_size", "8", "--hidden_sizes", "4", "6", "--train_batch_size", "12"]
-    flags += ["--num_train_epochs", "1", "--embedding_dim", "4", "--num_embeddings"]
-    alone = ["8", "--output_dir", tmp_path / "0" / "sweep"]
-    done = scripts.run("scripts/sweep.py", *flags, *alone)
-    assert done.returncode == 0, done.stderr
-    sweep = [start, ROOT / "scripts/sweep.py", *flags]
-    for done in scripts.run_together(*sweep, "8", "--output_dir", "sweep", timeout=60):
-        assert done.returncode == 0, done.stderr
-    for done in scripts.run_together(*sweep, "8", "9", "--output_dir", "sweep", timeout=60):
-        assert_clear(done, "--output_dir sweep/9x4 is not one folder", "share")
-    assert not list((tmp_path / "1").iterdir())
-
-
-@pytest.mark.long
-def test_a_folder_that_shows_late_what_others_wrote_is_waited_for(scripts, tmp_path, each):
-    real, linked = tmp_path / "real", tmp_path / "late"
-    real.mkdir()
-    start = each(f"""
-import threading
-if rank == "1":
-    threading.Timer(6, os.symlink, ({str(real)!r}, {str(linked)!r})).start()
-sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
-""")
-    for done in scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "-"):
-        assert done.returncode == 0, done.stderr
-    assert (real / "run" / "metrics.json").is_file()
 
 
 @pytest.mark.long
