@@ -1,9 +1,6 @@
-"""Distributed setup and cross-process consistency checks."""
+"""Distributed setup, and what the main process does for all."""
 
 import os
-import secrets
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,7 +11,7 @@ import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 
 from .arguments import TrainingArguments
 from .files import keep_freed_memory
@@ -22,8 +19,6 @@ from .files import keep_freed_memory
 # Timeout of collective operations. While the main process downloads a dataset or writes the card, the others wait, and
 # the default of 10 minutes on GPUs would end them. A process that dies ends the waiting at once.
 LONGEST_WAIT = timedelta(hours=12)
-# A network file system may show late what another machine wrote: NFS refreshes its cache after 30 to 60 seconds.
-SHARED_FOLDER_SECONDS = 60.0
 
 
 def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
@@ -122,46 +117,6 @@ def init_distributed(**options: Any) -> Accelerator:
             f"together on, and each would do all of the work alone: ACCELERATE_USE_CPU=true takes CPUs."
         )
     return accelerator
-
-
-def check_shared_folder(accelerator: Accelerator, folder: Path, output_dir: Path) -> None:
-    """Raises `ValueError` on all processes if one does not see the folder that the main process writes.
-
-    Called by all, once it exists. A machine without the shared file system does not see it.
-    """
-    # A new name, which no cache of a network file system can hold.
-    (name,) = broadcast_object_list([f".seen-by-all-{secrets.token_hex(8)}"])
-    record = folder / name
-    if accelerator.is_main_process:
-        record.touch()
-    accelerator.wait_for_everyone()
-    until = time.monotonic() + SHARED_FOLDER_SECONDS
-    while not record.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    here = f"{socket.gethostname()}:{record.parent.absolute()}"
-    places = gather_object([(here, record.exists())])
-    if accelerator.is_main_process:
-        record.unlink()
-    blind = [f"process {number} in {place}" for number, (place, sees) in enumerate(places) if not sees]
-    if blind:
-        raise ValueError(
-            f"--output_dir {output_dir} is not one folder for all processes: what process 0 wrote in {places[0][0]} "
-            f"is not to be seen for {', '.join(blind)}. Give a path on a file system that all machines share."
-        )
-
-
-def check_same_images(accelerator: Accelerator, info: dict[str, Any]) -> None:
-    """Raises `ValueError` on all processes if one has read other images than `info` describes. Called by all."""
-    read = gather_object([(info["fingerprint"][:12], info["train_count"], info["eval_count"])])
-    if len(set(read)) > 1:
-        listed = ", ".join(
-            f"process {number} {train_count} to train on and {eval_count} to evaluate on (fingerprint {fingerprint})"
-            for number, (fingerprint, train_count, eval_count) in enumerate(read)
-        )
-        raise ValueError(
-            f"the processes did not read the same images: {listed}. Give every machine the same dataset, of the Hub at "
-            "one --dataset_revision."
-        )
 
 
 def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:

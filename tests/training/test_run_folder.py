@@ -118,7 +118,7 @@ def test_a_session_killed_after_it_finished_leaves_nothing_that_the_next_does_no
     for name in ("tiny/checkpoints/vqvae-1", "tiny/full", "tiny/codes", ".tiny.replaced"):
         (folder.output_dir.parent / name).mkdir(parents=True)
     (folder.output_dir / "codes" / "eval.writing").mkdir()
-    for name in ("data.json", "run_id.json", "metrics.json", ".seen-by-all-0", "a.json.writing"):
+    for name in ("data.json", "run_id.json", "metrics.json", "a.json.writing"):
         (folder.output_dir / name).write_text("{}")
     folder.tidy()
     assert sorted(path.name for path in folder.output_dir.rglob("*")) == ["codes", "metrics.json"]

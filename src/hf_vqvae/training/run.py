@@ -7,7 +7,6 @@ from typing import Any
 from ..data.codes import load_codes
 from ..data.loaders import count_steps
 from ..data.splits import load_images
-from ..distributed import check_same_images, check_shared_folder
 from ..files import write_json
 from ..model_card.records import training_alone
 from ..publishing.staging import without_paths
@@ -60,7 +59,7 @@ def train(run: Run) -> None:
     accelerator.print(images)
     images = images.hold_out(training.validation_samples)
     training.validation_samples = images.held_out
-    check_same_images(accelerator, images.info)  # nothing is written before all could read
+    accelerator.wait_for_everyone()  # nothing is written before all could read
     count_steps(images.info["train_count"], training)  # too few rows are an error now, not later
     if training.train_prior:
         names = images.info["label_names"] if training.class_conditional else None
@@ -77,7 +76,6 @@ def train(run: Run) -> None:
         write_json(directory.partial / "arguments.json", arguments.values)
         write_json(directory.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
-    check_shared_folder(accelerator, directory.partial, directory.output_dir)
     _start_trackers(run, images.info)
 
     image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)

@@ -21,7 +21,7 @@ FOUND = ("image_size", "num_channels", "validation_samples")
 # Files that only resuming needs.
 LEFTOVERS = ("checkpoints", "vqvae", "full", "seconds.json", "data.json", "run_id.json")
 # Files that a killed process may have left.
-LEFTOVERS += (".seen-by-all-*", "*.writing", "codes/*.writing")
+LEFTOVERS += ("*.writing", "codes/*.writing")
 
 
 @dataclass(frozen=True)
