@@ -87,7 +87,9 @@ class TrainingArguments:
     vqvae_name_or_path: str | None = flag(
         None, "A trained VQ-VAE (folder or Hub id), for a prior on its codes.", "model"
     )
-    codes_dataset_name: str | None = flag(None, "Its codes by scripts/encode.py, in place of images.", "model")
+    codes_dataset_name: str | None = flag(
+        None, "Its codes, a dataset by scripts/encode.py, in place of images.", "model"
+    )
     train_vqvae: bool = flag(False, "Go on training the VQ-VAE of --vqvae_name_or_path, from its weights.", "model")
     train_prior: bool = flag(True, "Train the prior (stage 2).")
     num_train_epochs: int = flag(30, "Epochs of the VQ-VAE.", "vqvae", at_least=1)

@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -24,6 +24,7 @@ from ..files import atomic_replace, read_json
 from ..hub.download import Model, hash_weights, load_model
 from ..hub.requests import retry
 from ..models import VQVAEConfig, VQVAEModel
+from ..models.input_checks import require
 from .decoding import DecodedImages, decode_rows
 from .sources import DataError, open_source
 from .splits import ImageSplits, StreamedImages, describe_source, open_split
@@ -69,9 +70,8 @@ class CodesDataset(Dataset):
 
         For 256 random rows of 7x7 codes this takes 0.2 ms, indexing the `datasets` dataset 20 ms.
         """
-        shape = table.features["codes"].shape
         codes = [
-            part.storage.flatten().flatten().to_numpy().reshape(-1, *shape)
+            part.storage.flatten().flatten().to_numpy().reshape(-1, *table.features["codes"].shape)
             for part in table.data.column("codes").chunks
         ]
         has_labels = label_column in table.column_names
@@ -128,33 +128,30 @@ def _write(vqvae: VQVAEModel, batches: Iterable[dict[str, Tensor]], has_labels: 
                 digest.update(values)
             writer.write_batch(columns | {"codes": columns["codes"].astype(np.int32)})
         writer.finalize()
-    # `save_to_disk` copies the rows, 1,000 at a time, to the format that `load_from_disk` reads.
-    table = datasets.Dataset.from_file(str(rows)).data
-    # The default fingerprint depends on the time of the file; this one makes equal codes equal folders.
-    datasets.Dataset(table, fingerprint=digest.hexdigest()).save_to_disk(str(writing))
+    # `save_to_disk` copies the rows, 1,000 at a time, to the format that `load_from_disk` reads. The default
+    # fingerprint depends on the time of the file; this one makes equal codes equal folders.
+    datasets.Dataset(datasets.Dataset.from_file(str(rows)).data, fingerprint=digest.hexdigest()).save_to_disk(writing)
     rows.unlink()
     atomic_replace(writing, folder)
 
 
-def encode_dataset(
-    model: Model, arguments: DataArguments, batch_size: int, accelerator: Accelerator, folder: Path
-) -> dict[str, Any]:
+def encode_dataset(model: Model, data: DataArguments, batch_size: int, accelerator: Accelerator, folder: Path) -> dict:
     """Write the codes of the training and the evaluation split, in the order of the rows, as parquet files.
 
     The splits are called as in the source, or `train` and `test` where both are slices of one. Returns a description of
     the images as in run.json, and of the `splits`.
     """
-    source, slices = open_source(arguments), (arguments.train_split, arguments.eval_split)
-    source.check_split(arguments.train_split, "--train_split")
-    source.check_split(arguments.eval_split, "--eval_split")
+    source, slices = open_source(data), (data.train_split, data.eval_split)
+    source.check_split(data.train_split, "--train_split")
+    source.check_split(data.eval_split, "--eval_split")
     names = [split.partition("[")[0] for split in slices]
     names = names if names[0] != names[1] else ["train", "test"]
     label_names, splits = None, {}
     for role, name, images in zip(("train", "eval"), names, slices, strict=True):
-        split = open_split(source, arguments, model.config, role, label_names)
+        split = open_split(source, data, model.config, role, label_names)
         decoder, label_names = split.decoder, split.decoder.label_names
         rows = split.rows
-        rows = StreamedImages(rows, decoder) if arguments.streaming else decode_rows(rows, split.count, decoder)
+        rows = StreamedImages(rows, decoder) if data.streaming else decode_rows(rows, split.count, decoder)
         encode_split(model.base_model, rows, name, batch_size, accelerator, folder)
         table = datasets.load_from_disk(str(folder / "codes" / name))
         if decoder.label_column and label_names:
@@ -162,44 +159,38 @@ def encode_dataset(
         table.to_parquet(folder / "data" / f"{name}-00000-of-00001.parquet")
         splits[name] = {"images": images, "num_bytes": table.data.nbytes, "num_examples": len(table)}
     shutil.rmtree(folder / "codes")
-    return describe_source(source, arguments, decoder) | {"splits": splits}
+    return describe_source(source, data, decoder) | {"splits": splits}
 
 
 def load_codes(training: TrainingArguments, arguments: DataArguments, config: VQVAEConfig) -> ImageSplits:
-    """Load a dataset of codes, as [`encode_dataset`] writes it, in place of images.
-
-    Raises:
-        DataError: if there is no such dataset, split or column, or the codes are not those of the VQ-VAE.
-    """
-    name, weights = training.codes_dataset_name, load_model(training.vqvae_name_or_path).base_model.state_dict()
+    """Load a dataset of codes in place of images; `ValueError` if it is missing, or of another VQ-VAE than this."""
+    name, model = training.codes_dataset_name, training.vqvae_name_or_path
     data = replace(arguments, dataset_name=name, image_column="codes", streaming=False)
     try:
         source = open_source(data)
     except DataError as error:
         raise DataError(str(error).replace("--dataset_name", "--codes_dataset_name")) from error
-    try:
-        path = Path(name, ENCODING)
+    path, encoding = Path(name, ENCODING), {}
+    with suppress(EntryNotFoundError, FileNotFoundError):  # codes of another program have no record
         if source.kind == "hub":
             path = Path(retry(hf_hub_download, name, ENCODING, repo_type="dataset", revision=source.revision))
         encoding = read_json(path)
-    except (EntryNotFoundError, FileNotFoundError):  # not by `encode_dataset`
-        encoding = {}
-    rule = f"--codes_dataset_name {name}: name the model that made the codes as --vqvae_name_or_path"
-    if encoding and encoding["weights_sha256"] != hash_weights(weights):
-        raise DataError(f"{rule}. It was {encoding['model']}, revision {encoding['model_revision']}.")
+        rule = f"the model of the codes in {name}, {encoding['model']} (revision {encoding['model_revision']})"
+        same = encoding["weights_sha256"] == hash_weights(load_model(model).base_model.state_dict())
+        require(same, "--vqvae_name_or_path", model, rule)
     grid, most, codes, digest = tuple(config.grid_size), config.num_embeddings - 1, [], hashlib.sha256()
     for role in ("train", "eval"):
         source.check_split(getattr(data, f"{role}_split"), f"--{role}_split")
         split = open_split(source, data, config, role)
         kind = split.rows.features["codes"]
-        if getattr(kind, "shape", None) != grid:
-            raise DataError(f"{rule}. This one has grids of {grid}, and the column 'codes' is {kind}.")
+        shape = getattr(kind, "shape", kind)
+        require(shape == grid, f"{name}: codes", shape, f"grids of {grid}, as of {model}")
         codes.append(CodesDataset.open(split.rows, split.decoder.label_column))
-        ends = [end for part in codes[-1].codes for end in (part.min(), part.max())]
-        if min(ends) < 0 or max(ends) > most:
-            raise DataError(f"{rule}. This one has codes from 0 to {most}, and here are {min(ends)} to {max(ends)}.")
-        for part in (*codes[-1].codes, codes[-1].labels):
-            digest.update(b"" if part is None else part)
+        for part in codes[-1].codes:
+            digest.update(part)
+            for end in (part.min(), part.max()):
+                require(0 <= end <= most, f"{name}: codes", int(end), f"0 to {most}, as of {model}")
+        digest.update(b"" if codes[-1].labels is None else codes[-1].labels)
     info = describe_source(source, data, split.decoder) | {"image_column": None, "encoding": encoding}
     info |= {"train_split": data.train_split, "eval_split": data.eval_split, "fingerprint": digest.hexdigest()}
     info |= {"train_count": len(codes[0]), "eval_count": len(codes[1])}

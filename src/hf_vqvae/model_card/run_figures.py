@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.codes import CodesDataset
 from ..data.decoding import DecodedImages, to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
@@ -38,7 +37,7 @@ NUM_LIKELIHOODS, MOST_LIKELIHOODS = 3, 256  # images of each kind, of the first 
 def write_figures(
     run_folder: str | Path,
     model: VQVAEModel | VQVAEForImageGeneration,
-    images: DecodedImages | CodesDataset,
+    images: DecodedImages | None,
     generator: torch.Generator | None = None,
     train_images: DecodedImages | None = None,
 ) -> list[Path]:
@@ -48,7 +47,7 @@ def write_figures(
 
     Args:
         model: a VQ-VAE, or one with a prior, which also gets samples and completions. It is set to evaluation mode.
-        images: the evaluation split. The first image of each label is shown, or the first ten; of codes, none.
+        images: the evaluation split. The first image of each label is shown, or the first ten; without, none.
         generator: random generator of the samples, on the model's device.
         train_images: the training split. Without it (a stream is not in memory) there are no nearest neighbours.
     """
@@ -62,7 +61,7 @@ def write_figures(
         if train_images is not None:
             draw_neighbours(samples[:NUM_IMAGES], train_images, model.device, folder / "neighbours.png")
     plot_architecture(vqvae.config, folder / "architecture.png", None if prior is None else prior.config)
-    if isinstance(images, DecodedImages):
+    if images is not None:
         chosen = choose_images(images.labels, len(images))
         pixel_values = images.__getitems__(chosen)["pixel_values"].to(model.device)
         codes = vqvae.encode(pixel_values).codes

@@ -68,8 +68,8 @@ def report(model: VQVAEModel | VQVAEForImageGeneration, images: ImageSplits, run
     write_json(folder / "arguments.json", training_alone(values, images.info))
     write_json(folder / "run.json", record)
     generator = torch.Generator(accelerator.device).manual_seed(values["seed"])
-    train = images.train if isinstance(images.train, DecodedImages) else None
-    write_figures(folder, model, images.eval, generator, train)
+    train, evaluation = (one if isinstance(one, DecodedImages) else None for one in (images.train, images.eval))
+    write_figures(folder, model, evaluation, generator, train)
     # With its code the folder is what a repo holds: it loads where this package is not installed.
     add_code(folder, type(model))
     output_dir = run.directory.output_dir
