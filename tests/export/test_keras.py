@@ -23,7 +23,7 @@ SCRIPT = "scripts/convert_keras.py"
 FIXTURES = ROOT / "tests" / "fixtures" / "keras"
 SIZES = ["--image_size", "12", "16", "--grid_size", "3", "4"]
 VQVAES = ["keras2/trainer_saved_model", "keras2/vqvae_sharded", "keras2/trainer.keras", "keras2/vqvae.h5"]
-VQVAES += ["keras3/trainer.keras", "keras3/vqvae_exported"]
+VQVAES += ["keras3/trainer.keras", "keras3/trainer_saved_model", "keras3/vqvae_exported"]
 PRIORS = ["keras2/pixelcnn_saved_model", "keras2/pixelcnn_weights.h5", "keras3/pixelcnn.weights.h5"]
 
 

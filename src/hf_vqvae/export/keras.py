@@ -22,10 +22,8 @@ from ..publishing.push import RECORDS
 from ..publishing.staging import NO_RESULTS, save_for_hub
 from .keras_files import SAVED_MODEL, Variables, read_variables
 
-EXPECTED = (
-    "The VQ-VAE of the Keras example has 3x3 convolutions, a 1x1 convolution to D channels, a codebook (D, K) and "
-    "transposed 3x3 convolutions; its PixelCNN a convolution of K planes, blocks of 1x1, 3x3 and 1x1, and 1x1 layers"
-)
+EXPECTED = """The VQ-VAE of the Keras example has 3x3 convolutions, a 1x1 convolution to D channels, a codebook (D, K) \
+and transposed 3x3 convolutions; its PixelCNN a convolution of K planes, blocks of 1x1, 3x3 and 1x1, and 1x1 layers"""
 FILES = (SAVED_MODEL, "variables/variables.data-*", "*.keras", "*.h5")
 WAY_OUT = "Name a SavedModel, a .keras or .h5 file, a folder with one, or owner/name on the Hub."
 

@@ -4,6 +4,7 @@ Nothing is executed: no graph, no config and no pickle is read.
 """
 
 import io
+import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import numpy as np
 # Arrays by their path in the model, such as ("layers", "conv2d_1", "vars", "0").
 Variables = dict[tuple[str, ...], np.ndarray]
 SAVED_MODEL = "variables/variables.index"
-# Parts of names; `_all_variables`, of Keras 3's `export`, has every variable a second time, in no order.
-NOT_OF_LAYERS = ("optimizer", "metrics", "_all_variables")
+# The optimizer of Keras 3 may hold the weights, and `_all_variables` of its `export` each a second time, in no order.
+NOT_OF_LAYERS = re.compile("optimizer(?!/_trainable_variables)|metrics|_all_variables", re.IGNORECASE)
 DTYPES = {1: "<f4", 2: "<f8", 19: "<f2"}  # tensorflow/core/framework/types.proto
 _CRC_TABLE = list(range(256))
 for _ in range(8):
@@ -44,11 +45,8 @@ def read_variables(path: Path) -> Variables:
             f"cannot read the Keras weights in {path} ({error}). A damaged file, or a pointer of Git LFS, has to be "
             "downloaded or saved again."
         ) from error
-    return {
-        name: array
-        for name, array in variables.items()
-        if array.dtype.kind == "f" and not any(other in "/".join(name).lower() for other in NOT_OF_LAYERS)
-    }
+    of_layers = {name: array for name, array in variables.items() if not NOT_OF_LAYERS.search("/".join(name))}
+    return {name: array for name, array in of_layers.items() if array.dtype.kind == "f"}
 
 
 def _read_hdf5(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
