@@ -44,10 +44,11 @@ test-browser: $(VENV)/.installed ## The page in Chromium; chromium and npm must 
 
 # Installs nothing: in $(VENV), or with PYTHON where there is none, torch must be able to use the GPU.
 test-gpu: PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-test-gpu: ## On an NVIDIA GPU: the tests that need one, and an MNIST run with its time.
+test-gpu: ## On an NVIDIA GPU: the tests that need one, the speed of sampling, and an MNIST run with its time.
 	@$(PYTHON) -c "import torch; torch.empty(1, device='cuda')" 2>/dev/null || \
 	  { echo "make test-gpu: $(PYTHON) has no torch that can use a GPU here."; exit 1; }
 	$(PYTHON) -m pytest -m cuda $$(grep -rl "mark.cuda" tests --include=test_*.py)
+	$(PYTHON) scripts/benchmark.py sample --rounds 5
 	start=$$(date +%s); $(PYTHON) scripts/train.py --dataset_name $(DATASET) --output_dir outputs/mnist-gpu \
 	  --mixed_precision bf16 --overwrite_output_dir && echo "The MNIST run took $$(($$(date +%s) - start)) s."
 

@@ -1,5 +1,6 @@
-"""Train the same network with this package and others, one after the other, and compare what comes out in a table.
+"""Time sampling, or train the same network with other packages, and print a table.
 
+python scripts/benchmark.py sample
 python scripts/benchmark.py peers --dataset_name ylecun/mnist --epochs 5
 
 The numbers hold for the machine that is named below the table.
@@ -13,41 +14,103 @@ import platform
 import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import Compare, Timer
 
-from hf_vqvae.arguments import DataArguments, flag
-from hf_vqvae.command_line import ScriptArgumentParser, format_table, log_line, run_script
+from hf_vqvae.arguments import DataArguments, check_bounds, flag
+from hf_vqvae.command_line import ScriptArgumentParser, format_table, log_line, progress_bar, run_script
 
 # Rows of `peers`: a package, and how it is used where it is not its defaults.
 PEERS = ["hf_vqvae", "vector_quantize_pytorch", "vector_quantize_pytorch:kmeans", "keras"]
 
 
 @dataclass
-class PeersArguments(DataArguments):
-    """What to train, and where."""
+class CommonArguments:
+    """Flags of every command."""
+
+    threads: int = flag(1, "CPU threads.", at_least=1)
+    device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "Where to compute.", choices=["cpu", "cuda"])
+
+    def __post_init__(self):
+        check_bounds(self)
+
+
+@dataclass
+class SampleArguments(CommonArguments):
+    """Flags of `benchmark.py sample`."""
+
+    rounds: int = flag(10, "Timed rounds.", at_least=1)
+    cases: list[str] = flag(
+        ["7x7x128x1", "7x7x128x16", "7x7x128x256", "32x32x512x1"],
+        "Rows x columns x codes x images per batch, for each column.",
+    )
+
+
+@dataclass
+class PeersArguments(CommonArguments, DataArguments):
+    """Flags of `benchmark.py peers`."""
 
     implementations: list[str] = flag(PEERS, "Packages to compare, in this order.", choices=PEERS)
     epochs: int = flag(5, "Epochs of each.", at_least=1)
     mixed_precision: str = flag("no", "`bf16` trains all of them under it.", choices=["no", "bf16"])
     seed: int = flag(0, "Seed of weights and shuffling.", at_least=0, below=2**32)
-    threads: int = flag(1, "CPU threads.", at_least=1)
-    device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "Where to compute.", choices=["cpu", "cuda"])
     streaming: bool = field(default=False, init=False)  # no flag: all images are in memory
 
 
 def main() -> None:
-    parser = ScriptArgumentParser(PeersArguments, description=__doc__)
-    parser.add_argument("command", choices=["peers"], help="What to compare.")
-    arguments, _ = parser.parse()
-    print(f"\n{peers(arguments)} {describe_environment(arguments)}.")
+    commands = {"sample": (SampleArguments, sample), "peers": (PeersArguments, peers)}
+    parser = ScriptArgumentParser(description=__doc__.splitlines()[0])
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (kind, command) in commands.items():
+        text = command.__doc__
+        parsers.add_parser(name, dataclasses=kind, help=text, description=text)
+    values = vars(parser.parse_args())
+    kind, command = commands[values.pop("command")]
+    arguments = kind(**values)
+    print(f"\n{command(arguments)} {describe_environment(arguments)}.")
+
+
+def sample(arguments: SampleArguments) -> str:
+    """Compare cached sampling with forward passes."""
+    cases = {case: parse_case(case) for case in arguments.cases}
+    from hf_vqvae.models import PixelCNNConfig, PixelCNNModel  # after parsing: it takes seconds
+
+    times = []
+    for architecture, (case, (grid, codes, number)) in product(("plain", "gated"), cases.items()):
+        torch.manual_seed(0)
+        config = PixelCNNConfig(num_embeddings=codes, grid_size=grid, architecture=architecture)
+        model = PixelCNNModel(config).to(arguments.device).eval()
+        calls = {
+            "sample": partial(model.sample, number, batch_size=number),
+            "forward pass": torch.inference_mode()(partial(model, model.sample(number))),
+        }
+        names = {"label": f"{architecture} prior", "description": case, "num_threads": arguments.threads}
+        timers = [Timer("call()", globals={"call": call}, sub_label=name, **names) for name, call in calls.items()]
+        # In turn, so that other load on the machine slows both.
+        for _ in progress_bar(range(arguments.rounds), f"{architecture} {case}", unit=" rounds"):
+            times += [timer.blocked_autorange(min_run_time=0.02) for timer in timers]
+    return (
+        f"{Compare(times)}\nA loop without a cache takes a forward pass for each code of the grid, rows x columns. All "
+        f"in float32; medians of {arguments.rounds} interleaved rounds."
+    )
+
+
+def parse_case(text: str) -> tuple[tuple[int, int], int, int]:
+    """`7x7x128x16 -> ((7, 7), 128, 16)`."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text):
+        raise ValueError(f"--cases {text}: each must be rows x columns x codes x images, such as 7x7x128x16.")
+    height, width, codes, number = map(int, text.split("x"))
+    return (height, width), codes, number
 
 
 def peers(arguments: PeersArguments) -> str:
-    """Return the table, with the protocol below it."""
+    """Train the page's network with this package and others, one after the other, and compare what comes out."""
     packages = sorted({name.partition(":")[0] for name in arguments.implementations})
     for package in packages:
         if find_spec(package) is None:
@@ -73,7 +136,7 @@ def peers(arguments: PeersArguments) -> str:
     )
 
 
-def describe_environment(arguments: PeersArguments) -> str:
+def describe_environment(arguments: CommonArguments) -> str:
     """Describe processor, cores, threads and torch."""
     path = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", path.read_text() if path.exists() else "", re.M)

@@ -9,7 +9,6 @@ python scripts/sample.py outputs/mnist --image digit.png --keep upper --output_f
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,9 +69,7 @@ def main() -> None:
     picture = None if arguments.image is None else read_image(arguments.image)
     model = load_model_with_prior(rest.model, arguments.model_revision)
     kept = None if picture is None else read_kept_part(picture, arguments.keep, model.config)
-    started = time.monotonic()
     images = sample(model.to(PartialState().device), arguments, kept)
-    seconds = time.monotonic() - started
     if output.suffix.lower() == ".png":
         write_grid(images, kept, output)
     else:
@@ -82,7 +79,7 @@ def main() -> None:
             write(image, output / f"{index:0{digits}}.png")
     labels = f" of {', '.join(arguments.class_labels)}" if arguments.class_labels else ""
     before = "; before them the image and what is known of it" if kept else ""
-    print(f"{images.shape[0] * images.shape[1]} images{labels}{before}, in {seconds:.2f} s: {output}")
+    print(f"{images.shape[0] * images.shape[1]} images{labels}{before}: {output}")
 
 
 def check(arguments: SampleArguments, output: Path) -> None:

@@ -1,13 +1,29 @@
 """scripts/benchmark.py: every method and package has its row, with numbers that a run of train.py confirms."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from benchmark import PEERS
 from hf_vqvae.files import read_json
 
 BENCHMARK = "scripts/benchmark.py"
+
+
+def test_sample_prints_a_column_for_every_case_and_a_line_for_every_method(scripts):
+    cases = ["3x4x8x1", "5x5x16x3"]
+    done = scripts.succeed(BENCHMARK, "sample", "--rounds", 2, "--device", "cpu", "--cases", *cases)
+    for network in ("plain", "gated"):
+        table = done.stdout.split(f" {network} prior ")[1].split("Times are in")[0]
+        header, _, *lines = table.splitlines()[1:-1]
+        assert re.findall(r"\d\S+", header) == cases
+        rows = [re.split(r"\s+\|\s+", line.strip()) for line in lines if line]
+        assert [row[0] for row in rows] == ["sample", "forward pass"]
+        assert all(float(cell) > 0 for row in rows for cell in row[1:]) and {len(row) for row in rows} == {3}
+    for fact in ("medians of 2 interleaved rounds", "threads 1 of", f"torch {torch.__version__}"):
+        assert fact in done.stdout
 
 
 def rows_of(output):
@@ -57,13 +73,15 @@ def test_a_peer_learns_and_its_codes_are_counted(name, scripts):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["peers", "--device", "abacus"], "invalid choice: 'abacus'"),
+        (["sample", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["sample", "--cases", "7x7x128x0"], "--cases 7x7x128x0: each must be"),
+        (["sample", "--device", "abacus"], "invalid choice: 'abacus'"),
         (["peers", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["peers", "--implementations", "jax"], "invalid choice: 'jax'"),
         (["peers", "--streaming"], "unknown argument --streaming"),
         (["prior"], "invalid choice: 'prior'"),
-        (["peers", "--threads", "0"], "--threads must be at least 1, got 0"),
-        ([], "the following arguments are required: command"),
+        (["sample", "--round", "3"], "unknown argument --round (did you mean --rounds?)"),
+        ([], "the following arguments are required: COMMAND"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_timed(refusal, capsys, flags, message):

@@ -43,6 +43,8 @@ TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_s
 # Programs that take a script of this project, and those of others, of which flags are not looked at.
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
+# Scripts whose first word chooses which flags there are.
+WITH_COMMANDS = {"scripts/benchmark.py": ("sample", "peers")}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -131,14 +133,14 @@ def commands_of(text):
 
 
 @cache
-def flags_of(script):
+def flags_of(script, *command):
     """The flags that a script's --help lists."""
     spec = importlib.util.spec_from_file_location(f"scripts_{Path(script).stem}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     output, before = io.StringIO(), sys.argv
     try:
-        sys.argv = [script, "--help"]
+        sys.argv = [script, *command, "--help"]
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             module.main()
     finally:
@@ -189,7 +191,8 @@ def check_script(words, command):
     for word in rest:
         if word.startswith("scripts/"):
             assert (ROOT / word).is_file(), f"{command}: no file {word}"
-    check_flags(rest, flags_of(script), command)
+    chosen = rest[:1] if script in WITH_COMMANDS else []
+    check_flags(rest, flags_of(script, *chosen), command)
 
 
 def check_flags(words, known, command):
@@ -211,7 +214,7 @@ def check_installation(words, command):
 def test_every_script_that_make_runs_exists():
     text = (ROOT / "Makefile").read_text().replace("\\\n", "")
     commands = re.findall(r"python\)? (scripts/[^&\n]*)", text, re.IGNORECASE)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         check_script(shlex.split(command), command)
 
@@ -233,6 +236,7 @@ def test_every_flag_that_a_page_mentions_exists():
     files = sorted((ROOT / "scripts").glob("*.py"))
     scripts = [f"scripts/{path.name}" for path in files if "__main__" in path.read_text("utf-8")]
     known = set().union(*(flags_of(script) for script in scripts)) | launch_flags() | {"--help"}
+    known |= {flag for script, words in WITH_COMMANDS.items() for word in words for flag in flags_of(script, word)}
     for page, text in TEXTS.items():
         text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         code = " ".join(re.findall(r"`([^`]+)`", text))

@@ -1,7 +1,6 @@
 """scripts/sample.py: images out of a trained model."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def test_every_label_has_a_row_and_names_come_before_numbers(scripts, conditiona
     path = tmp_path / "a.png"
     flags = ["--guidance_scale", "2", "--top_k", "6", "--top_p", "0.95", "--seed", "4"]
     done = scripts.succeed(SAMPLE, conditional, *flags, "--class_labels", "1", "dog", "2", "--output_file", path)
-    assert re.fullmatch(rf"24 images of 1, dog, 2, in \d+\.\d\d s: {re.escape(str(path))}\n", done.stdout)
+    assert done.stdout == f"24 images of 1, dog, 2: {path}\n"
     rows = cells_of(path, 3, 8)
     model = VQVAEForImageGeneration.from_pretrained(conditional)
     controls = {"guidance_scale": 2.0, "top_k": 6, "top_p": 0.95, "output_type": "np"}
@@ -130,7 +129,7 @@ def test_without_labels_they_are_drawn_and_minus_one_is_none(scripts, conditiona
 
 def test_what_was_drawn_is_said_of_one_label_and_of_a_completed_image(scripts, conditional, tmp_path):
     flags = ["--num_images", "3", "--output_file", tmp_path / "a.png", "--class_labels", "dog"]
-    assert scripts.run(SAMPLE, conditional, *flags).stdout.startswith("3 images of dog, in ")
+    assert scripts.run(SAMPLE, conditional, *flags).stdout.startswith("3 images of dog: ")
     Image.new("L", (8, 8)).save(tmp_path / "in.png")
     flags += ["2", "--image", tmp_path / "in.png", "--keep", "upper"]
     said = scripts.run(SAMPLE, conditional, *flags).stdout
