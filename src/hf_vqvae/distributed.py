@@ -1,6 +1,8 @@
-"""Distributed setup, and what the main process does for all."""
+"""Distributed setup and cross-process consistency checks."""
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,11 +16,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list
 
 from .arguments import TrainingArguments
-from .files import keep_freed_memory
+from .files import keep_freed_memory, read_json
 
 # Timeout of collective operations. While the main process downloads a dataset or writes the card, the others wait, and
 # the default of 10 minutes on GPUs would end them. A process that dies ends the waiting at once.
 LONGEST_WAIT = timedelta(hours=12)
+# A network file system may show late what another machine wrote: NFS refreshes its cache after 30 to 60 seconds.
+SHARED_FOLDER_SECONDS = 60.0
 
 
 def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
@@ -117,6 +121,18 @@ def init_distributed(**options: Any) -> Accelerator:
             f"together on, and each would do all of the work alone: ACCELERATE_USE_CPU=true takes CPUs."
         )
     return accelerator
+
+
+def check_shared(record: Path, info: dict[str, Any]) -> None:
+    """Raises `ValueError` if the main process's `record` of its data is not visible, or of other data than `info`."""
+    until = time.monotonic() + SHARED_FOLDER_SECONDS
+    while not record.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    if not record.exists() or read_json(record)["fingerprint"] != info["fingerprint"]:
+        raise ValueError(
+            f"{socket.gethostname()} does not find in {record.absolute()} the data that it has read itself. All "
+            "machines need the same dataset, of the Hub at one --dataset_revision, and an --output_dir that they share."
+        )
 
 
 def run_on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:

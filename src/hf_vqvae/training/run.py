@@ -7,6 +7,7 @@ from typing import Any
 from ..data.codes import load_codes
 from ..data.loaders import count_steps
 from ..data.splits import load_images
+from ..distributed import check_shared
 from ..files import write_json
 from ..model_card.records import training_alone
 from ..publishing.staging import without_paths
@@ -76,6 +77,7 @@ def train(run: Run) -> None:
         write_json(directory.partial / "arguments.json", arguments.values)
         write_json(directory.partial / "data.json", images.info)
     accelerator.wait_for_everyone()
+    check_shared(directory.partial / "data.json", images.info)
     _start_trackers(run, images.info)
 
     image_logger = partial(log_images, images.parts[1] if images.held_out else images.eval, accelerator)
