@@ -334,6 +334,46 @@ def test_a_file_damaged_for_one_process_ends_both_with_its_message(scripts, two_
     assert not list(two_folders.glob("run*"))
 
 
+def test_other_images_for_one_process_end_all(scripts, two_folders, each):
+    pictures = two_folders / "1" / "pictures" / "train"
+    shutil.copy(pictures / "6.png", pictures / "7.png")
+    start = each(f"os.chdir({str(two_folders)!r} + '/' + rank)")
+    flags = ["--dataset_name", "pictures", *ONE, "--output_dir", two_folders / "run"]
+    first, second = scripts.run_together(start, TRAIN, *flags)
+    assert_clear(second, "Error: ", "run.partial/data.json", "the same dataset")
+    assert first.returncode == 1 and LOST in first.stderr
+    assert not (two_folders / "run").exists()
+
+
+def test_an_output_folder_that_is_not_shared_ends_all_before_training(scripts, tmp_path, each):
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    start = each(f"""
+import hf_vqvae.distributed
+hf_vqvae.distributed.SHARED_FOLDER_SECONDS = 1.0
+os.chdir({str(tmp_path)!r} + "/" + rank)
+""")
+    first, second = scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "run")
+    assert_clear(second, f"{tmp_path}/1/run.partial/data.json", "--output_dir", "share")
+    assert first.returncode == 1 and LOST in first.stderr
+    assert not list((tmp_path / "1").iterdir())
+
+
+@pytest.mark.long
+def test_a_folder_that_shows_late_what_others_wrote_is_waited_for(scripts, tmp_path, each):
+    real, linked = tmp_path / "real", tmp_path / "late"
+    real.mkdir()
+    start = each(f"""
+import threading
+if rank == "1":
+    threading.Timer(6, os.symlink, ({str(real)!r}, {str(linked)!r})).start()
+sys.argv[-1] = {{"0": {str(real)!r}, "1": {str(linked)!r}}}[rank] + "/run"
+""")
+    for done in scripts.run_together(start, TRAIN, *DATA, *ONE, "--output_dir", "-"):
+        assert done.returncode == 0, done.stderr
+    assert (real / "run" / "metrics.json").is_file()
+
+
 def test_what_the_first_process_finds_in_the_way_ends_all_with_its_message(scripts, tmp_path, each):
     (tmp_path / "0" / "run").mkdir(parents=True)
     (tmp_path / "1").mkdir()
