@@ -42,8 +42,8 @@ class SampleArguments(DrawArguments):
     keep: list[str] | None = flag(
         None,
         "The part of --image to keep: upper, lower, left or right (half of the grid of codes, "
-        "rounded down), or a box X0 Y0 X1 Y1 (the cells of the grid that lie inside) in pixels of the file, "
-        "or, if the model crops or pads images, of the image as it sees it.",
+        "rounded down), or a box X0 Y0 X1 Y1 (the cells of the grid that lie inside) in pixels of the image "
+        "as the model sees it.",
     )
     batch_size: int = flag(256, "Images sampled at a time; changes no image.", at_least=1)
     seed: int = flag(0, "Image i of every label has the seed `seed` + i, whatever --num_images is.", at_least=0)
@@ -107,20 +107,22 @@ def check(arguments: SampleArguments, output: Path) -> None:
 
 def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
     """`pixel_values` (1, C, H, W) of the picture, and a mask, bool (H, W), True where they are kept."""
-    from hf_vqvae.data.masks import HALVES, box_mask, half_mask
+    import torch
+
+    from hf_vqvae.data.masks import HALVES, half_mask
     from hf_vqvae.hub.download import image_processor_for
     from hf_vqvae.models.image_processing_vqvae import MODES
 
-    processor = image_processor_for(config)
     mode = MODES.get(config.num_channels)
     if picture.mode != mode:
         print(f"The image is converted from {picture.mode} to {mode}.", file=sys.stderr)
-    pixel_values = processor(picture, return_tensors="pt").pixel_values
+    pixel_values = image_processor_for(config)(picture, return_tensors="pt").pixel_values
     if keep[0] in HALVES:
         return pixel_values, half_mask(keep[0], config.vqvae_config)
-    *_, height, width = pixel_values.shape
-    size = picture.size if processor.resize_mode == "squash" else (width, height)
-    return pixel_values, box_mask(tuple(int(word) for word in keep), size, config.vqvae_config)
+    left, top, right, bottom = map(int, keep)
+    mask = torch.zeros(pixel_values.shape[2:], dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return pixel_values, mask
 
 
 def sample(

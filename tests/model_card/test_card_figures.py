@@ -1,12 +1,11 @@
 """Which figures of samples a model gets, and which part of an image a completion keeps."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hf_vqvae.data.decoding import DecodedImages
-from hf_vqvae.data.masks import HALVES, box_mask, half_mask
+from hf_vqvae.data.masks import HALVES, half_mask
 from hf_vqvae.model_card.run_figures import write_figures
 from hf_vqvae.models import VQVAEConfig, VQVAEForImageGeneration, VQVAEForImageGenerationConfig
 
@@ -63,21 +62,3 @@ def test_opposite_halves_are_disjoint_and_made_of_whole_cells():
     assert left[:, :8].all() and not left[:, 8:].any() and torch.equal(right, left.flip(1))
     with pytest.raises(ValueError, match="'upper' needs 2 rows of codes, and this model has 1"):
         half_mask("upper", VQVAEConfig(image_size=(4, 20)))
-
-
-@pytest.mark.parametrize("width, height", [(28, 28), (56, 14), (100, 75), (7, 7), (5, 3)])
-def test_a_box_has_the_pixels_that_lie_in_it(width, height):
-    config = VQVAEConfig()
-    generator = torch.Generator().manual_seed(width)
-    for _ in range(50):
-        x = torch.randint(0, width + 1, (2,), generator=generator).sort().values.tolist()
-        y = torch.randint(0, height + 1, (2,), generator=generator).sort().values.tolist()
-        box = (x[0], y[0], x[1], y[1])
-        if x[0] == x[1] or y[0] == y[1]:
-            with pytest.raises(ValueError, match="must be in the image"):
-                box_mask(box, (width, height), config)
-            continue
-        mask = box_mask(box, (width, height), config)
-        for row, column in np.ndindex(28, 28):
-            across = x[0] * 28 <= column * width and (column + 1) * width <= x[1] * 28
-            assert mask[row, column] == (across and y[0] * 28 <= row * height and (row + 1) * height <= y[1] * 28)
