@@ -123,10 +123,6 @@ class VQVAEModel(HubMixin, PreTrainedModel):
         """
         return self.decoder(self.quantizer.decode(codes, self.config.grid_size))
 
-    def log_likelihood(self, *args, **kwargs):
-        """Raise `ValueError`: codes have a likelihood under a prior, that of [`VQVAEForImageGeneration`]."""
-        raise ValueError("this VQ-VAE has no prior, and so no likelihood: load a model with one.")
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
