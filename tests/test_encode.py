@@ -257,6 +257,24 @@ def test_slices_of_one_split_are_train_and_test(online, outputs, codes, tmp_path
     assert read(tmp_path / "prior", "config")["prior_config"]["num_classes"] is None
 
 
+@pytest.mark.long
+def test_codes_are_read_without_a_network_and_at_the_commit_that_is_named(hub, online, codes, of_codes, tmp_path):
+    words = [*PRIOR, "--vqvae_name_or_path", codes.parent / "model", "--codes_dataset_name", CODES]
+    cut = hub.fail("GET|HEAD", "/", status="cut", times=999)
+    online(TRAIN, *words, "--output_dir", tmp_path / "offline")
+    assert cut.times < 999
+    hub.failures.clear()
+    commit = head(hub, CODES)
+    record = json.dumps(json.loads(commit.files[ENCODING].content) | {"weights_sha256": "0" * 64}).encode()
+    files = commit.files | {ENCODING: hub._blob(ENCODING, record)}
+    hub.repo(CODES, "dataset").add_commit("main", files, "Of another model", "", "me", commit.oid)
+    assert_refused(online(TRAIN, *words, "--output_dir", tmp_path / "main", status=1), "--vqvae_name_or_path", MODEL)
+    online(TRAIN, *words, "--dataset_revision", commit.oid, "--output_dir", tmp_path / "pinned")
+    for name in ("offline", "pinned"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (of_codes / "model.safetensors").read_bytes()
+        assert read(tmp_path / name, "run")["dataset"]["revision"] == commit.oid
+
+
 def test_codes_of_another_model_are_refused(refuse_codes, hub, codes, model, tmp_path):
     """By its weights first: another VQ-VAE of the same sizes would be trained on noise."""
     state = load_model(str(model))
@@ -322,7 +340,7 @@ def test_what_is_no_dataset_of_codes_is_named(refuse_codes, codes, tmp_path):
     for name in SPLITS:
         images.to_parquet(tmp_path / "images" / f"{name}.parquet")
     line = refuse_codes(tmp_path / "images")
-    assert "codes" in line and "'pixels'" in line
+    assert "images has no column 'codes', there are 'pixels'" in line
 
 
 @pytest.mark.parametrize("flags", [(), ("--train_vqvae",), ("--prior_shift", "1")])

@@ -168,8 +168,10 @@ def load_codes(training: TrainingArguments, arguments: DataArguments, config: VQ
     data = replace(arguments, dataset_name=name, image_column="codes", streaming=False)
     try:
         source = open_source(data)
+        splits = [open_split(source, data, config, role) for role in ("train", "eval")]
     except DataError as error:
-        raise DataError(str(error).replace("--dataset_name", "--codes_dataset_name")) from error
+        said = str(error).replace("`--image_column codes`: there is no such column", f"{name} has no column 'codes'")
+        raise DataError(said.replace("--dataset_name", "--codes_dataset_name")) from error
     path, encoding = Path(name, ENCODING), {}
     with suppress(EntryNotFoundError, FileNotFoundError):  # codes of another program have no record
         if source.kind == "hub":
@@ -179,9 +181,7 @@ def load_codes(training: TrainingArguments, arguments: DataArguments, config: VQ
         same = encoding["weights_sha256"] == hash_weights(load_model(model).base_model.state_dict())
         require(same, "--vqvae_name_or_path", model, rule)
     grid, most, codes, digest = tuple(config.grid_size), config.num_embeddings - 1, [], hashlib.sha256()
-    for role in ("train", "eval"):
-        source.check_split(getattr(data, f"{role}_split"), f"--{role}_split")
-        split = open_split(source, data, config, role)
+    for split in splits:
         kind = split.rows.features["codes"]
         shape = getattr(kind, "shape", kind)
         require(shape == grid, f"{name}: codes", shape, f"grids of {grid}, as of {model}")

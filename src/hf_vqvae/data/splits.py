@@ -206,13 +206,11 @@ def load_split(
         role: "train" or "eval".
         label_names: the classes of a column of names, such as those of a model; by default those of this split.
     """
-    split = getattr(arguments, f"{role}_split")
     source = open_source(arguments)
-    source.check_split(split, f"--{role}_split")
     opened = open_split(source, arguments, config, role, label_names)
     images = decode_rows(opened.rows, opened.count, opened.decoder)
     info = describe_source(source, arguments, opened.decoder)
-    return images, info | {"split": split, "count": len(images)}
+    return images, info | {"split": opened.decoder.split, "count": len(images)}
 
 
 def open_split(
@@ -220,6 +218,7 @@ def open_split(
 ) -> _Split:
     """Open a split, limited to `max_*_samples` rows and to the columns in use; arguments as of [`load_split`]."""
     split, limit = (getattr(arguments, name) for name in (f"{role}_split", f"max_{role}_samples"))
+    source.check_split(split, f"--{role}_split")
     if source.features is not None:  # before the download, so that a typo costs none
         find_columns(source.features, arguments)
     rows = source.stream(split) if arguments.streaming else source.read(split)
