@@ -228,7 +228,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_architecture_is_an_error_that_names_what_was_found(change, tmp_path, refusal, monkeypatch):
+def test_another_architecture_is_an_error_that_names_what_was_found(change, tmp_path, refusal):
     variables = other(CHANGES[change])
     with h5py.File(tmp_path / "other.h5", "w") as file:
         for path, array in variables.items():
@@ -267,7 +267,7 @@ def test_a_missing_package_is_one_line(refusal, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_repo_of_the_hub_is_converted_measured_and_pushed(tmp_path):
+def test_a_repo_of_the_hub_is_converted_and_pushed(tmp_path):
     saved = FIXTURES / "keras2/trainer_saved_model/variables"
     files = {f"variables/{path.name}": path.read_bytes() for path in saved.iterdir()}
     files |= {"saved_model.pb": b"never read", "keras_metadata.pb": b"never read", "README.md": b"# A VQ-VAE\n"}
@@ -308,7 +308,7 @@ def test_a_prior_alone_is_a_model_with_a_card(run_main, tmp_path, capsys):
     assert "Converted from" in (tmp_path / "again" / "README.md").read_text("utf-8")
 
 
-def test_a_converted_vqvae_is_measured_and_trained_on(scripts, tmp_path):
+def test_a_converted_vqvae_is_measured(scripts, tmp_path):
     words = [FIXTURES / VQVAES[0], "--output_dir", tmp_path / "vqvae"]
     assert scripts.run(SCRIPT, *words, folder=tmp_path).returncode == 0
     measured = ["--dataset_name", "digits", "--num_samples", "0", "--output_file", tmp_path / "metrics.json"]
