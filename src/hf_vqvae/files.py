@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,19 @@ def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
         raise OSError(f"cannot write {path}: {reason}. {free:,.0f} MiB are free there. {kept}".rstrip()) from error
 
 
-def stop_signals() -> list[signal.Signals]:
-    """Returns the signals that ask a process to stop, except ignored ones, as SIGHUP is under `nohup`."""
+@contextmanager
+def handle_stop_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Lets `handler` handle the signals that ask a process to stop, except ignored ones, as SIGHUP is under `nohup`."""
     # Of a closed terminal and of SLURM are the last two, which Windows lacks.
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def keep_freed_memory() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -66,7 +67,6 @@ class Averages:
     def reset(self) -> None:
         """Start a new epoch."""
         self.names: list[str] = []
-        self.steps = 0
         self._sums = CompensatedSums()
 
     def add(self, measures: dict[str, Tensor], codes: Tensor | None, num_codes: int | None) -> None:
@@ -76,12 +76,12 @@ class Averages:
         self._sums.add("sums", torch.stack(values))
         if num_codes is not None:
             self._sums.add("counts", torch.bincount(codes.flatten(), minlength=num_codes))
-        self.steps += 1
+        self._sums.add("steps", 1)
 
     def compute(self, accelerator: Accelerator) -> dict[str, float]:
         """Means; with code counts also perplexity and codes used. Called by all processes."""
         totals = self._sums.over_processes(accelerator).totals()
-        means = totals["sums"].double().cpu() / (accelerator.num_processes * self.steps)
+        means = totals["sums"].double().cpu() / totals["steps"]
         figures = dict(zip(self.names, means.tolist(), strict=True))
         if "counts" in totals:
             figures["perplexity"] = perplexity(totals["counts"])
@@ -89,30 +89,19 @@ class Averages:
         return figures
 
     def gather(self, accelerator: Accelerator) -> dict[str, Any]:
-        """The sums of every process, for a checkpoint. Called by all processes."""
-        state: dict[str, Any] = {"steps": self.steps}
-        if self.steps:
-            state["names"] = self.names
-            for name, total in self._sums.totals().items():
-                state[name] = accelerator.gather(total[None]).tolist()
-        return state
+        """The sums of all processes, for a checkpoint. Called by all processes."""
+        totals = self._sums.over_processes(accelerator).totals()
+        return {"names": self.names} | {name: [total.tolist()] for name, total in totals.items()}
 
     def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Restore this process's sums from the state of [`gather`].
-
-        If the number of processes changed, each gets the mean of the sums, the first one all counts.
-        """
+        """Restore the state of [`gather`], whose sums the main process takes; older ones have a row for each process."""
         self.reset()
-        if not state["steps"]:
-            return
-        self.steps, self.names = state["steps"], state["names"]
-        process, sums = accelerator.process_index, torch.tensor(state["sums"], dtype=torch.double)
-        same = len(sums) == accelerator.num_processes
-        self._sums.add("sums", widen(sums[process] if same else sums.mean(0), self.device))
-        if "counts" in state:
-            counts = torch.tensor(state["counts"])
-            counts = counts[process] if same else counts.sum(0) * (process == 0)
-            self._sums.add("counts", counts.to(self.device))
+        self.names = state.get("names", [])
+        rows = {name: state[name] for name in ("sums", "counts", "steps") if state.get(name)}
+        if isinstance(rows.get("steps"), int):
+            rows["steps"] = [rows["steps"]] * len(rows["sums"])
+        for name, values in rows.items() if accelerator.is_main_process else ():
+            self._sums.add(name, widen(torch.as_tensor(np.sum(values, axis=0)), self.device))
 
 
 def perplexity(counts: Tensor | Sequence[int]) -> float:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import models
 from ..arguments import HubTargetArguments
-from ..files import stop_signals
+from ..files import handle_stop_signals
 from ..hub.commit import WEIGHTS, EditedCardError, commit_folder, full_name
 from ..hub.errors import FAILURES, PushError, explain
 from ..hub.requests import TIMEOUT, request_timeout
@@ -119,12 +119,12 @@ def push_command(
 
 @contextmanager
 def push_stopped_by_signals(command: str) -> Iterator[None]:
-    """Exit with status 128 + the signal's number if one of [`stop_signals`] stops the push, and print `command`.
+    """Exit with status 128 + the signal's number if one of [`handle_stop_signals`] stops the push, and print `command`.
 
     After the first signal, running uploads end and a repo that the push created is deleted. A second signal exits at
     once.
     """
-    before = {number: signal.getsignal(number) for number in stop_signals()}
+    stopping = False
 
     def report(number: int) -> None:
         name = signal.Signals(number).name
@@ -132,26 +132,21 @@ def push_stopped_by_signals(command: str) -> Iterator[None]:
         os.write(2, f"\nThe push was stopped by {name}. This tries again:\n\n    {command}\n\n".encode())
 
     def stop(number: int, _frame: Any) -> None:
-        for each in before:
-            signal.signal(each, exit_now)
+        nonlocal stopping
+        if stopping:
+            report(number)
+            os._exit(128 + number)
+        stopping = True
         os.write(2, b"\nStopping when the uploads under way are through; once more stops at once.\n")
         raise KeyboardInterrupt(number)
 
-    def exit_now(number: int, _frame: Any) -> None:
-        report(number)
-        os._exit(128 + number)
-
-    for number in before:
-        signal.signal(number, stop)
     try:
-        yield
+        with handle_stop_signals(stop):
+            yield
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         report(number)
         sys.exit(128 + number)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..command_line import is_first_process
 from ..distributed import named_distributed_errors
-from ..files import stop_signals
+from ..files import handle_stop_signals
 from .run_directory import KEPT
 
 
@@ -23,7 +23,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects the signals of [`stop_signals`] in the list it yields; a second one ends the process at once.
+    """Collects the signals of [`handle_stop_signals`] in the list it yields; a second one ends the process at once.
 
     Signals within a second of the first count as one: a launcher forwards a signal that its processes receive too.
     """
@@ -45,17 +45,13 @@ def catch_signals() -> Iterator[list[int]]:
         if is_first_process():
             os.write(2, f"\n{text}\n".encode())  # not `print`, which the signal may have interrupted
 
-    before = {number: signal.signal(number, catch) for number in stop_signals()}
-    try:
+    with handle_stop_signals(catch):
         yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def exit_on_signals(written: Path, command: str) -> Iterator[None]:
-    """Exits with status 128 + number when one of [`stop_signals`] stops the block, and prints how to resume.
+    """Exits with status 128 + number when one of [`handle_stop_signals`] stops the block, and prints how to resume.
 
     Args:
         written: a path that exists once there is something to resume.
@@ -68,9 +64,8 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
     def interrupt(number: int, _frame: Any) -> None:
         raise KeyboardInterrupt(number)
 
-    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
-        with named_distributed_errors():
+        with handle_stop_signals(interrupt), named_distributed_errors():
             yield
     except (Interrupted, KeyboardInterrupt) as error:
         number, *checkpoints = error.args or (signal.SIGINT,)
@@ -83,9 +78,6 @@ def exit_on_signals(written: Path, command: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(f"{error}. {KEPT}") from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def same_command(*more: str) -> str:
