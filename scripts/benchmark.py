@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch.utils.benchmark import Compare, Timer
 
-from hf_vqvae.arguments import DataArguments, check_bounds, flag
+from hf_vqvae.arguments import DataArguments, flag
 from hf_vqvae.command_line import ScriptArgumentParser, format_table, log_line, progress_bar, run_script
 
 # Rows of `peers`: a package, and how it is used where it is not its defaults.
@@ -31,52 +31,33 @@ PEERS = ["hf_vqvae", "vector_quantize_pytorch", "vector_quantize_pytorch:kmeans"
 
 
 @dataclass
-class CommonArguments:
-    """Flags of every command."""
+class BenchmarkArguments(DataArguments):
+    """What to time, and where."""
 
     threads: int = flag(1, "CPU threads.", at_least=1)
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "Where to compute.", choices=["cpu", "cuda"])
-
-    def __post_init__(self):
-        check_bounds(self)
-
-
-@dataclass
-class SampleArguments(CommonArguments):
-    """Flags of `benchmark.py sample`."""
-
-    rounds: int = flag(10, "Timed rounds.", at_least=1)
+    rounds: int = flag(10, "Timed rounds of `sample`.", at_least=1)
     cases: list[str] = flag(
         ["7x7x128x1", "7x7x128x16", "7x7x128x256", "32x32x512x1"],
-        "Rows x columns x codes x images per batch, for each column.",
+        "Rows x columns x codes x images per batch, for each column of `sample`.",
     )
-
-
-@dataclass
-class PeersArguments(CommonArguments, DataArguments):
-    """Flags of `benchmark.py peers`."""
-
-    implementations: list[str] = flag(PEERS, "Packages to compare, in this order.", choices=PEERS)
-    epochs: int = flag(5, "Epochs of each.", at_least=1)
-    mixed_precision: str = flag("no", "`bf16` trains all of them under it.", choices=["no", "bf16"])
+    implementations: list[str] = flag(PEERS, "Packages that `peers` compares, in this order.", choices=PEERS)
+    epochs: int = flag(5, "Epochs of each peer.", at_least=1)
+    mixed_precision: str = flag("no", "`bf16` trains all peers under it.", choices=["no", "bf16"])
     seed: int = flag(0, "Seed of weights and shuffling.", at_least=0, below=2**32)
     streaming: bool = field(default=False, init=False)  # no flag: all images are in memory
 
 
 def main() -> None:
-    commands = {"sample": (SampleArguments, sample), "peers": (PeersArguments, peers)}
-    parser = ScriptArgumentParser(description=__doc__.splitlines()[0])
-    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (kind, command) in commands.items():
-        text = command.__doc__
-        parsers.add_parser(name, dataclasses=kind, help=text, description=text)
-    values = vars(parser.parse_args())
-    kind, command = commands[values.pop("command")]
-    arguments = kind(**values)
-    print(f"\n{command(arguments)} {describe_environment(arguments)}.")
+    parser = ScriptArgumentParser(BenchmarkArguments, description=__doc__.splitlines()[0])
+    commands = {"sample": sample, "peers": peers}
+    texts = [f"{name}: {command.__doc__}" for name, command in commands.items()]
+    parser.add_argument("command", metavar="COMMAND", choices=commands, help=" ".join(texts))
+    arguments, rest = parser.parse()
+    print(f"\n{commands[rest.command](arguments)} {describe_environment(arguments)}.")
 
 
-def sample(arguments: SampleArguments) -> str:
+def sample(arguments: BenchmarkArguments) -> str:
     """Compare cached sampling with forward passes."""
     cases = {case: parse_case(case) for case in arguments.cases}
     from hf_vqvae.models import PixelCNNConfig, PixelCNNModel  # after parsing: it takes seconds
@@ -109,7 +90,7 @@ def parse_case(text: str) -> tuple[tuple[int, int], int, int]:
     return (height, width), codes, number
 
 
-def peers(arguments: PeersArguments) -> str:
+def peers(arguments: BenchmarkArguments) -> str:
     """Train the page's network with this package and others, one after the other, and compare what comes out."""
     packages = sorted({name.partition(":")[0] for name in arguments.implementations})
     for package in packages:
@@ -136,7 +117,7 @@ def peers(arguments: PeersArguments) -> str:
     )
 
 
-def describe_environment(arguments: CommonArguments) -> str:
+def describe_environment(arguments: BenchmarkArguments) -> str:
     """Describe processor, cores, threads and torch."""
     path = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", path.read_text() if path.exists() else "", re.M)

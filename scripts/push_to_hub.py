@@ -7,7 +7,6 @@ The token is that of HF_TOKEN or `hf auth login`.
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,10 +57,7 @@ def main() -> None:
     if hub.onnx:
         check_packages()
     with push_stopped_by_signals(command):
-        try:
-            repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
-        except PushError as error:
-            sys.exit(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n")
+        repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
         if hub.onnx:
             write_onnx(rest.folder)
         url = push_folder(rest.folder, repo_id, **options)

@@ -96,10 +96,10 @@ def run_sweep(points: list[RunArguments], folder: Path) -> None:
     with exit_on_signals(folder, same_command()):
         # Flags that contradict a point that is there are an error before any training.
         checked = run_on_main_process(accelerator, lambda: [check_run(run) for run in runs])
-        for number, (run, (resume, changes)) in enumerate(zip(runs, checked, strict=True), start=1):
+        for number, (run, changes) in enumerate(zip(runs, checked, strict=True), start=1):
             name = f"Point {number} of {len(runs)} ({run.directory.output_dir.name})"
-            accelerator.print("\n".join([f"{name}:", *(f"From here on: {change}." for change in changes)]))
-            if resume is None:
+            accelerator.print("\n".join([f"{name}:", *(f"From here on: {change}." for change in changes or ())]))
+            if changes is None:
                 continue
             started = time.monotonic()
             with locked_together(accelerator, run.directory.output_dir):

@@ -19,7 +19,6 @@ accelerate launch scripts/train.py run.yaml --seed 1 --push_to_hub --hub_model_i
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,16 +52,13 @@ def main() -> None:
     resume_command = same_command("--resume_from_checkpoint", "latest")
     with locked_together(accelerator, directory.output_dir):
         with exit_on_signals(directory.partial, resume_command):
-            resume, changes = run_on_main_process(accelerator, lambda: check(run))
-            for change in changes:
+            changes = run_on_main_process(accelerator, lambda: check(run))
+            for change in changes or ():
                 accelerator.print(f"From here on: {change}.")
-            if resume is False:
-                training = replace(training, resume_from_checkpoint=None)
-                run = replace(run, arguments=replace(arguments, training=training))
-            if resume is not None:
+            if changes is not None:
                 train(run)
         accelerator.end_training()
-        if accelerator.is_main_process and resume is not None:
+        if accelerator.is_main_process and changes is not None:
             if hub.onnx:
                 write_onnx(directory.partial)
             directory.finish()
@@ -71,7 +67,7 @@ def main() -> None:
         push(directory.output_dir, hub)
 
 
-def check(run: "Run") -> tuple[bool | None, list[str]]:
+def check(run: "Run") -> list[str] | None:
     """Checks what there is to do, and that the result can be pushed; see [`check_run`]."""
     from hf_vqvae.hub.preflight import check_can_push
     from hf_vqvae.publishing.push import target_of

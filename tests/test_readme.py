@@ -43,8 +43,6 @@ TINY += ["--max_train_samples", "128", "--max_eval_samples", "32", "--num_eval_s
 # Programs that take a script of this project, and those of others, of which flags are not looked at.
 PYTHONS = {"python", "python3", ".venv/bin/python"}
 OTHERS = {"git", "cd", "hf", "export", "tensorboard", "source", "."}
-# Scripts whose first word chooses which flags there are.
-WITH_COMMANDS = {"scripts/benchmark.py": ("sample", "peers")}
 
 # Runs blocks of Python, [[line, code], ...], one after the other in one namespace.
 RUNNER = """
@@ -133,14 +131,14 @@ def commands_of(text):
 
 
 @cache
-def flags_of(script, *command):
+def flags_of(script):
     """The flags that a script's --help lists."""
     spec = importlib.util.spec_from_file_location(f"scripts_{Path(script).stem}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     output, before = io.StringIO(), sys.argv
     try:
-        sys.argv = [script, *command, "--help"]
+        sys.argv = [script, "--help"]
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             module.main()
     finally:
@@ -191,8 +189,7 @@ def check_script(words, command):
     for word in rest:
         if word.startswith("scripts/"):
             assert (ROOT / word).is_file(), f"{command}: no file {word}"
-    chosen = rest[:1] if script in WITH_COMMANDS else []
-    check_flags(rest, flags_of(script, *chosen), command)
+    check_flags(rest, flags_of(script), command)
 
 
 def check_flags(words, known, command):
@@ -236,7 +233,6 @@ def test_every_flag_that_a_page_mentions_exists():
     files = sorted((ROOT / "scripts").glob("*.py"))
     scripts = [f"scripts/{path.name}" for path in files if "__main__" in path.read_text("utf-8")]
     known = set().union(*(flags_of(script) for script in scripts)) | launch_flags() | {"--help"}
-    known |= {flag for script, words in WITH_COMMANDS.items() for word in words for flag in flags_of(script, word)}
     for page, text in TEXTS.items():
         text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         code = " ".join(re.findall(r"`([^`]+)`", text))
@@ -261,7 +257,6 @@ def test_the_commands_marked_as_tested_run(workspace):
         ("python scripts/train.py --seeed 1", "no flag --seeed"),
         ("A=1 accelerate launch --num_proceses 2 scripts/train.py", "no flag --num_proceses"),
         ("cd x && make quikstart", "no target quikstart"),
-        ("python scripts/benchmark.py peers --cases 1", "no flag --cases"),
         ('pip install -e ".[trian]"', "no extra"),
         ("conda install everything", "unknown program conda"),
     ],

@@ -54,7 +54,6 @@ class ScriptArgumentParser(HfArgumentParser):
             re.sub(r"^(--\w+=)?~(?=[/\\]|$)", lambda found: (found[1] or "") + home, word)
             for word in (sys.argv[1:] if args is None else args)
         ]
-        # Unknown arguments are refused here and not by `parse_args`, which is not called for a subcommand.
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flags = [option for action in self._actions for option in action.option_strings]

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from ..command_line import progress_bar
 from ..data.decoding import DecodedImages, shift_images
 from ..data.rows import scale_pixels
 from ..distributed import run_on_main_process
-from ..files import atomic_remove, atomic_replace, writing_errors
+from ..files import atomic_replace, remove, writing_errors
 from ..models import VQVAEImageProcessorPil
 from ..models.hub_mixin import follow_umask
 from .classifier import ImageClassifier, SmallClassifier, SmallClassifierConfig, load_classifier
@@ -143,19 +142,17 @@ def _fingerprint(images: DecodedImages, label_names: list[str]) -> str:
 
 def _keep(model: SmallClassifier, kept: Path) -> None:
     """Write the model atomically; where that fails, a warning says why."""
-    # Names of this process: another run may be training the same classifier.
-    writing, damaged = (kept.with_name(f"{kept.name}.{os.getpid()}.{end}") for end in ("writing", "damaged"))
+    writing = kept.with_name(f"{kept.name}.{os.getpid()}.writing")  # another run may be training the same classifier
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         with writing_errors(kept):
             model.save_pretrained(writing)
-        follow_umask(writing)
-        atomic_remove(kept, damaged)
-        atomic_replace(writing, kept)
+            follow_umask(writing)
+            remove(kept)  # a damaged one
+            atomic_replace(writing, kept)
     except OSError as error:
         logger.warning(
             f"The classifier is not kept, so the next run trains it again: {error} Name a folder that can be written "
             "with --classifier_dir (of scripts/evaluate.py), or set HF_HOME."
         )
     finally:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove(writing)

@@ -94,7 +94,7 @@ class Averages:
         return {"names": self.names} | {name: [total.tolist()] for name, total in totals.items()}
 
     def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Restore the state of [`gather`], whose sums the main process takes; older ones have a row for each process."""
+        """Give the sums of [`gather`] to the main process; an older checkpoint has a row for each process."""
         self.reset()
         self.names = state.get("names", [])
         rows = {name: state[name] for name in ("sums", "counts", "steps") if state.get(name)}

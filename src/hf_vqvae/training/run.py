@@ -16,8 +16,8 @@ from .run_directory import Run
 from .stages import start_config, start_full_config, train_prior, train_vqvae
 
 
-def check_run(run: Run) -> tuple[bool | None, list[str]]:
-    """Returns whether to resume the unfinished run (None: the run is finished), and which flags have changed since.
+def check_run(run: Run) -> list[str] | None:
+    """Returns the flags that have changed since the unfinished run, if there is one; None if the run is finished.
 
     Called by the main process, before any work.
 
@@ -25,22 +25,20 @@ def check_run(run: Run) -> tuple[bool | None, list[str]]:
         ValueError: if another run is in the way, or the unfinished run cannot be resumed with these flags.
     """
     training, directory, values = run.arguments.training, run.directory, run.arguments.values
-    resume, overwrite = training.resume_from_checkpoint is not None, training.overwrite_output_dir
+    wanted, overwrite = training.resume_from_checkpoint, training.overwrite_output_dir
+    resume = wanted is not None
     if resume and directory.is_finished and not directory.partial.exists():
         if directory.has_finished(values, overwrite=overwrite):
             directory.tidy()
             print(f"The run in {directory.output_dir} is finished: there is nothing to resume.")
-            return None, []
+            return None
         print(f"The run in {directory.output_dir} has other flags: a new run starts and replaces it when complete.")
         resume = False
-    elif training.resume_from_checkpoint == "latest" and not directory.partial.exists():
+    elif wanted == "latest" and not directory.partial.exists():
         print(f"There is no unfinished run {directory.partial} to resume: a new run starts.", flush=True)
         resume = False
     directory.check(resume=resume, overwrite=overwrite)
-    if not resume:
-        return False, []
-    wanted = training.resume_from_checkpoint
-    return True, directory.check_same_run(wanted, values, with_changes=training.resume_with_changes)
+    return directory.check_same_run(wanted, values, with_changes=training.resume_with_changes) if resume else []
 
 
 def train(run: Run) -> None:
