@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hf_vqvae
 from hf_vqvae.arguments import DataArguments, SampleQualityArguments, check_bounds, flag
 from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
-from hf_vqvae.files import output_file, write_json
+from hf_vqvae.files import write_json, writing_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,8 +52,10 @@ def main() -> None:
         print(f"{rest.model} on {where}, {processes}\n")
         print(format_results(metrics))
         if evaluation.output_file:
-            with output_file(Path(evaluation.output_file)):
-                write_json(Path(evaluation.output_file), metrics)
+            path = Path(evaluation.output_file)
+            with writing_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, metrics)
     accelerator.end_training()
 
 

@@ -7,11 +7,11 @@ The token is that of HF_TOKEN or `hf auth login`.
 
 __registers_after_parsing__ = True  # see hf_vqvae/__init__.py
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import hf_vqvae
-from hf_vqvae.arguments import HubTargetArguments
+from hf_vqvae.arguments import HubTargetArguments, flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
 from hf_vqvae.hub.errors import PushError
 
@@ -21,19 +21,13 @@ class PushArguments(HubTargetArguments):
     """What to push it as."""
 
     # The card has the license of the run already: only a flag changes it.
-    hub_license: str | None = field(
-        default=None, metadata={"help": "License on the card (default: the card's is kept)."}
-    )
+    hub_license: str | None = flag(None, "License on the card (default: the card's is kept).")
+    overwrite_card: bool = flag(False, "Overwrite a README.md that was written or edited by hand on the Hub.")
 
 
 def main() -> None:
     parser = ScriptArgumentParser(PushArguments, description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="Folder of a finished run, as scripts/train.py leaves it.")
-    parser.add_argument(
-        "--overwrite_card",
-        action="store_true",
-        help="Overwrite a README.md that was written or edited by hand on the Hub.",
-    )
     hub, rest = parser.parse()
     if not hub.hub_model_id:
         parser.error("--hub_model_id says where to push: name or owner/name.")
@@ -51,7 +45,7 @@ def main() -> None:
         target_of,
     )
 
-    options = options_of(hub) | {"overwrite_card": rest.overwrite_card}
+    options = options_of(hub) | {"overwrite_card": hub.overwrite_card}
     command = push_command(rest.folder, hub.hub_model_id, **options) + " --onnx" * hub.onnx
     check_finished(Path(rest.folder))
     if hub.onnx:

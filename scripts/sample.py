@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import hf_vqvae
 from hf_vqvae.arguments import DrawArguments, find_label, flag
 from hf_vqvae.command_line import ScriptArgumentParser, run_script
-from hf_vqvae.files import output_file
+from hf_vqvae.files import atomic_replace, writing_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,8 +173,11 @@ def write(image: "np.ndarray", path: Path) -> None:
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    with output_file(path) as writing:
+    writing = path.with_name(f"{path.name}.writing")
+    with writing_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(writing, format="PNG")
+        atomic_replace(writing, path)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def test_a_folder_gets_the_images_of_the_model_one_by_one(scripts, model, tmp_pa
         (["--image", "a.png", "--keep", "middle"], "--keep must be upper, lower, left, right or"),
         (["--image", "a.png", "--keep", "0", "0", "4"], "four whole numbers X0 Y0 X1 Y1, got '0 0 4'"),
         (["--image", "a.png", "--keep", "upper", "left"], "--keep must be upper, lower"),
-        (["--output_file", "/proc/x.png"], "cannot write `--output_file` /proc/x.png: No such file"),
-        (["--output_file", "/proc/x"], "cannot write `--output_file` /proc/x/00.png: No such file"),
+        (["--output_file", "/proc/x.png"], "cannot write /proc/x.png: [Errno 2] No such file"),
+        (["--output_file", "/proc/x"], "cannot write /proc/x/00.png: [Errno 2] No such file"),
         (["--output_file", "x.JPG"], "--output_file x.JPG: images are written as PNG, name"),
     ],
 )

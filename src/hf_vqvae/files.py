@@ -84,23 +84,6 @@ def atomic_remove(path: Path, aside: Path) -> None:
 
 
 @contextmanager
-def output_file(path: Path) -> Iterator[Path]:
-    """Creates the folder of `path` and yields a temporary path; what is written there is renamed to `path`.
-
-    Any `OSError` in the block becomes one that names `--output_file`.
-    """
-    writing = path.with_name(f"{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield writing
-        if writing.exists():
-            os.replace(writing, path)
-    except OSError as error:
-        reason = error.strerror or error  # without the temporary name
-        raise OSError(f"cannot write `--output_file` {path}: {reason}.") from error
-
-
-@contextmanager
 def writing_errors(path: Path, kept: str = "") -> Iterator[None]:
     """Raises one `OSError`, with the free space and `kept`, for any error of a library that cannot write `path`."""
     try:

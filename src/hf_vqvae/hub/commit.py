@@ -65,16 +65,8 @@ def commit_folder(
             retry(api.create_branch, **repo, branch=revision, exist_ok=True)
         head = retry(api.repo_info, **repo, revision=revision)
         operations = _operations(api, repo, head, Path(folder), edited_card)
-        return _commit(
-            api,
-            repo,
-            operations,
-            head.sha,
-            commit_message=commit_message,
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        texts = {"commit_message": commit_message, "commit_description": commit_description}
+        return _commit(api, repo, operations, head.sha, **texts, revision=revision, create_pr=create_pr)
 
 
 def full_name(api: HfApi, repo_id: str) -> str:

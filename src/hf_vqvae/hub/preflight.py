@@ -43,27 +43,25 @@ def check_can_push(
             user = retry(api.whoami)
             full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
             _check_repo(api, user, {"repo_id": full_name, "repo_type": repo_type}, private, create_pr)
-            refusal = license and _refusal(license)
-    except PushError:
-        raise
+            if license:
+                _check_license(license)
     except FAILURES as error:
+        if isinstance(error, PushError) or type(error) is ValueError:
+            raise
         raise PushError(f"Cannot push to {repo_id}: {explain(error)}") from error
-    if refusal:
-        raise ValueError(
-            f"`--hub_license {license}` is refused by the Hub: {refusal}. Identifiers of licenses are listed at "
-            "https://huggingface.co/docs/hub/repositories-licenses; `other` is one, too."
-        )
     return full_name
 
 
-def _refusal(license: str) -> str | None:
-    """Return why the Hub refuses a card with this license, if it does."""
+def _check_license(license: str) -> None:
     card = ModelCard(f"---\n{ModelCardData(license=license).to_yaml()}\n---\n")
     try:
         retry(card.validate)
     except ValueError as error:
-        return textwrap.shorten(str(error), 300).rstrip(".")
-    return None
+        raise ValueError(
+            f"`--hub_license {license}` is refused by the Hub: {textwrap.shorten(str(error), 300).rstrip('.')}. "
+            "Identifiers of licenses are listed at https://huggingface.co/docs/hub/repositories-licenses; `other` is "
+            "one, too."
+        ) from error
 
 
 def _token_of(user: dict) -> dict:
