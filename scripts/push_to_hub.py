@@ -36,25 +36,18 @@ def main() -> None:
     hf_vqvae.register()
     from hf_vqvae.export.onnx import check_packages, write_onnx
     from hf_vqvae.hub.preflight import check_can_push
-    from hf_vqvae.publishing.push import (
-        check_finished,
-        options_of,
-        push_command,
-        push_folder,
-        push_stopped_by_signals,
-        target_of,
-    )
+    from hf_vqvae.publishing import push
 
-    options = options_of(hub) | {"overwrite_card": hub.overwrite_card}
-    command = push_command(rest.folder, hub.hub_model_id, **options) + " --onnx" * hub.onnx
-    check_finished(Path(rest.folder))
+    options = push.options_of(hub) | {"overwrite_card": hub.overwrite_card}
+    command = push.push_command(rest.folder, hub.hub_model_id, **options) + " --onnx" * hub.onnx
+    push.check_finished(Path(rest.folder))
     if hub.onnx:
         check_packages()
-    with push_stopped_by_signals(command):
-        repo_id = check_can_push(hub.hub_model_id, **target_of(hub))
+    with push.push_stopped_by_signals(command):
+        repo_id = check_can_push(hub.hub_model_id, **push.target_of(hub))
         if hub.onnx:
             write_onnx(rest.folder)
-        url = push_folder(rest.folder, repo_id, **options)
+        url = push.push_folder(rest.folder, repo_id, **options)
     print(f"Pushed to {url}")
 
 

@@ -90,7 +90,6 @@ def run_sweep(points: list[RunArguments], folder: Path) -> None:
     from hf_vqvae.training.run_directory import Run, RunDirectory
     from hf_vqvae.training.signals import exit_on_signals, same_command
 
-    check_points(points)
     accelerator = make_accelerator(points[0].training, folder)
     runs = [Run(point, accelerator, RunDirectory(Path(point.training.output_dir))) for point in points]
     with exit_on_signals(folder, same_command()):
@@ -111,19 +110,6 @@ def run_sweep(points: list[RunArguments], folder: Path) -> None:
         if accelerator.is_main_process:
             write_results(runs, folder)
     accelerator.end_training()
-
-
-def check_points(points: list[RunArguments]) -> None:
-    """Raise a `ValueError` that names the first point that cannot be trained."""
-    from hf_vqvae.training.stages import start_config, start_full_config
-
-    for point in points:
-        try:
-            config = start_config(point.vqvae)
-            if point.training.train_prior:
-                start_full_config(config, vars(point.prior))
-        except ValueError as error:
-            raise ValueError(f"{Path(point.training.output_dir).name}: {error}") from error
 
 
 def write_results(runs: "list[Run]", folder: Path) -> None:

@@ -189,8 +189,8 @@ def test_two_processes_make_the_sweep_of_one(scripts, sweep, tmp_path):
     "flags, message",
     [
         (["--image_size", 30], "`image_size` must be a multiple of 4"),
-        (["--num_embeddings", 8, 1, 0], "1x2: `num_embeddings` must be .*, got 1."),
-        (["--train_prior", "--kernel_size", 4], "4x2: `kernel_size` must be odd"),
+        (["--num_embeddings", 8, 1, 0], "`num_embeddings` must be .*, got 1."),
+        (["--train_prior", "--kernel_size", 4], "`kernel_size` must be odd"),
         (["--num_train_epochs", 0], "--num_train_epochs must be at least 1, got 0"),
         (["--vqvae_name_or_path", "me/model"], "unknown argument --vqvae_name_or_path"),
         (["--overwrite_output_dir"], "unknown argument --overwrite_output_dir"),

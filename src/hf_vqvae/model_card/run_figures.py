@@ -9,20 +9,9 @@ from torch import Tensor
 from ..data.decoding import DecodedImages, to_8_bits
 from ..data.masks import half_mask
 from ..evaluation.nearest_neighbors import nearest_images
+from ..figures import image_tables
 from ..figures.architecture import plot_architecture
 from ..figures.charts import plot_codebook_usage, plot_training_curves
-from ..figures.image_tables import (
-    plot_codes,
-    plot_completions,
-    plot_likelihoods,
-    plot_neighbours,
-    plot_reconstructions,
-    plot_samples,
-    plot_samples_by_class,
-    printable,
-    save_gallery,
-    save_strip,
-)
 from ..models import VQVAEForImageGeneration, VQVAEModel
 from .context import NUM_CLASSES
 from .records import read_record
@@ -69,9 +58,11 @@ def write_figures(
         if prior is not None:
             _draw_completions(model, pixel_values, outputs, generator, folder / "completions.png")
             _draw_likelihoods(model, images, folder / "likelihoods.png")
-        save_strip(inputs, folder / "test_images.png")
-        plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
-        plot_codes(inputs, codes.cpu().numpy(), outputs, vqvae.config.num_embeddings, folder / "codes.png")
+        image_tables.save_strip(inputs, folder / "test_images.png")
+        image_tables.plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
+        image_tables.plot_codes(
+            inputs, codes.cpu().numpy(), outputs, vqvae.config.num_embeddings, folder / "codes.png"
+        )
     history = read_record(run_folder, "history.json")
     if any(history.values()):
         plot_training_curves(history, folder / "training_curves.png")
@@ -86,8 +77,8 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
     config = model.config.prior_config
     if config.num_classes is None:
         samples = to_8_bits(model.sample(NUM_SAMPLES, generator=generator))
-        plot_samples(samples, path)
-        save_gallery(samples[:NUM_CLASSES], path.with_name("gallery"))
+        image_tables.plot_samples(samples, path)
+        image_tables.save_gallery(samples[:NUM_CLASSES], path.with_name("gallery"))
         return samples
     # At most ten classes; few of them get several rows.
     shown = min(config.num_classes, NUM_CLASSES)
@@ -95,9 +86,9 @@ def _draw_samples(model: VQVAEForImageGeneration, generator: torch.Generator | N
     labels = torch.tensor(rows).repeat_interleave(SAMPLES_PER_ROW)
     samples = to_8_bits(model.sample(class_labels=labels, generator=generator))
     table = samples.reshape(len(rows), SAMPLES_PER_ROW, *samples.shape[1:])
-    names = [printable(config.id2label[label], f"class {label}") for label in rows]
-    plot_samples_by_class(table, names, path)
-    save_gallery(table[:: len(rows) // shown, 0], path.with_name("gallery"))
+    names = [image_tables.printable(config.id2label[label], f"class {label}") for label in rows]
+    image_tables.plot_samples_by_class(table, names, path)
+    image_tables.save_gallery(table[:: len(rows) // shown, 0], path.with_name("gallery"))
     # Column by column, so that successive samples are of different classes.
     return table.swapaxes(0, 1).reshape(samples.shape)
 
@@ -117,7 +108,7 @@ def _draw_completions(
     completions = model.sample(pixel_values=repeated, pixel_mask=known, generator=generator)
     images, completions = to_8_bits(pixel_values), to_8_bits(completions)
     completions = completions.reshape(len(images), NUM_COMPLETIONS, *images.shape[1:])
-    plot_completions(images, known.numpy(), completions, reconstructions, path)
+    image_tables.plot_completions(images, known.numpy(), completions, reconstructions, path)
 
 
 def _draw_likelihoods(model: VQVAEForImageGeneration, images: DecodedImages, path: Path) -> None:
@@ -132,7 +123,7 @@ def _draw_likelihoods(model: VQVAEForImageGeneration, images: DecodedImages, pat
     kinds = ("Least surprising", "Most surprising", "Upside down")
     groups = [*((kind, number) for kind in kinds), ("Noise", 1)]
     nats = model.log_likelihood(shown).nats.cpu().numpy()
-    plot_likelihoods(to_8_bits(shown), nats, model.config.vqvae_config.num_embeddings, groups, path)
+    image_tables.plot_likelihoods(to_8_bits(shown), nats, model.config.vqvae_config.num_embeddings, groups, path)
 
 
 def draw_neighbours(samples: np.ndarray, train_images: DecodedImages, device: torch.device, path: Path) -> None:
@@ -140,7 +131,7 @@ def draw_neighbours(samples: np.ndarray, train_images: DecodedImages, device: to
     queries = torch.from_numpy(samples).permute(0, 3, 1, 2).to(device)
     distances, rows = nearest_images(queries, train_images.images, min(NUM_NEIGHBOURS, len(train_images)))
     neighbours = train_images.images[rows.cpu()].permute(0, 1, 3, 4, 2)
-    plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
+    image_tables.plot_neighbours(samples, neighbours.numpy(), distances.cpu().numpy(), path)
 
 
 def choose_images(labels: torch.Tensor | None, number: int) -> list[int]:

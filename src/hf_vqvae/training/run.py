@@ -22,7 +22,8 @@ def check_run(run: Run) -> list[str] | None:
     Called by the main process, before any work.
 
     Raises:
-        ValueError: if another run is in the way, or the unfinished run cannot be resumed with these flags.
+        ValueError: if another run is in the way, the unfinished run cannot be resumed with these flags, or a setting of
+            a model is out of range.
     """
     training, directory, values = run.arguments.training, run.directory, run.arguments.values
     wanted, overwrite = training.resume_from_checkpoint, training.overwrite_output_dir
@@ -38,6 +39,9 @@ def check_run(run: Run) -> list[str] | None:
         print(f"There is no unfinished run {directory.partial} to resume: a new run starts.", flush=True)
         resume = False
     directory.check(resume=resume, overwrite=overwrite)
+    config = start_config(run.arguments.vqvae, training.vqvae_name_or_path)
+    if training.train_prior:
+        start_full_config(config, vars(run.arguments.prior))
     return directory.check_same_run(wanted, values, with_changes=training.resume_with_changes) if resume else []
 
 
@@ -48,8 +52,6 @@ def train(run: Run) -> None:
     if resume:
         directory.restore_found(arguments)
     config = start_config(arguments.vqvae, training.vqvae_name_or_path)
-    if training.train_prior:
-        start_full_config(config, vars(arguments.prior))  # a wrong flag is an error before stage 1
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         if training.codes_dataset_name:
             images = load_codes(training, arguments.data, config)
