@@ -4,12 +4,7 @@ import json
 import re
 
 from huggingface_hub import constants
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 # Errors of a push or download. `HfHubHTTPError` and `ConnectionError` are `OSError`s, failed uploads of large
@@ -46,8 +41,6 @@ def explain(error: BaseException, action: str = "push") -> str:
     cause = error.__cause__
     if isinstance(error, LocalEntryNotFoundError) and cause is not None:
         return explain(cause, action)  # why the file could not be downloaded
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no token: set HF_TOKEN or run `hf auth login`."
     if status_of(error) is not None:
         return _explain_answer(error, action)
     if isinstance(error, httpx.TimeoutException):

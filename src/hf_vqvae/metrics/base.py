@@ -56,7 +56,7 @@ class SummingMetric(evaluate.Metric):
 
     def __len__(self) -> int:
         """Rows added since the last `compute`."""
-        return int(self._sums.total("rows"))
+        return int(self._sums.totals().get("rows", 0))
 
     def add_batch(self, **inputs: Any) -> None:
         """Add rows: tensors, arrays or nested lists with the row as first axis.

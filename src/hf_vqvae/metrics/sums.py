@@ -35,15 +35,9 @@ class CompensatedSums:
         added = after - before
         self._errors[name] = self._errors[name] + ((before - (after - added)) + (value - added))
 
-    def total(self, name: str) -> Tensor:
-        """A sum, rounded once; 0 where nothing was added."""
-        if name not in self._sums:
-            return torch.tensor(0)
-        return self._sums[name] + self._errors[name]
-
     def totals(self) -> dict[str, Tensor]:
-        """All sums by name."""
-        return {name: self.total(name) for name in self._sums}
+        """All sums by name, each rounded once."""
+        return {name: total + self._errors[name] for name, total in self._sums.items()}
 
     def over_processes(self, accelerator: Accelerator) -> "CompensatedSums":
         """The sums of all processes, which all must call this; one that added nothing may lack names."""
