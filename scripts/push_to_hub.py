@@ -44,7 +44,10 @@ def main() -> None:
     if hub.onnx:
         check_packages()
     with push.push_stopped_by_signals(command):
-        repo_id = check_can_push(hub.hub_model_id, **push.target_of(hub))
+        try:
+            repo_id = check_can_push(hub.hub_model_id, **push.target_of(hub))
+        except PushError as error:
+            raise PushError(f"{error}\nNothing was pushed. This tries again:\n\n    {command}\n") from error
         if hub.onnx:
             write_onnx(rest.folder)
         url = push.push_folder(rest.folder, repo_id, **options)
