@@ -161,7 +161,7 @@ class RunDirectory:
 
     def start(self, *, resume: bool) -> None:
         """Creates the directory of the unfinished run, empty unless resuming."""
-        if not resume:
+        if not resume or not self.partial.exists():  # also what an earlier session was removing
             atomic_remove(self.partial, self._aside("discarded"))
         self.partial.mkdir(parents=True, exist_ok=True)
         if self.run_id is None:
