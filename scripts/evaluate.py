@@ -82,10 +82,8 @@ def measure(
             try:
                 train_images, train_info = load_split(data, model.config, "train", names)
             except ValueError as error:
-                reason = (
-                    "The Fréchet distance needs the training split: name it, or leave it out with --num_samples 0."
-                )
-                raise ValueError(f"{error} {reason}") from error
+                way_out = "--num_samples 0 leaves out the Fréchet distance, which needs this split."
+                raise ValueError(f"{error} {way_out}") from error
             names = train_info["label_names"]
         images, info = load_split(data, model.config, "eval", names)
     names, classifier = info["label_names"], None

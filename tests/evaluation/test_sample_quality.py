@@ -325,7 +325,7 @@ def test_the_script_says_what_it_leaves_out_without_labels(model_folder, tmp_pat
     "change, message",
     [
         (["--classifier", "no/such/classifier"], "cannot load the classifier 'no/such/classifier'"),
-        (["--train_split", "nosuch"], "leave it out with --num_samples 0"),
+        (["--train_split", "nosuch"], "--num_samples 0 leaves out the Fréchet distance"),
         (["--guidance_scale", "2"], "--guidance_scale 2 needs a class-conditional prior"),
     ],
 )

@@ -211,9 +211,7 @@ def class_names(model: Model) -> list[str] | None:
 def _labels_to_sample(model: VQVAEForImageGeneration, images: DecodedImages, rows: Tensor, count: int) -> Tensor:
     """Labels of these training images, or all classes evenly if a label is not one of them."""
     num_classes = _num_classes(model)
-    labels = torch.arange(num_classes)
-    if images.labels is not None:
-        stored = images.labels[rows]
-        if stored.min() >= 0 and stored.max() < num_classes:
-            labels = stored
+    labels = torch.tensor([-1]) if images.labels is None else images.labels[rows]
+    if labels.min() < 0 or labels.max() >= num_classes:
+        labels = torch.arange(num_classes)
     return labels.repeat(count // len(labels) + 1)[:count]

@@ -100,10 +100,8 @@ def _ensure_repo(api: HfApi, repo: dict[str, str], private: bool | None):
                 f"{repo['repo_id']} exists and is public, but a private repo was asked for: nothing was pushed."
             )
         yield
-    except UnknownCommitError:
-        raise
-    except BaseException:
-        if created:
+    except BaseException as error:
+        if created and not isinstance(error, UnknownCommitError):
             _delete_empty_repo(api, repo)
         raise
 
