@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_vqvae authors. Apache License, Version 2.0.
 """Load and save safetensors weights; push with the package `hf_vqvae`, which is not in a repo; train with `Trainer`."""
 
-import functools
 import inspect
 import json
 import os
@@ -19,21 +18,15 @@ logger = logging.get_logger(__name__)
 PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-class with_optional_labels:
-    """Decorator of a `forward`, so that `transformers.Trainer` trains and evaluates on rows with and without labels.
+def hide_labels(forward: Callable) -> Callable:
+    """Leave labels out of the signature of a `forward`: for `transformers.Trainer`, rows need all labels that it names.
 
-    The Trainer drops columns that the `forward` of the model does not name, and evaluates no loss without all labels that
-    the `forward` of its class names. So the signature of the model has them, and that of the class has not.
+    The Trainer then evaluates a loss for rows without labels, too, and passes those of a column `label` on as `labels`.
     """
-
-    def __init__(self, forward: Callable):
-        self.forward, signature = forward, inspect.signature(forward)
-        others = [argument for name, argument in signature.parameters.items() if "label" not in name]
-        self.of_class = functools.wraps(forward)(lambda *args, **kwargs: forward(*args, **kwargs))
-        self.of_class.__signature__ = signature.replace(parameters=others)
-
-    def __get__(self, model, model_class=None):
-        return self.of_class if model is None else self.forward.__get__(model)
+    signature = inspect.signature(forward)
+    shown = [argument for name, argument in signature.parameters.items() if "label" not in name]
+    forward.__signature__ = signature.replace(parameters=shown)
+    return forward
 
 
 class HubMixin:

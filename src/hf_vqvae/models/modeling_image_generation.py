@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_image_generation import VQVAEForImageGenerationConfig
-from .hub_mixin import HubMixin, with_optional_labels
+from .hub_mixin import HubMixin, hide_labels
 from .image_processing_vqvae import VQVAEImageProcessorPil
 from .input_checks import as_batch, count_grids, require
 from .modeling_pixelcnn import PixelCNNLikelihoodOutput, PixelCNNModel
@@ -110,7 +110,7 @@ class VQVAEForImageGeneration(HubMixin, PreTrainedModel):
         self.vqvae.requires_grad_(False)
         return self
 
-    @with_optional_labels
+    @hide_labels
     @can_return_tuple
     def forward(
         self,

@@ -20,7 +20,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pixelcnn import PixelCNNConfig
-from .hub_mixin import HubMixin, with_optional_labels
+from .hub_mixin import HubMixin, hide_labels
 from .input_checks import (
     ClassLabels,
     Seeds,
@@ -136,7 +136,7 @@ class PixelCNNModel(HubMixin, PreTrainedModel):
         if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
-    @with_optional_labels
+    @hide_labels
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
