@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hf_vqvae
-from hf_vqvae.arguments import DataArguments, SampleQualityArguments, check_bounds, flag
+from hf_vqvae.arguments import DataArguments, SampleQualityArguments, flag
 from hf_vqvae.command_line import ScriptArgumentParser, format_table, run_script
 from hf_vqvae.files import write_json, writing_errors
 
@@ -22,22 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(SampleQualityArguments):
     """What to measure and where to write it."""
 
     model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub.")
     batch_size: int = flag(256, "Images per process at a time; changes no result.", at_least=1)
     output_file: str | None = flag(None, "JSON file for the metrics, in the form of metrics.json.")
 
-    def __post_init__(self):
-        check_bounds(self)
-
 
 def main() -> None:
-    kinds = (EvaluationArguments, SampleQualityArguments, DataArguments)
-    parser = ScriptArgumentParser(kinds, description=__doc__)
+    parser = ScriptArgumentParser((EvaluationArguments, DataArguments), description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="A folder, or owner/name on the Hub.")
-    evaluation, sampling, data, rest = parser.parse()
+    evaluation, data, rest = parser.parse()
 
     # Imported after the flags are parsed: this takes seconds.
     hf_vqvae.register()
@@ -45,7 +41,7 @@ def main() -> None:
 
     accelerator = init_distributed()
     with named_distributed_errors():
-        info, metrics = measure(rest.model, evaluation, sampling, data, accelerator)
+        info, metrics = measure(rest.model, evaluation, data, accelerator)
     if accelerator.is_main_process:
         where = f"{data.eval_split} of {info['name']}, {info['count']:,} images"
         processes = f"number of processes: {accelerator.num_processes}"
@@ -60,11 +56,7 @@ def main() -> None:
 
 
 def measure(
-    name_or_path: str,
-    evaluation: EvaluationArguments,
-    sampling: SampleQualityArguments,
-    data: DataArguments,
-    accelerator: "Accelerator",
+    name_or_path: str, evaluation: EvaluationArguments, data: DataArguments, accelerator: "Accelerator"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the model; returns the description of the evaluation images, and the metrics."""
     from hf_vqvae.data.splits import load_split
@@ -74,11 +66,11 @@ def measure(
     from hf_vqvae.hub.download import load_model
 
     model = load_model(name_or_path, evaluation.model_revision)
-    check_arguments(model, sampling)
+    check_arguments(model, evaluation)
     with accelerator.main_process_first():  # one process fills the cache, the others read it
         names = class_names(model)
         train_images = None
-        if sampling.num_samples:
+        if evaluation.num_samples:
             try:
                 train_images, train_info = load_split(data, model.config, "train", names)
             except ValueError as error:
@@ -89,7 +81,7 @@ def measure(
     names, classifier = info["label_names"], None
     if train_images is not None:
         try:
-            classifier = choose_classifier(sampling, train_images, names, accelerator)
+            classifier = choose_classifier(evaluation, train_images, names, accelerator)
         except NoLabelsError as error:
             accelerator.print(f"The Fréchet distance is left out: {error}", file=sys.stderr)
     model.to(accelerator.device)
@@ -97,7 +89,7 @@ def measure(
     metrics, _ = evaluate_model(model, images, accelerator, **settings)
     if classifier is not None:
         metrics |= measure_samples(
-            *(model, train_images, images, classifier, sampling, accelerator), label_names=names, **settings
+            *(model, train_images, images, classifier, evaluation, accelerator), label_names=names, **settings
         )
     return info, metrics
 
