@@ -28,18 +28,29 @@ SHARED_FOLDER_SECONDS = 60.0
 def available_memory(of_process: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
     """Returns the bytes that can still be taken on this machine, or in its container, pod or SLURM job if that is less.
 
-    Linux shows the control group of this process in the file `of_process`, and all groups in the folder `groups`.
+    Linux shows the control groups of this process in the file `of_process`, and those of all in the folder `groups`.
     """
+    kinds = {  # cgroup v2 and v1: where, limit and use
+        "": (groups, "memory.max", "memory.current"),
+        "memory": (f"{groups}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
     available = psutil.virtual_memory().available
     lines = Path(of_process).read_text().splitlines() if Path(of_process).exists() else ()
-    for name in (line.removeprefix("0::") for line in lines if line.startswith("0::")):
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        kind = "memory" if "memory" in controllers.split(",") else controllers
+        if kind not in kinds:
+            continue
+        root, limit, used = kinds[kind]
         # A container may see its name outside; then the limit is that of the root.
-        for group in (Path(groups + name), *Path(groups + name).parents):
+        for group in (Path(root + name), *Path(root + name).parents):
             with suppress(OSError, ValueError):  # no such group, or no limit
-                free = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-                stat = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
-                cached = int(stat["active_file"]) + int(stat["inactive_file"])  # can be dropped
-                available = min(available, free + cached)
+                free = int((group / limit).read_text()) - int((group / used).read_text())
+                rows = (group / "memory.stat").read_text().splitlines()
+                stat = dict(row.split() for row in rows)
+                for cache in ("active_file", "inactive_file"):  # can be dropped
+                    free += int(stat.get(f"total_{cache}", stat.get(cache, 0)))
+                available = min(available, free)
     return max(0, available)
 
 

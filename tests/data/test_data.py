@@ -458,8 +458,9 @@ def test_images_too_large_for_memory_are_sent_to_streaming(folder, arguments):
         ("0::/job/step", {"job": (900, 200), "job/step": ("max", 100)}, 700 + 30),
         ("0::/job/step", {"": (500, 100), "job": (900, 200)}, 400 + 30),
         ("0::/docker/of-the-host", {"": (500, 100)}, 400 + 30),
+        ("4:hugetlb,memory:/pod", {"memory": (2**63 - 4096, 5), "memory/pod": (600, 100)}, 500 + 7),
         ("0::/full", {"full": (500, 900)}, 0),
-        ("4:cpu:/pod", {"pod": (600, 100)}, None),
+        ("4:cpu:/pod", {"memory/pod": (600, 100)}, None),
         ("0::/", {}, None),
     ],
 )
@@ -467,11 +468,14 @@ def test_the_memory_of_a_container_pod_or_job_is_what_counts(tmp_path, line, gro
     """The least of the groups around the process; files in the page cache can be dropped."""
     (tmp_path / "cgroup").write_text(f"1:name=systemd:/\n{line}\n")
     for name, (limit, used) in groups.items():
+        first = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        names = first if "memory" in name else ("memory.max", "memory.current")
         folder = tmp_path / "groups" / name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text("anon 9\nactive_file 0\ninactive_file 30\n")
+        for file, value in zip(names, (limit, used), strict=True):
+            (folder / file).write_text(f"{value}\n")
+        total = "total_inactive_file 7\n" if "memory" in name else ""
+        (folder / "memory.stat").write_text(f"anon 9\nactive_file 0\ninactive_file 30\n{total}")
     found = available_memory(str(tmp_path / "cgroup"), str(tmp_path / "groups"))
     assert found == expected if expected is not None else found > 2**20
 
