@@ -49,9 +49,8 @@ def main() -> None:
         check_packages()
     accelerator = make_accelerator(training, directory.partial)
     run = Run(arguments, accelerator, directory)
-    resume_command = same_command("--resume_from_checkpoint", "latest")
     with locked_together(accelerator, directory.output_dir):
-        with exit_on_signals(directory.partial, resume_command):
+        with exit_on_signals(directory.partial, same_command("--resume_from_checkpoint", "latest")):
             changes = run_on_main_process(accelerator, lambda: check(run))
             for change in changes or ():
                 accelerator.print(f"From here on: {change}.")

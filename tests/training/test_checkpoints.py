@@ -180,7 +180,7 @@ def test_a_checkpoint_with_a_damaged_record_is_skipped_and_takes_no_other_s_plac
     if content is not None:
         (saved / "state.json").write_bytes(content)
     assert choose(accelerator, folder) == kept
-    assert f"{saved} is skipped: its state.json cannot be read" in capsys.readouterr().out
+    assert f"{saved} is skipped: its files cannot be read" in capsys.readouterr().out
     save(accelerator, folder, 3, limit=2)
     assert set(names(folder)) == {"vqvae-1", "vqvae-2", "vqvae-3"}
 

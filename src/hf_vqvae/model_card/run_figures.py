@@ -60,9 +60,8 @@ def write_figures(
             _draw_likelihoods(model, images, folder / "likelihoods.png")
         image_tables.save_strip(inputs, folder / "test_images.png")
         image_tables.plot_reconstructions(inputs, outputs, folder / "reconstructions.png")
-        image_tables.plot_codes(
-            inputs, codes.cpu().numpy(), outputs, vqvae.config.num_embeddings, folder / "codes.png"
-        )
+        grids = codes.cpu().numpy()
+        image_tables.plot_codes(inputs, grids, outputs, vqvae.config.num_embeddings, folder / "codes.png")
     history = read_record(run_folder, "history.json")
     if any(history.values()):
         plot_training_curves(history, folder / "training_curves.png")

@@ -185,14 +185,11 @@ def _examine(
         state = read_json(checkpoint / "state.json")
         digest = state.pop("digest")
         saved, files = dict(state["identity"]), dict(state["files"])
+        found = _digests(checkpoint)
     except Exception as error:  # whatever a damaged record makes Python raise
-        return f"its state.json cannot be read ({type(error).__name__})", False
+        return f"its files cannot be read ({type(error).__name__})", False
     if digest != _digest_of(state):
         return "its state.json is damaged", False
-    try:
-        found = _digests(checkpoint)
-    except OSError as error:
-        return f"its files cannot be read ({error})", False
     damaged = [name for name in files if found.get(name) != files[name]]
     if damaged:
         return f"{', '.join(damaged)} damaged or missing", False

@@ -22,8 +22,7 @@ def check_run(run: Run) -> list[str] | None:
     Called by the main process, before any work.
 
     Raises:
-        ValueError: if another run is in the way, the unfinished run cannot be resumed with these flags, or a setting of
-            a model is out of range.
+        ValueError: if another run is in the way, or the flags do not fit the unfinished run or any model.
     """
     training, directory, values = run.arguments.training, run.directory, run.arguments.values
     wanted, overwrite = training.resume_from_checkpoint, training.overwrite_output_dir
