@@ -18,7 +18,7 @@ from hf_vqvae.command_line import ScriptArgumentParser, run_script
 class ConversionArguments:
     """What to convert and where to write it."""
 
-    output_dir: str | None = flag(None, "Folder of the model, which must not be there yet.")
+    output_dir: str = flag("outputs/keras", "Folder of the model, which must not be there yet.")
     prior: str | None = flag(None, "The PixelCNN, if it is not in SOURCE.")
     image_size: list[int] = flag([28], "Height and width of the VQ-VAE's images, which the weights do not say.")
     grid_size: list[int] = flag([7, 7], "Rows and columns of codes of a PixelCNN without a VQ-VAE.")
@@ -29,8 +29,6 @@ def main() -> None:
     meaning = "A SavedModel, a .keras or .h5 file, or owner/name[@revision][/path] on the Hub."
     parser.add_argument("source", metavar="SOURCE", help=meaning)
     arguments, rest = parser.parse()
-    if arguments.output_dir is None:
-        parser.error("--output_dir says where to write the model.")
 
     hf_vqvae.register()
     from hf_vqvae.export.keras import convert_sources

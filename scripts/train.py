@@ -82,10 +82,8 @@ def check(run: "Run") -> list[str] | None:
 
 
 def print_what_to_look_at(folder: Path) -> None:
-    print(f"\nDone. Look at:\n  {folder / 'README.md'} (the model card)")
-    for figure in sorted((folder / "figures").glob("*.png")):
-        print(f"  {figure}")
-    print(f"  {folder / 'metrics.json'}")
+    figures = sorted((folder / "figures").glob("*.png"))
+    print(f"\nDone. Look at:\n  {folder / 'README.md'} (the model card)", *figures, folder / "metrics.json", sep="\n  ")
 
 
 def push(folder: Path, hub: HubArguments) -> None:

@@ -33,7 +33,7 @@ def test_another_run_in_the_way_is_an_error_with_both_ways_out(folder):
     with pytest.raises(ValueError, match=r"exists and is not empty: choose another --output_dir.*--overwrite"):
         folder.check(resume=False, overwrite=False)
     folder.check(resume=False, overwrite=True)
-    assert folder.is_finished
+    assert (folder.output_dir / "metrics.json").exists()
     remove(folder.output_dir)
     folder.output_dir.write_text("notes")
     with pytest.raises(ValueError, match="exists and is not empty"):

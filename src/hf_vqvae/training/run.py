@@ -27,7 +27,7 @@ def check_run(run: Run) -> list[str] | None:
     training, directory, values = run.arguments.training, run.directory, run.arguments.values
     wanted, overwrite = training.resume_from_checkpoint, training.overwrite_output_dir
     resume = wanted is not None
-    if resume and directory.is_finished and not directory.partial.exists():
+    if resume and (directory.output_dir / "metrics.json").exists() and not directory.partial.exists():
         if directory.has_finished(values, overwrite=overwrite):
             directory.tidy()
             print(f"The run in {directory.output_dir} is finished: there is nothing to resume.")

@@ -40,11 +40,6 @@ class RunDirectory:
         """Directory of the unfinished run's checkpoints."""
         return self.partial / "checkpoints"
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether `output_dir` holds a complete run."""
-        return (self.output_dir / "metrics.json").is_file()
-
     def check_name(self) -> None:
         """Raises ValueError if `output_dir` cannot be the name of a finished run."""
         name = self.output_dir.name
