@@ -82,8 +82,8 @@ def check(run: "Run") -> list[str] | None:
 
 
 def print_what_to_look_at(folder: Path) -> None:
-    figures = sorted((folder / "figures").glob("*.png"))
-    print(f"\nDone. Look at:\n  {folder / 'README.md'} (the model card)", *figures, folder / "metrics.json", sep="\n  ")
+    paths = [f"{folder / 'README.md'} (the model card)", *sorted(folder.glob("figures/*.png")), folder / "metrics.json"]
+    print("\nDone. Look at:", *paths, sep="\n  ")
 
 
 def push(folder: Path, hub: HubArguments) -> None:
