@@ -82,7 +82,8 @@ def check(run: "Run") -> list[str] | None:
 
 
 def print_what_to_look_at(folder: Path) -> None:
-    paths = [f"{folder / 'README.md'} (the model card)", *sorted(folder.glob("figures/*.png")), folder / "metrics.json"]
+    figures = sorted(folder.glob("figures/*.png"))
+    paths = [f"{folder / 'README.md'} (the model card)", *figures, folder / "metrics.json"]
     print("\nDone. Look at:", *paths, sep="\n  ")
 
 
