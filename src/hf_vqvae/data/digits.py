@@ -11,7 +11,7 @@ def load_digits() -> datasets.DatasetDict:
     """Load the 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), 8x8 pixels of 17 greys,
     enlarged to 28x28: `train` (1,497 rows) and `test` (300, stratified by class), in a fixed random order.
 
-    `image` is 8-bit grey, white on black, `label` the digit. They come with scikit-learn (extra `demo`), without a network.
+    `image` is 8-bit grey, white on black, `label` the digit. They come with scikit-learn (extra `demo`).
     """
     from sklearn.datasets import load_digits as load_small_digits
 
