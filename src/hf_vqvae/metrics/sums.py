@@ -75,7 +75,7 @@ class Averages:
     def compute(self, accelerator: Accelerator) -> dict[str, float]:
         """Means; with code counts also perplexity and codes used. Called by all processes."""
         totals = self._sums.over_processes(accelerator).totals()
-        means = totals["sums"].double().cpu() / totals["steps"]
+        means = totals["sums"].double().cpu() / totals["steps"].item()
         figures = dict(zip(self.names, means.tolist(), strict=True))
         if "counts" in totals:
             figures["perplexity"] = perplexity(totals["counts"])
