@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --no-deps -e . # refuses an older Python before torch is downloaded
+	$(BIN)/pip install -q --dry-run --no-deps . # refuses an older Python before torch is downloaded
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
