@@ -145,9 +145,8 @@ def write_results(runs: "list[Run]", folder: Path) -> None:
     table = describe_results(rows, dataset)
     page = f"{table}\n\n![Errors, rates and reconstructions](sweep.png)\n"
     (folder / "results.md").write_text(page, encoding="utf-8")
-    print(f"\n{table}\n\nDone. Look at:")
-    for file in ("sweep.png", "results.md", "results.json"):
-        print(f"  {folder / file}")
+    files = ("sweep.png", "results.md", "results.json")
+    print(f"\n{table}\n\nDone. Look at:", *(folder / file for file in files), sep="\n  ")
 
 
 def describe_point(run: "Run") -> dict[str, Any]:

@@ -257,6 +257,7 @@ def open_split(
 
 
 def describe_source(source: Source, arguments: DataArguments, decoder: RowDecoder) -> dict[str, Any]:
+    """Return what run.json says of a dataset, whatever the split."""
     return {
         "name": source.name,
         "kind": source.kind,
