@@ -150,8 +150,7 @@ def encode_dataset(model: Model, data: DataArguments, batch_size: int, accelerat
     for role, name, images in zip(("train", "eval"), names, slices, strict=True):
         split = open_split(source, data, model.config, role, label_names)
         decoder, label_names = split.decoder, split.decoder.label_names
-        rows = split.rows
-        rows = StreamedImages(rows, decoder) if data.streaming else decode_rows(rows, split.count, decoder)
+        rows = StreamedImages(split.rows, decoder) if data.streaming else decode_rows(split.rows, split.count, decoder)
         encode_split(model.base_model, rows, name, batch_size, accelerator, folder)
         table = datasets.load_from_disk(str(folder / "codes" / name))
         if decoder.label_column and label_names:

@@ -171,7 +171,4 @@ def hash_weights(weights: dict[str, Tensor]) -> str:
 
 def hash_saved_weights(folder: Path) -> str:
     """Return [`hash_weights`] of the safetensors files of the model in `folder`."""
-    weights = {}
-    for file in weight_files(folder):
-        weights |= load_file(file)
-    return hash_weights(weights)
+    return hash_weights({name: one for file in weight_files(folder) for name, one in load_file(file).items()})
