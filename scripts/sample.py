@@ -120,7 +120,11 @@ def read_kept_part(picture, keep: list[str], config) -> "tuple[Tensor, Tensor]":
     if keep[0] in HALVES:
         return pixel_values, half_mask(keep[0], config.vqvae_config)
     left, top, right, bottom = map(int, keep)
-    mask = torch.zeros(pixel_values.shape[2:], dtype=torch.bool)
+    *_, height, width = pixel_values.shape
+    rule = f"0 <= X0 < X1 <= {width} and 0 <= Y0 < Y1 <= {height}"
+    if not (left < right <= width and top < bottom <= height):
+        raise ValueError(f"the box {' '.join(keep)} must be in the image: {rule}.")
+    mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = True
     return pixel_values, mask
 

@@ -1,6 +1,7 @@
 """scripts/sample.py: images out of a trained model."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vqvae import VQVAEConfig, VQVAEForImageGeneration, VQVAEModel
+from hf_vqvae import VQVAEConfig, VQVAEForImageGeneration, VQVAEImageProcessorPil, VQVAEModel
 from support.models import make_model
 from support.scripts import ROOT
 
@@ -170,6 +171,26 @@ def test_an_image_is_completed_beside_its_known_part(scripts, model, keep, kept,
         pixel_values=image, pixel_mask=torch.tensor(known), seeds=range(14), num_images=14, output_type="np"
     )
     assert np.array_equal(cells[2:], np.rint(drawn[..., 0] * 255).astype(np.uint8))
+
+
+def test_a_box_outside_of_the_image_is_refused(refusal, model, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "in.png")
+    flags = ["--image", tmp_path / "in.png", "--output_file", tmp_path / "out.png", "--keep", "0", "0", "9", "8"]
+    assert "must be in the image: 0 <= X0 < X1 <= 8" in refusal(SAMPLE, model, *flags)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_box_is_in_pixels_of_what_a_model_that_crops_sees(scripts, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    VQVAEImageProcessorPil(size=(8, 8), num_channels=1, resize_mode="crop").save_pretrained(tmp_path / "model")
+    pixels = np.zeros((16, 48), np.uint8)
+    pixels[:, 16:24] = 255  # the left half of the square in the middle
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    flags = ["--image", tmp_path / "in.png", "--keep", "0", "0", "4", "8", "--output_file", tmp_path / "out.png"]
+    scripts.succeed(SAMPLE, tmp_path / "model", *flags)
+    image, known = cells_of(tmp_path / "out.png", 4, 4).reshape(16, 8, 8)[:2]
+    assert image[:, :3].min() > 200 and image[:, 5:].max() < 50
+    assert np.array_equal(known[:, :4], image[:, :4]) and known[:, 4:].min() >= 150
 
 
 def test_neither_the_backend_of_a_notebook_nor_an_encoding_stops_a_script(model, tmp_path):
